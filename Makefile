@@ -1,0 +1,46 @@
+# make        set up .venv and run the whole workflow on the embedded phantoms
+# make test   set up .venv and pass the tests
+# make lint   format, lint and types
+SHELL := /bin/bash
+PYTHON ?= python3
+CORES ?= $(shell nproc)
+VENV := .venv
+RUN := PATH="$(CURDIR)/$(VENV)/bin:$$PATH"
+
+.PHONY: all test lint format lock clean
+
+all: $(VENV)/.complete
+	$(RUN) snakemake --cores $(CORES)
+	@echo "done: open results/report.html"
+
+test: $(VENV)/.complete
+	$(RUN) python -m pytest
+
+lint: $(VENV)/.complete
+	$(RUN) ruff format --check .
+	$(RUN) ruff check .
+	$(RUN) snakefmt --check Snakefile workflow
+	$(RUN) mypy
+	$(RUN) snakemake --lint
+
+format: $(VENV)/.complete
+	$(RUN) ruff format .
+	$(RUN) ruff check --fix .
+	$(RUN) snakefmt Snakefile workflow
+
+# Everything by hash; uv, itself by hash, only because it installs 5 GB in seconds.
+$(VENV)/.complete: requirements.txt requirements-uv.txt pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-uv.txt
+	$(VENV)/bin/uv pip install --quiet --python $(VENV)/bin/python --require-hashes -r requirements.txt
+	$(VENV)/bin/uv pip install --quiet --python $(VENV)/bin/python --no-deps --no-build-isolation -e .
+	touch $@
+
+# After a change of the dependencies in pyproject.toml.
+lock:
+	$(VENV)/bin/uv pip compile --quiet --python-version 3.11 --extra workflow --extra dev --generate-hashes \
+	  --no-emit-index-url --custom-compile-command "make lock" pyproject.toml -o requirements.txt
+
+# Everything that the workflow made; the environment stays.
+clean:
+	rm -rf results data/phantom data/processed logs benchmarks .snakemake

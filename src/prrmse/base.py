@@ -1,0 +1,83 @@
+"""Base models: one training per network, data set, task and seed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from torch import nn
+
+from prrmse.checkpoint import save_checkpoint
+from prrmse.data.slices import Slices, load_slices
+from prrmse.evaluate import Evaluation
+from prrmse.layers import inventory
+from prrmse.metrics import dice_table, mean_over_patients
+from prrmse.nets import initialise
+from prrmse.params import split_model
+from prrmse.seeding import derive_seed
+from prrmse.train import train
+
+
+def train_base(net: str, model: str, seed: int, data: Path, params: dict[str, Any], checkpoint: Path) -> pd.DataFrame:
+    """Train a base model, write its checkpoint, evaluate it on its validation slices.
+
+    Args:
+        net, model, seed: which one; ``model`` is ``{dataset}-{task}``.
+        data: processed data set.
+        params: ``net`` (arguments, pretrained), ``init``, ``base`` and ``compute``.
+        checkpoint: where to write.
+
+    Returns:
+        One row per (patient, class) with ``dice``, or per patient with ``mse`` (class ``mean``).
+    """
+    _, task = split_model(model)
+    slices = load_slices(data)
+    spec = params["net"]
+    network = initialise(net, spec["arguments"], params["init"], spec["pretrained"], model, seed)
+    train(
+        network,
+        slices.split("train"),
+        task,
+        params["base"],
+        derive_seed(net, model, "train", seed),
+        params["compute"],
+        title=f"{net} {model} seed {seed}",
+        resume=checkpoint.parent / f".{checkpoint.stem}.resume",
+    )
+    table = evaluate(network, slices, task, params["compute"], spec["arguments"]["out_channels"])
+    header = {
+        "net": net,
+        "arguments": spec["arguments"],
+        "model": model,
+        "seed": seed,
+        "params": params,
+        "data": {"fingerprint": slices.fingerprint(), **slices.meta},
+        "layers": [layer._asdict() for layer in inventory(network)],
+    }
+    save_checkpoint(network.cpu(), checkpoint, header)
+    return table
+
+
+def evaluate(network: nn.Module, slices: Slices, task: str, compute: dict[str, Any], channels: int) -> pd.DataFrame:
+    """Per patient of the validation split: Dice by class, or the auto-encoder's MSE."""
+    evaluation = Evaluation(slices.split("val"), compute, channels)
+    evaluation.place(network)
+    if task == "auto":
+        mse = evaluation.squared_error(network)
+        return pd.DataFrame({"patient": evaluation.patients, "class": "mean", "mse": mse})
+    return dice_table(evaluation.counts(network), evaluation.patients, evaluation.classes)
+
+
+def base_table(parts: pd.DataFrame) -> pd.DataFrame:
+    """The contract's ``base.csv``: means over patients.
+
+    Args:
+        parts: net, model, seed, patient, class and ``dice`` or ``mse`` (NaN where it does not apply).
+    """
+    keys = ["net", "model", "seed", "class"]
+    table = mean_over_patients(parts, keys).drop(columns="n_patients")
+    mse = parts.groupby(keys, sort=False).agg(
+        mse=("mse", "mean"), mse_sd=("mse", "std"), n_patients=("patient", "nunique")
+    )
+    return table.merge(mse.reset_index(), on=keys, sort=False)

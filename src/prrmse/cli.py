@@ -1,0 +1,62 @@
+"""Command line: check parameters and data before anything long runs, and explain the parameters."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+from prrmse.errors import InputError
+from prrmse.params import check_data, read_params, schema
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Entry point of ``prrmse``; exit status 0, or 2 where the user has to mend something."""
+    parser = argparse.ArgumentParser(prog="prrmse", description="Reusable parameters of CNNs, layer by layer.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    check = commands.add_parser("check", help="check a parameter file and that its data sets are there")
+    check.add_argument("file", nargs="?", default="params.yaml")
+    commands.add_parser("params", help="print every parameter and what it means, as a Markdown table")
+    parsed = parser.parse_args(arguments)
+    try:
+        if parsed.command == "check":
+            check_data(read_params(parsed.file))
+            print(f"{parsed.file}: fine")
+        else:
+            print(reference())
+    except InputError as e:
+        print(f"error: {e}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def reference() -> str:
+    """Every parameter of the schema as a Markdown table."""
+    lines = ["| key | allowed | meaning |", "|---|---|---|"]
+    lines += [f"| `{key}` | {allowed} | {meaning} |" for key, allowed, meaning in _rows(schema(), "")]
+    return "\n".join(lines)
+
+
+def _rows(node: dict[str, Any], path: str) -> Iterator[tuple[str, str, str]]:
+    children = dict(node.get("properties", {}))
+    if isinstance(node.get("additionalProperties"), dict):
+        children["NAME"] = node["additionalProperties"]
+    for name, child in children.items():
+        key = f"{path}.{name}" if path else name
+        meaning = child.get("description", "")
+        if "$ref" in child:
+            child = schema()["$defs"][child["$ref"].rsplit("/", 1)[1]]
+        if meaning or not (child.get("properties") or child.get("additionalProperties")):
+            yield key, _allowed(child), meaning
+        yield from _rows(child, key)
+
+
+def _allowed(node: dict[str, Any]) -> str:
+    if "enum" in node:
+        return ", ".join(str(v).lower() if isinstance(v, bool) else str(v) for v in node["enum"])
+    if "const" in node:
+        return str(node["const"])
+    limits = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
+    bounds = [f"{sign} {node[key]}" for key, sign in limits.items() if key in node]
+    return ", ".join([str(node.get("type", "")), *bounds])

@@ -1,0 +1,45 @@
+"""NIfTI files as arrays."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+
+from prrmse.errors import InputError
+
+
+def read_nifti(path: Path) -> tuple[np.ndarray, tuple[float, float]]:
+    """Voxels ``[Z, Y, X]`` (rows, then columns) and the spacing of rows and columns in mm.
+
+    Raises:
+        InputError: missing, truncated, or not of 2 or 3 dimensions.
+    """
+    try:
+        file = nib.Nifti1Image.from_filename(path)
+        voxels = np.asanyarray(file.dataobj)
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file; the data set is incomplete, download it again") from None
+    except Exception as e:
+        reason = " ".join(str(e).split()) or type(e).__name__
+        raise InputError(f"{path}: truncated or not NIfTI ({reason}); download it again") from None
+    if voxels.ndim == 2:
+        voxels = voxels[..., None]
+    if voxels.ndim != 3:
+        raise InputError(f"{path}: {voxels.ndim} dimensions, expected 3 (x, y, slice)")
+    x, y = file.header.get_zooms()[:2]
+    return voxels.T, (float(y), float(x))
+
+
+def read_labels(path: Path) -> np.ndarray:
+    """Labels ``[Z, Y, X]`` as uint8.
+
+    Raises:
+        InputError: as `read_nifti`, or values that are no whole numbers from 0 to 255.
+    """
+    voxels, _ = read_nifti(path)
+    whole = np.rint(voxels)
+    if not np.isfinite(voxels).all() or (whole != voxels).any() or whole.min() < 0 or whole.max() > 255:
+        raise InputError(f"{path}: labels must be whole numbers from 0 to 255; the file holds others")
+    return whole.astype(np.uint8)

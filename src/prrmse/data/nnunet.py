@@ -1,0 +1,79 @@
+"""Your own data, in the layout of nnU-Net v2 or of the Medical Segmentation Decathlon."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from prrmse.data.nifti import read_labels, read_nifti
+from prrmse.data.volume import Volume, checked
+from prrmse.errors import InputError
+
+SOURCE = "your own folder with dataset.json, imagesTr and labelsTr"
+
+
+def description(root: Path) -> dict[str, Any]:
+    """``dataset.json``."""
+    path = root / "dataset.json"
+    try:
+        return dict(json.loads(path.read_text()))
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file; the layout needs dataset.json, imagesTr and labelsTr") from None
+    except ValueError as e:
+        raise InputError(f"{path}: not valid JSON: {e}") from None
+
+
+def classes(root: Path) -> dict[int, str]:
+    """Label -> name; nnU-Net writes {name: number}, the Decathlon {number: name}."""
+    labels = description(root).get("labels", {})
+    try:
+        pairs = [(int(k), v) if str(k).isdigit() else (int(v), k) for k, v in labels.items()]
+    except (TypeError, ValueError):
+        raise InputError(f"{root / 'dataset.json'}: labels must map names to whole numbers (no regions)") from None
+    found = {number: str(name) for number, name in sorted(pairs) if number > 0}
+    if not found:
+        raise InputError(f"{root / 'dataset.json'}: labels names no foreground class")
+    return found
+
+
+def cases(root: Path) -> list[tuple[str, Path, Path]]:
+    """(case, image, label) of every labelled case.
+
+    Raises:
+        InputError: several channels, or a label without its image.
+    """
+    info = description(root)
+    channels = info.get("channel_names", info.get("modality", {"0": "image"}))
+    if len(channels) != 1:
+        raise InputError(f"{root / 'dataset.json'}: {len(channels)} image channels; one is supported, export one")
+    ending = info.get("file_ending", ".nii.gz")
+    found = []
+    for label in sorted((root / "labelsTr").glob(f"*{ending}")):
+        case = label.name.removesuffix(ending)
+        if case.startswith("."):
+            continue
+        names = [f"{case}_0000{ending}", f"{case}{ending}"]
+        image = next((root / "imagesTr" / n for n in names if (root / "imagesTr" / n).is_file()), None)
+        if image is None:
+            raise InputError(f"{label}: has no image; expected {root / 'imagesTr' / names[0]}")
+        found.append((case, image, label))
+    return found
+
+
+def files(root: Path) -> list[Path]:
+    """Every file that `volumes` reads."""
+    return [root / "dataset.json", *(path for _, image, label in cases(root) for path in (image, label))]
+
+
+def volumes(root: Path) -> Iterator[Volume]:
+    """Every case as one volume, sliced along its last axis; a case counts as one patient."""
+    known = classes(root)
+    for case, image_path, label_path in cases(root):
+        image, spacing = read_nifti(image_path)
+        label = read_labels(label_path)
+        ids = list(range(len(image)))
+        yield checked(Volume(case, "1", image.astype(np.float32), label, spacing, ids, image_path), known)

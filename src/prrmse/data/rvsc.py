@@ -1,0 +1,137 @@
+"""RVSC as distributed (Petitjean et al. 2015): DICOM images, contours as text, a list of them."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path, PureWindowsPath
+
+import numpy as np
+import pydicom
+
+from prrmse.data.contour import check_contour, fill_contour
+from prrmse.data.volume import Volume, checked
+from prrmse.errors import InputError
+
+CLASSES = {1: "RV", 2: "RV wall"}
+SOURCE = "the RVSC organisers (rvsc.projets.litislab.fr, on registration)"
+PHASES = 20
+SPLIT_OF = {"TrainingSet": "train", "Test1Set": "val", "Test2Set": "test"}
+
+
+def patient_folders(root: Path) -> list[tuple[Path, str]]:
+    """(folder, split) of every patient whose contours are there."""
+    found = []
+    for name, split in SPLIT_OF.items():
+        for folder in sorted((root / name).glob("patient*")):
+            if folder.is_dir() and _contour_folder(folder) is not None:
+                found.append((folder, split))
+    return found
+
+
+def _contour_folder(folder: Path) -> Path | None:
+    """Contours lie with the patient, or apart for the test sets: ``Test1SetContours/PNNcontours-manual``."""
+    name = f"P{folder.name[-2:]}contours-manual"
+    for parent in (folder, folder.parent.with_name(folder.parent.name + "Contours")):
+        if (parent / name).is_dir():
+            return parent / name
+    return None
+
+
+def files(root: Path) -> list[Path]:
+    """Every file that `volumes` reads."""
+    found = []
+    for folder, _ in patient_folders(root):
+        found.append(_list_file(folder))
+        for image, inner, outer in _labelled(folder):
+            found += [image, inner, outer]
+    return sorted(found)
+
+
+def _list_file(folder: Path) -> Path:
+    return folder / f"P{folder.name[-2:]}list.txt"
+
+
+def _labelled(folder: Path) -> list[tuple[Path, Path, Path]]:
+    """(image, inner contour, outer contour) of every labelled frame, from the patient's list.
+
+    Raises:
+        InputError: the list is missing or empty, or names a contour that is absent.
+    """
+    path = _list_file(folder)
+    try:
+        lines = path.read_text().splitlines()
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file; it names the labelled frames, unpack the patient again") from None
+    contours = _contour_folder(folder)
+    assert contours is not None
+    patient = f"P{folder.name[-2:]}"
+    numbers: dict[str, dict[str, Path]] = defaultdict(dict)
+    for line in filter(None, map(str.strip, lines)):
+        name = PureWindowsPath(line).name
+        parts = name.split("-")
+        if len(parts) != 4 or not parts[1].isdigit() or parts[2] not in ("icontour", "ocontour"):
+            raise InputError(f"{path}: cannot read the line {line!r}; expected ...\\PNN-FFFF-icontour-manual.txt")
+        contour = contours / name
+        if not contour.is_file():
+            raise InputError(f"{path}: names the contour {name}, which is not in {contours}; unpack the set again")
+        numbers[parts[1]][parts[2]] = contour
+    if not numbers:
+        raise InputError(f"{path}: names no contour")
+    for number, pair in numbers.items():
+        if len(pair) != 2:
+            raise InputError(f"{path}: frame {number} needs both an icontour and an ocontour")
+    dicom = folder / f"{patient}dicom"
+    return [(dicom / f"{patient}-{n}.dcm", p["icontour"], p["ocontour"]) for n, p in sorted(numbers.items())]
+
+
+def volumes(root: Path) -> Iterator[Volume]:
+    """ED and ES of every patient: RV cavity (inner contour) and RV wall (outer minus inner).
+
+    Landscape and portrait images are mixed; both show the usual orientation (chest wall on top, RV to
+    the left), so they stay as they are: turning the landscape ones would turn the anatomy.
+    """
+    for folder, split in patient_folders(root):
+        slices = defaultdict(list)
+        for image_path, inner, outer in _labelled(folder):
+            image, spacing, phases = _read_dicom(image_path)
+            label = np.zeros(image.shape, np.uint8)
+            label[_read_contour(outer, image.shape)] = 2
+            label[_read_contour(inner, image.shape)] = 1
+            position, phase = divmod(int(image_path.stem.split("-")[1]), phases)
+            slices["ED" if phase == 0 else "ES"].append((position, image, label, spacing, image_path))
+        for frame, stack in slices.items():
+            shapes = {image.shape for _, image, *_ in stack}
+            if len(shapes) > 1:
+                raise InputError(f"{stack[0][4].parent}: images of frame {frame} differ in size: {sorted(shapes)}")
+            ids, images, labels, spacings, paths = zip(*stack, strict=True)
+            volume = Volume(
+                folder.name, frame, np.stack(images), np.stack(labels), spacings[0], list(ids), paths[0], split
+            )
+            yield checked(volume, CLASSES)
+
+
+def _read_dicom(path: Path) -> tuple[np.ndarray, tuple[float, float], int]:
+    """Image ``[H, W]``, spacing (rows, columns) in mm, frames per cardiac cycle."""
+    try:
+        file = pydicom.dcmread(path)
+        pixels = file.pixel_array
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file; its contour is listed, unpack the set again") from None
+    except AttributeError:
+        raise InputError(f"{path}: DICOM without pixel data; unpack the set again") from None
+    except Exception as e:
+        raise InputError(f"{path}: truncated or not DICOM ({' '.join(str(e).split())}); unpack it again") from None
+    if pixels.ndim != 2 or "PixelSpacing" not in file:
+        raise InputError(f"{path}: expected one grey image with PixelSpacing, found shape {pixels.shape}")
+    rows, columns = (float(v) for v in file.PixelSpacing)
+    return pixels.astype(np.float32), (rows, columns), int(file.get("CardiacNumberOfImages") or PHASES)
+
+
+def _read_contour(path: Path, shape: tuple[int, int]) -> np.ndarray:
+    try:
+        points = np.loadtxt(path, ndmin=2)
+    except ValueError as e:
+        raise InputError(f"{path}: not a contour of lines `x y` ({' '.join(str(e).split())})") from None
+    check_contour(points, shape, path)
+    return fill_contour(points, shape)

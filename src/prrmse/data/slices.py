@@ -1,0 +1,101 @@
+"""The one processed form in which image data travel through the workflow."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from prrmse.errors import InputError
+
+INDEX_COLUMNS = ["patient", "frame", "slice", "split"]
+SPLITS = ("train", "val", "test")
+
+
+@dataclass
+class Slices:
+    """2D slices of one data set, all of one size and spacing.
+
+    Attributes:
+        image: float32 ``[N, H, W]``, each slice normalised (mean 0, SD 1 after clipping).
+        label: uint8 ``[N, H, W]``, 0 is background.
+        index: N rows with the columns ``patient`` (str), ``frame`` (str), ``slice`` (int) and
+            ``split`` (one of train, val, test).
+        meta: JSON-able; ``dataset`` (str), ``classes`` ({"1": name, ...}), ``spacing_mm`` (float),
+            ``provenance`` ("phantom", "synthetic" or "real"; shown wherever a number appears).
+    """
+
+    image: np.ndarray
+    label: np.ndarray
+    index: pd.DataFrame
+    meta: dict[str, Any]
+
+    @property
+    def classes(self) -> dict[int, str]:
+        """Foreground label -> name of the structure, in label order."""
+        return {int(k): str(v) for k, v in sorted(self.meta["classes"].items(), key=lambda kv: int(kv[0]))}
+
+    def take(self, rows: np.ndarray) -> Slices:
+        """The slices at these positions (int or bool), with their index."""
+        return Slices(self.image[rows], self.label[rows], self.index.iloc[rows].reset_index(drop=True), self.meta)
+
+    def split(self, name: str) -> Slices:
+        """The slices of one split."""
+        return self.take(np.flatnonzero((self.index["split"] == name).to_numpy()))
+
+    def patients(self, split: str | None = None) -> list[str]:
+        """Patient ids, sorted; of one split, if named."""
+        index = self.index if split is None else self.index[self.index["split"] == split]
+        return sorted(index["patient"].unique())
+
+    def fingerprint(self) -> str:
+        """SHA-256 over pixels, labels, index and meta; equal only for equal data."""
+        digest = hashlib.sha256()
+        for array in (self.image, self.label):
+            digest.update(str((array.dtype.str, array.shape)).encode())
+            digest.update(np.ascontiguousarray(array).tobytes())
+        digest.update(self.index.to_csv(index=False).encode())
+        digest.update(json.dumps(self.meta, sort_keys=True).encode())
+        return digest.hexdigest()
+
+
+def save_slices(slices: Slices, path: str | Path) -> None:
+    """Write one ``.npz``, byte for byte the same for equal data, complete or not at all."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial.npz")
+    columns = {f"index_{name}": slices.index[name].to_numpy() for name in INDEX_COLUMNS}
+    text = {k: v.astype(str) for k, v in columns.items() if k != "index_slice"}
+    np.savez_compressed(
+        partial,
+        image=slices.image,
+        label=slices.label,
+        index_slice=columns["index_slice"].astype(np.int64),
+        meta=np.array(json.dumps(slices.meta, sort_keys=True)),
+        **text,  # type: ignore[arg-type]
+    )
+    os.replace(partial, path)
+
+
+def load_slices(path: str | Path) -> Slices:
+    """Read what ``save_slices`` wrote.
+
+    Raises:
+        InputError: the file is missing, truncated or not of this form.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as z:
+            index = pd.DataFrame({name: z[f"index_{name}"] for name in INDEX_COLUMNS})
+            return Slices(z["image"], z["label"], index, json.loads(str(z["meta"])))
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such processed data set; run the rule `prepare` for it") from None
+    except Exception as e:
+        raise InputError(
+            f"{path}: not a complete processed data set ({e}); delete it and run `prepare` again"
+        ) from None

@@ -1,0 +1,80 @@
+"""Splits by patient: seeded, checked, recorded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from prrmse.data.slices import SPLITS
+from prrmse.errors import InputError
+from prrmse.seeding import derive_seed
+
+
+def split_patients(dataset: str, spec: dict[str, Any], folders: dict[str, str | None]) -> dict[str, str]:
+    """Patient -> split; patients that are in none are left out.
+
+    Args:
+        dataset: its name in params, for errors and the seed.
+        spec: ``datasets.*.split`` of params.
+        folders: every patient, in the order of the release, with the split its folder implies.
+
+    Raises:
+        InputError: too few patients, an unknown one, one in two splits, or an empty train or val.
+    """
+    key = f"datasets.{dataset}.split"
+    kind = spec["kind"]
+    if kind == "folder":
+        chosen = {p: s for p, s in folders.items() if s is not None}
+    elif kind == "file":
+        chosen = _from_file(key, spec, set(folders))
+    else:
+        chosen = _by_count(key, spec, list(folders), dataset)
+    for name in ("train", "val"):
+        if name not in chosen.values():
+            raise InputError(f"{key}: no patient is in {name}; found {len(folders)} patients, kind {kind}")
+    return chosen
+
+
+def _by_count(key: str, spec: dict[str, Any], patients: list[str], dataset: str) -> dict[str, str]:
+    """``random``: a seeded permutation; ``ordered``: the first train, the last validate (paper's T1)."""
+    n = len(patients)
+    counts = {name: _count(key, name, spec.get(name, 0), n) for name in SPLITS}
+    if sum(counts.values()) > n:
+        wanted = ", ".join(f"{name} {count}" for name, count in counts.items() if count)
+        raise InputError(f"{key}: asks for {wanted}, but there are {n} patients")
+    if spec["kind"] == "random":
+        rng = np.random.default_rng(derive_seed("split", dataset, spec.get("seed", 0)))
+        patients = [patients[i] for i in rng.permutation(n)]
+    train, val, test = (counts[name] for name in SPLITS)
+    chosen = dict.fromkeys(patients[:train], "train")
+    chosen |= dict.fromkeys(patients[train : train + test], "test")
+    return chosen | dict.fromkeys(patients[n - val :], "val")
+
+
+def _count(key: str, name: str, value: float, n: int) -> int:
+    if value < 1:
+        return round(value * n)
+    if value != int(value):
+        raise InputError(f"{key}.{name}: {value} is neither a fraction below 1 nor a whole number of patients")
+    return int(value)
+
+
+def _from_file(key: str, spec: dict[str, Any], known: set[str]) -> dict[str, str]:
+    path = spec.get("path")
+    if not path or not Path(path).is_file():
+        raise InputError(f"{key}.path: no such file: {path}; it needs the columns patient, split")
+    table = pd.read_csv(path, dtype=str)
+    if not {"patient", "split"} <= set(table.columns):
+        raise InputError(f"{path}: needs the columns patient, split")
+    twice = table["patient"][table["patient"].duplicated()].unique().tolist()
+    if twice:
+        raise InputError(f"{path}: patient {twice[0]} is listed twice; a patient belongs to one split")
+    for patient, split in zip(table["patient"], table["split"], strict=True):
+        if patient not in known:
+            raise InputError(f"{path}: patient {patient} is not in the data set")
+        if split not in SPLITS:
+            raise InputError(f"{path}: patient {patient} is in {split!r}; known splits are {', '.join(SPLITS)}")
+    return dict(zip(table["patient"], table["split"], strict=True))

@@ -1,0 +1,111 @@
+"""T1 mapping set as distributed (doi:10.7910/DVN/DHEUAV): one MATLAB v7.3 file with images and contours."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from prrmse.data.contour import check_contour, fill_contour
+from prrmse.data.volume import Volume, checked
+from prrmse.errors import InputError
+
+CLASSES = {1: "myocardium"}
+SOURCE = "Harvard Dataverse, doi:10.7910/DVN/DHEUAV (T1Dataset210.mat)"
+FIELDS = ("Img", "SliceLocation", "TriggerTime", "EpiContours", "EndoContours")
+# Not stored in the file. From epicardial diameters in published overlays: 1.1 to 1.2 mm [rec].
+SPACING_MM = (1.2, 1.2)
+
+
+def mat_file(root: Path) -> Path | None:
+    """The root itself, or the one .mat file in it."""
+    if root.is_file():
+        return root
+    found = sorted(root.glob("*.mat"))
+    if len(found) > 1:
+        raise InputError(f"{root}: holds {len(found)} .mat files; name one of them as the root")
+    return found[0] if found else None
+
+
+def files(root: Path) -> list[Path]:
+    """Every file that `volumes` reads."""
+    path = mat_file(root)
+    return [path] if path else []
+
+
+def volumes(root: Path) -> Iterator[Volume]:
+    """One volume of slices for every patient and inversion time (TI01 is the shortest).
+
+    The label is the LV myocardium: epicardial minus endocardial contour of that very image.
+    """
+    path = mat_file(root)
+    assert path is not None
+    with _open(path) as file:
+        patients = _field(file, "Img", path).size
+        for p in range(patients):
+            where = f"{path}: patient {p + 1}"
+            image, epi, endo = (_element(file, name, p, where) for name in ("Img", "EpiContours", "EndoContours"))
+            times = np.atleast_2d(_element(file, "TriggerTime", p, where))
+            # HDF5 shows MATLAB's axes reversed: Img (slice, time, column, row), contours (slice, time, xy, point).
+            image, epi, endo = image.transpose(1, 0, 3, 2), epi.transpose(1, 0, 3, 2), endo.transpose(1, 0, 3, 2)
+            _check_shapes(image, epi, endo, times, where)
+            for t in range(len(image)):
+                label = np.stack(
+                    [
+                        _ring(epi[t, z], endo[t, z], image.shape[2:], f"{where}, image {t + 1}")
+                        for z in range(len(image[t]))
+                    ]
+                )
+                volume = Volume(
+                    f"patient{p + 1:03d}",
+                    f"TI{t + 1:02d}",
+                    image[t].astype(np.float32),
+                    label,
+                    SPACING_MM,
+                    list(range(image.shape[1])),
+                    path,
+                )
+                yield checked(volume, CLASSES)
+
+
+def _open(path: Path) -> h5py.File:
+    try:
+        return h5py.File(path, "r")
+    except OSError as e:
+        raise InputError(
+            f"{path}: truncated, or not MATLAB v7.3 ({' '.join(str(e).split())}); "
+            "download it again, or re-save an older file with save(..., '-v7.3')"
+        ) from None
+
+
+def _field(file: h5py.File, name: str, path: Path) -> h5py.Dataset:
+    if "Dataset" not in file:
+        raise InputError(f"{path}: has no struct `Dataset`; is it the T1 mapping set?")
+    if name not in file["Dataset"]:
+        raise InputError(f"{path}: the struct `Dataset` has no field {name}; expected {', '.join(FIELDS)}")
+    return file["Dataset"][name]
+
+
+def _element(file: h5py.File, name: str, p: int, where: str) -> np.ndarray:
+    references = _field(file, name, Path(file.filename))
+    try:
+        return np.asarray(file[references[:].reshape(-1)[p]])
+    except Exception as e:
+        raise InputError(f"{where}: field {name} cannot be read ({' '.join(str(e).split())})") from None
+
+
+def _check_shapes(image: np.ndarray, epi: np.ndarray, endo: np.ndarray, times: np.ndarray, where: str) -> None:
+    ok = image.ndim == 4 and epi.shape == endo.shape and epi.shape[:2] == image.shape[:2]
+    if not ok or epi.shape[3] != 2 or times.size != image.shape[0] * image.shape[1]:
+        raise InputError(
+            f"{where}: sizes do not agree: Img {image.shape}, EpiContours {epi.shape}, EndoContours {endo.shape}, "
+            f"TriggerTime {times.shape} (time, slice, ...)"
+        )
+
+
+def _ring(epi: np.ndarray, endo: np.ndarray, shape: tuple[int, int], where: str) -> np.ndarray:
+    for points, name in ((epi, "EpiContours"), (endo, "EndoContours")):
+        check_contour(points, shape, f"{where}, {name}")
+    return (fill_contour(epi, shape) & ~fill_contour(endo, shape)).astype(np.uint8)

@@ -1,0 +1,55 @@
+"""What every reader yields: one native volume."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from prrmse.errors import InputError
+
+
+@dataclass
+class Volume:
+    """One stack of short-axis slices at native resolution.
+
+    Attributes:
+        patient, frame: ids; frame is e.g. ED, ES or TI03.
+        image: float32 ``[Z, H, W]``.
+        label: uint8 ``[Z, H, W]``.
+        spacing_mm: (between rows, between columns).
+        slice_ids: Z numbers as the data set counts its slices.
+        source: the file to name in errors.
+        split: the split that the release's folders imply, if any.
+    """
+
+    patient: str
+    frame: str
+    image: np.ndarray
+    label: np.ndarray
+    spacing_mm: tuple[float, float]
+    slice_ids: list[int]
+    source: Path
+    split: str | None = None
+
+
+def checked(volume: Volume, classes: dict[int, str]) -> Volume:
+    """The volume itself, if image and labels can be used.
+
+    Raises:
+        InputError: shapes differ, NaN or infinite pixels, labels that the data set does not declare.
+    """
+    where = volume.source
+    if volume.image.shape != volume.label.shape:
+        raise InputError(
+            f"{where}: image {volume.image.shape} and label {volume.label.shape} differ in shape; restore both files"
+        )
+    if not np.isfinite(volume.image).all():
+        raise InputError(f"{where}: the image holds NaN or infinite pixels; restore the file")
+    unknown = set(np.unique(volume.label).tolist()) - {0, *classes}
+    if unknown:
+        raise InputError(f"{where}: unknown labels {sorted(unknown)}; known are {sorted({0, *classes})}")
+    if not (np.isfinite(volume.spacing_mm).all() and min(volume.spacing_mm) > 0):
+        raise InputError(f"{where}: pixel spacing {volume.spacing_mm} mm is not positive; mend the header")
+    return volume

@@ -1,0 +1,126 @@
+"""Distances between the parameters of two models: RMSE per layer, and the shift of BN outputs.
+
+Formulas are reconstructions from the legends of the paper (DESIGN section 1) [rec].
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from safetensors import SafetensorError, safe_open
+
+from prrmse.errors import InputError
+
+State = Mapping[str, np.ndarray]
+
+BN_EPS = 1e-5
+
+
+def rmse(a: np.ndarray, b: np.ndarray) -> float:
+    """sqrt(mean over all elements of (a - b)^2), in double precision; 0 for equal tensors, symmetric."""
+    return float(np.sqrt(np.mean((a.astype(np.float64) - b.astype(np.float64)) ** 2)))
+
+
+def relative_rmse(a: np.ndarray, b: np.ndarray) -> float:
+    """RMSE over sqrt(mean a^2 + mean b^2): 0 for equal, 1 for uncorrelated tensors (ours, not the paper's).
+
+    NaN if both are zero everywhere.
+    """
+    norm = float(np.sqrt(np.mean(a.astype(np.float64) ** 2) + np.mean(b.astype(np.float64) ** 2)))
+    return rmse(a, b) / norm if norm > 0 else float("nan")
+
+
+def rmse_table(a: State, b: State, layers: pd.DataFrame) -> pd.DataFrame:
+    """RMSE of every kernel (W) and bias (B): kind, layer, module, final, rmse, rmse_relative."""
+    rows = layers[layers["kind"].isin(["W", "B"])].copy()
+    pairs = [(a[name], b[name]) for name in rows["tensor"]]
+    rows["rmse"] = [rmse(x, y) for x, y in pairs]
+    rows["rmse_relative"] = [relative_rmse(x, y) for x, y in pairs]
+    return rows.drop(columns=["tensor", "scalars"])
+
+
+def bn_shift(target: State, source: State, module: str) -> dict[str, float]:
+    """How swapping one kind of a BN layer moves its output, means over its channels [rec].
+
+    With y = g (x - m) / sqrt(v + eps) + b, primes for the source:
+    MRM = g (m - m') / sqrt(v + eps) and MRB = b' - b are shifts, MRV = sqrt((v + eps) / (v' + eps))
+    and MRW = g' / g scale (y - b).
+
+    Returns:
+        ``mrm, mrv, mrw, mrb`` (signed means) and ``*_abs``: mean |shift| for RM and RB, mean |log scale|
+        for RV, and mean |g' - g| for RW: in units of the output's SD, since g'/g explodes near g = 0.
+    """
+    g, b, m, v = (_channels(target, module, name) for name in ("weight", "bias", "running_mean", "running_var"))
+    g1, b1, m1, v1 = (_channels(source, module, name) for name in ("weight", "bias", "running_mean", "running_var"))
+    mean_shift = g * (m - m1) / np.sqrt(v + BN_EPS)
+    scale = np.sqrt((v + BN_EPS) / (v1 + BN_EPS))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratio = np.where(g != 0, g1 / g, np.nan)
+    return {
+        "mrm": float(mean_shift.mean()),
+        "mrv": float(scale.mean()),
+        "mrw": float(np.nanmean(ratio)) if np.isfinite(ratio).any() else float("nan"),
+        "mrb": float((b1 - b).mean()),
+        "mrm_abs": float(np.abs(mean_shift).mean()),
+        "mrv_abs": float(np.abs(np.log(scale)).mean()),
+        "mrw_abs": float(np.abs(g1 - g).mean()),
+        "mrb_abs": float(np.abs(b1 - b).mean()),
+    }
+
+
+def _channels(state: State, module: str, name: str) -> np.ndarray:
+    return state[f"{module}.{name}"].astype(np.float64)
+
+
+def bn_shift_table(target: State, source: State, layers: pd.DataFrame) -> pd.DataFrame:
+    """`bn_shift` of every BN layer: layer, module and the eight statistics."""
+    rows = layers[layers["kind"] == "RM"]
+    statistics = pd.DataFrame([bn_shift(target, source, module) for module in rows["module"]])
+    return pd.concat([rows[["layer", "module"]].reset_index(drop=True), statistics], axis=1)
+
+
+def rmse_all_pairs(checkpoints: Sequence[str | Path]) -> pd.DataFrame:
+    """`rmse_table` for every two models of the same network and seed: the contract's ``rmse.csv``."""
+    models = [read_arrays(path) for path in checkpoints]
+    tables = []
+    for (a, head_a), (b, head_b) in itertools.combinations(models, 2):
+        if (head_a["net"], head_a["seed"]) == (head_b["net"], head_b["seed"]):
+            ids = {"net": head_a["net"], "model_a": head_a["model"], "model_b": head_b["model"], "seed": head_a["seed"]}
+            tables.append(_with_ids(rmse_table(a, b, pd.DataFrame(head_a["layers"])), ids))
+    return pd.concat(tables, ignore_index=True)
+
+
+def bn_shift_all_pairs(targets: Sequence[str | Path], sources: Sequence[str | Path]) -> pd.DataFrame:
+    """`bn_shift_table` for these (target, source) pairs: the contract's ``bn_shift.csv``."""
+    tables = []
+    for target_path, source_path in zip(targets, sources, strict=True):
+        (target, head), (source, source_head) = read_arrays(target_path), read_arrays(source_path)
+        ids = {"net": head["net"], "target": head["model"], "source": source_head["model"], "seed": head["seed"]}
+        tables.append(_with_ids(bn_shift_table(target, source, pd.DataFrame(head["layers"])), ids))
+    return pd.concat(tables, ignore_index=True)
+
+
+def _with_ids(table: pd.DataFrame, ids: dict[str, object]) -> pd.DataFrame:
+    return pd.concat([pd.DataFrame(ids, index=table.index), table], axis=1)
+
+
+def read_arrays(path: str | Path) -> tuple[State, dict[str, Any]]:
+    """Tensors as arrays, and the header, of a checkpoint; without importing torch, which costs seconds.
+
+    Raises:
+        InputError: the file is missing, truncated or foreign.
+    """
+    try:
+        with safe_open(path, framework="numpy") as f:
+            header = json.loads((f.metadata() or {})["prrmse"])
+            return {name: f.get_tensor(name) for name in f.keys()}, header  # noqa: SIM118 (not a dict)
+    except KeyError:
+        raise InputError(f"{path}: not a checkpoint of this program (its header has no key prrmse)") from None
+    except (FileNotFoundError, SafetensorError, OSError) as e:
+        raise InputError(f"{path}: not a complete safetensors file ({e}); delete it and run again") from None

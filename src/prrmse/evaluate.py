@@ -1,0 +1,78 @@
+"""Evaluate a network on slices: Dice counts per patient, or MSE per patient."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import nn
+
+from prrmse.data.slices import Slices
+from prrmse.device import autocast, choose_device, choose_precision
+from prrmse.metrics import Counts, count
+
+
+class Batch(NamedTuple):
+    """Slices on the device: image ``[N, 1, H, W]``, label ``[N, H, W]``, patient row ``[N]``."""
+
+    image: torch.Tensor
+    label: torch.Tensor
+    patient: torch.Tensor
+
+
+class Evaluation:
+    """A set of slices, resident on the device, against which many networks are measured.
+
+    Args:
+        slices: e.g. the validation slices.
+        compute: device, precision, batch_size of evaluation.
+        channels: classes including background.
+    """
+
+    def __init__(self, slices: Slices, compute: dict[str, Any], channels: int) -> None:
+        self.device = choose_device(compute["device"])
+        self.dtype = choose_precision(compute["precision"], self.device)
+        self.patients = slices.patients()
+        self.classes = slices.classes
+        self.channels = channels
+        rows = {p: i for i, p in enumerate(self.patients)}
+        patient = torch.tensor([rows[p] for p in slices.index["patient"]], device=self.device)
+        image = torch.from_numpy(slices.image).to(self.device).unsqueeze(1)
+        image = image.contiguous(memory_format=torch.channels_last)
+        label = torch.from_numpy(slices.label).to(self.device, torch.int64)
+        size = compute["evaluation_batch_size"]
+        self.batches = [
+            Batch(image[i : i + size], label[i : i + size], patient[i : i + size]) for i in range(0, len(image), size)
+        ]
+
+    def place(self, network: nn.Module) -> nn.Module:
+        """The network on the device, in evaluation mode."""
+        return network.to(self.device).to(memory_format=torch.channels_last).eval()
+
+    def counts_of(self, outputs: Iterator[torch.Tensor]) -> Counts:
+        """Dice counts of the outputs ``[N, C, H, W]`` of all batches, in order; one synchronisation in all."""
+        shape = (len(self.patients), self.channels)
+        total = torch.zeros((3, *shape), dtype=torch.int64, device=self.device)
+        for output, batch in zip(outputs, self.batches, strict=True):
+            total += count(output.argmax(1), batch.label, batch.patient, shape)
+        return Counts(*total.cpu().numpy())
+
+    @torch.inference_mode()
+    def counts(self, network: nn.Module) -> Counts:
+        """Dice counts of a network that `place` has seen."""
+        with autocast(self.device, self.dtype):
+            return self.counts_of(network(batch.image) for batch in self.batches)
+
+    @torch.inference_mode()
+    def squared_error(self, network: nn.Module) -> np.ndarray:
+        """Mean squared error per patient ``[P]``: every output channel against the image (paper's auto-encoder)."""
+        total = torch.zeros(len(self.patients), dtype=torch.float64, device=self.device)
+        number = torch.zeros_like(total)
+        with autocast(self.device, self.dtype):
+            for batch in self.batches:
+                error = (network(batch.image).float() - batch.image).square().mean((1, 2, 3)).double()
+                total.index_add_(0, batch.patient, error)
+                number.index_add_(0, batch.patient, torch.ones_like(error))
+        return (total / number).cpu().numpy()

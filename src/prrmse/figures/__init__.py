@@ -1,0 +1,46 @@
+"""Every figure of the paper by its number, and two of ours (see prrmse.titles)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from prrmse.figures.distances import bn_shifts, rmse_by_layer, rmse_groups, rmse_matrices
+from prrmse.figures.outcome import transfer_gain, verdict_map
+from prrmse.figures.style import Tables, save, use_style
+from prrmse.figures.swaps import swap_panels
+
+BN_KINDS = ("RM", "RV", "RW", "RB")
+
+
+def draw_figures(tables: Tables, settings: Mapping[str, Any], out: Path) -> None:
+    """Write every figure as SVG and PNG.
+
+    Args:
+        tables: the contract's tables by name.
+        settings: context, palette, dpi; tolerance and rule of the verdict.
+        out: folder.
+    """
+    use_style(settings)
+    for name, draw in _drawings(tables, settings).items():
+        save(draw(), name, out, settings)
+
+
+def _drawings(tables: Tables, settings: Mapping[str, Any]) -> dict[str, Callable[[], Figure]]:
+    return {
+        "fig03": lambda: swap_panels(tables, settings, [("unet", "W")], 1),
+        "fig04": lambda: swap_panels(tables, settings, [("pspnet", "W")], 1),
+        "fig05": lambda: swap_panels(tables, settings, [("unet", "B"), ("pspnet", "B")], 2),
+        "fig06": lambda: rmse_by_layer(tables, settings, "unet"),
+        "fig07": lambda: swap_panels(tables, settings, [("unet", kind) for kind in BN_KINDS], 2),
+        "fig08": lambda: swap_panels(tables, settings, [("pspnet", kind) for kind in BN_KINDS], 2),
+        "fig09": lambda: bn_shifts(tables, settings),
+        "fig10": lambda: rmse_by_layer(tables, settings, "pspnet"),
+        "fig11": lambda: rmse_matrices(tables, settings),
+        "fig12": lambda: rmse_groups(tables, settings),
+        "verdict": lambda: verdict_map(tables, settings),
+        "transfer": lambda: transfer_gain(tables, settings),
+    }

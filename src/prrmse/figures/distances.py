@@ -1,0 +1,138 @@
+"""Fig. 6, 9, 10, 11, 12: RMSE of kernels, and the shift of BN outputs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from prrmse.figures.style import NET_NAMES, Tables, absent, colours, footnote, legend_below, panel_grid
+
+
+def both_ways(rmse: pd.DataFrame) -> pd.DataFrame:
+    """Each unordered pair of models, seen from either of them."""
+    turned = rmse.rename(columns={"model_a": "model_b", "model_b": "model_a"})
+    return pd.concat([rmse, turned], ignore_index=True)
+
+
+def rmse_by_layer(tables: Tables, settings: Mapping[str, Any], net: str) -> Figure:
+    """RMSE of every kernel between target and each source, raw and relative."""
+    pairs = tables["swap"][["target", "source"]].drop_duplicates()
+    palette = colours(sorted(pairs["source"].unique()), settings["palette"])
+    rows = both_ways(tables["rmse"])
+    rows = rows[(rows["net"] == net) & (rows["kind"] == "W")]
+    rows = rows.merge(pairs, left_on=["model_a", "model_b"], right_on=["target", "source"])
+    figure, axes = panel_grid(1, 2, 2.6)
+    for ax, column, label in zip(axes, ("rmse", "rmse_relative"), ("RMSE", "relative RMSE"), strict=True):
+        if rows.empty:
+            absent(ax, f"{NET_NAMES[net]}: not in this run")
+            continue
+        for source, group in rows.groupby("source"):
+            by_layer = group.groupby("layer")[column].agg(["mean", "min", "max"])
+            ax.fill_between(by_layer.index, by_layer["min"], by_layer["max"], color=palette[source], alpha=0.2, lw=0)
+            ax.plot(by_layer.index, by_layer["mean"], marker="o", color=palette[source], label=source)
+        ax.set(title=f"{NET_NAMES[net]}: conv weight (W)", xlabel="layer (number of W)", ylabel=label)
+        ax.set_ylim(bottom=0)
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    legend_below(figure, axes[0])
+    footnote(figure, tables, _seeds(tables["rmse"]) + "Relative: 0 equal, 1 uncorrelated (ours). Layout reconstructed.")
+    return figure
+
+
+def bn_shifts(tables: Tables, settings: Mapping[str, Any]) -> Figure:
+    """MRM, MRV, MRW, MRB of every BN layer, both nets."""
+    shifts = tables["bn_shift"]
+    palette = colours(sorted(shifts["source"].unique()), settings["palette"])
+    names = {"mrm": "MRM (shift)", "mrv": "MRV (scale)", "mrw": "MRW (scale)", "mrb": "MRB (shift)"}
+    figure, axes = panel_grid(len(names), 2, 1.7)
+    for i, (ax, (statistic, net)) in enumerate(zip(axes, ((s, n) for s in names for n in NET_NAMES), strict=True)):
+        rows = shifts[shifts["net"] == net]
+        if rows.empty:
+            absent(ax, f"{NET_NAMES[net]}: not in this run")
+            continue
+        for source, group in rows.groupby("source"):
+            by_layer = group.groupby("layer")[statistic].agg(["mean", "min", "max"])
+            ax.fill_between(by_layer.index, by_layer["min"], by_layer["max"], color=palette[source], alpha=0.2, lw=0)
+            ax.plot(by_layer.index, by_layer["mean"], marker="o", color=palette[source], label=source)
+        ax.axhline(1.0 if statistic in ("mrv", "mrw") else 0.0, color="0.3", linestyle="--", linewidth=0.9)
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+        if i < 2:
+            ax.set_title(NET_NAMES[net])
+        if i % 2 == 0:
+            ax.set_ylabel(names[statistic])
+        if i >= 6:
+            ax.set_xlabel("BN layer")
+    legend_below(figure, axes[0])
+    footnote(figure, tables, _seeds(shifts) + "Means over channels, signed; dashed: no change. Formulas reconstructed.")
+    return figure
+
+
+def rmse_matrices(tables: Tables, _: Mapping[str, Any]) -> Figure:
+    """Mean RMSE of kernels between every two base models."""
+    rows = both_ways(tables["rmse"])
+    rows = rows[(rows["kind"] == "W") & ~rows["final"]]
+    figure, axes = panel_grid(2, 2, 3.0)
+    names = {"rmse": "RMSE", "rmse_relative": "relative RMSE"}
+    for ax, (net, column) in zip(axes, ((n, c) for n in NET_NAMES for c in names), strict=True):
+        part = rows[rows["net"] == net]
+        if part.empty:
+            absent(ax, f"{NET_NAMES[net]}: not in this run")
+            continue
+        matrix = part.pivot_table(index="model_a", columns="model_b", values=column)
+        values = matrix.to_numpy(copy=True)
+        np.fill_diagonal(values, 0.0)
+        matrix = pd.DataFrame(values, matrix.index, matrix.columns)
+        sns.heatmap(
+            matrix, ax=ax, cmap="crest", vmin=0, annot=True, fmt=".3f" if column == "rmse" else ".2f",
+            annot_kws={"size": 6}, square=True, cbar_kws={"shrink": 0.8},
+        )  # fmt: skip
+        ax.set(title=f"{NET_NAMES[net]}: {names[column]} of W", xlabel="", ylabel="")
+        ax.tick_params(axis="x", rotation=40, length=0)
+        ax.tick_params(axis="y", rotation=0, length=0)
+        for label in ax.get_xticklabels():
+            label.set_horizontalalignment("right")
+    footnote(figure, tables, _seeds(tables["rmse"]) + "Mean over layers without the final one. Layout reconstructed.")
+    return figure
+
+
+def relation(model_a: str, model_b: str) -> str:
+    """What two base models have in common."""
+    (data_a, task_a), (data_b, task_b) = model_a.rsplit("-", 1), model_b.rsplit("-", 1)
+    if data_a == data_b:
+        return "same data, other task"
+    return "same task, other data" if task_a == task_b else "other data and task"
+
+
+RELATIONS = ["same data, other task", "same task, other data", "other data and task"]
+
+
+def rmse_groups(tables: Tables, settings: Mapping[str, Any]) -> Figure:
+    """Relative RMSE by layer, for pairs of models grouped by what they share."""
+    rows = tables["rmse"][tables["rmse"]["kind"] == "W"].copy()
+    rows["relation"] = [relation(a, b) for a, b in zip(rows["model_a"], rows["model_b"], strict=True)]
+    palette = colours(RELATIONS, settings["palette"])
+    figure, axes = panel_grid(1, 2, 2.6)
+    for ax, net in zip(axes, NET_NAMES, strict=True):
+        part = rows[rows["net"] == net]
+        if part.empty:
+            absent(ax, f"{NET_NAMES[net]}: not in this run")
+            continue
+        for name in RELATIONS:
+            by_layer = part[part["relation"] == name].groupby("layer")["rmse"].agg(["mean", "min", "max"])
+            ax.fill_between(by_layer.index, by_layer["min"], by_layer["max"], color=palette[name], alpha=0.15, lw=0)
+            ax.plot(by_layer.index, by_layer["mean"], marker="o", color=palette[name], label=name)
+        ax.set(title=f"{NET_NAMES[net]}: conv weight (W)", xlabel="layer (number of W)", ylabel="RMSE")
+        ax.set_ylim(bottom=0)
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    legend_below(figure, axes[0], 3)
+    footnote(figure, tables, "Mean over pairs of models and seeds; band: lowest to highest. Layout reconstructed.")
+    return figure
+
+
+def _seeds(table: pd.DataFrame) -> str:
+    return f"Mean over {table['seed'].nunique()} seeds; band: lowest to highest. "

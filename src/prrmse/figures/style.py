@@ -1,0 +1,78 @@
+"""How every figure looks, and how it is written."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+
+mpl.use("Agg")
+import matplotlib.pyplot as plt
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+Tables = Mapping[str, pd.DataFrame]
+
+NET_NAMES = {"unet": "UNet", "pspnet": "PSPNet"}
+KIND_NAMES = {
+    "W": "conv weight",
+    "B": "conv bias",
+    "RM": "BN running mean",
+    "RV": "BN running variance",
+    "RW": "BN weight",
+    "RB": "BN bias",
+}
+DICE = "Dice (mean foreground)"
+PAGE_INCHES = 7.0
+
+
+def use_style(settings: Mapping[str, Any]) -> None:
+    """Seaborn's theme, type that stays legible at page width, and reproducible SVG."""
+    sns.set_theme(context=settings["context"], style="ticks", font_scale=0.82)
+    mpl.rcParams.update({"svg.hashsalt": "prrmse", "svg.fonttype": "path", "axes.titlesize": "medium"})
+    mpl.rcParams.update({"figure.dpi": 100, "legend.frameon": False, "lines.markersize": 3.5, "lines.linewidth": 1.2})
+
+
+def colours(names: list[str], palette: str) -> dict[Any, Any]:
+    """One colour for each model, the same in every figure."""
+    return dict(zip(names, sns.color_palette(palette, len(names)), strict=True))
+
+
+def footnote(figure: Figure, tables: Tables, text: str = "") -> None:
+    """Provenance and counts below the figure."""
+    kinds = sorted(set(tables["data"]["provenance"])) if "data" in tables else []
+    data = f"Data: {', '.join(kinds)}. " if kinds else ""
+    figure.text(0.005, -0.01, data + text, fontsize=7, color="0.35", va="top", ha="left", wrap=True)
+
+
+def panel_grid(rows: int, columns: int, height: float) -> tuple[Figure, list[Axes]]:
+    """Panels at page width; ``height`` in inches of one row."""
+    figure, axes = plt.subplots(
+        rows, columns, figsize=(PAGE_INCHES, height * rows), layout="constrained", squeeze=False
+    )
+    return figure, list(axes.flat)
+
+
+def absent(axes: Axes, text: str) -> None:
+    """Say why a panel is empty."""
+    axes.text(0.5, 0.5, text, ha="center", va="center", transform=axes.transAxes, color="0.4")
+    axes.set_axis_off()
+
+
+def legend_below(figure: Figure, axes: Axes, columns: int = 4) -> None:
+    """One legend for all panels, outside the data."""
+    handles, labels = axes.get_legend_handles_labels()
+    if handles:
+        figure.legend(handles, labels, loc="outside lower center", ncols=columns)
+
+
+def save(figure: Figure, name: str, out: Path, settings: Mapping[str, Any]) -> None:
+    """Write SVG and PNG, the same bytes for the same figure."""
+    out.mkdir(parents=True, exist_ok=True)
+    figure.savefig(out / f"{name}.svg", bbox_inches="tight", metadata={"Date": None, "Creator": None})
+    figure.savefig(out / f"{name}.png", bbox_inches="tight", dpi=settings["dpi"], metadata={"Software": None})
+    plt.close(figure)

@@ -1,0 +1,64 @@
+"""Fig. 3, 4, 5, 7, 8: Dice after swapping one kind of parameter, layer by layer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from prrmse.figures.style import (
+    DICE,
+    KIND_NAMES,
+    NET_NAMES,
+    Tables,
+    absent,
+    colours,
+    footnote,
+    legend_below,
+    panel_grid,
+)
+
+
+def swap_panels(tables: Tables, settings: Mapping[str, Any], panels: list[tuple[str, str]], columns: int) -> Figure:
+    """One panel for each (net, kind): mean over seeds, band from the lowest to the highest seed."""
+    swap = tables["swap"][tables["swap"]["class"] == "mean"]
+    palette = colours(sorted(swap["source"].unique()), settings["palette"])
+    figure, axes = panel_grid(-(-len(panels) // columns), columns, 2.3)
+    for ax, (net, kind) in zip(axes, panels, strict=True):
+        rows = swap[(swap["net"] == net) & (swap["kind"] == kind)]
+        if rows.empty:
+            absent(ax, f"{NET_NAMES[net]}: not in this run")
+            continue
+        _panel(ax, rows, palette, settings["tolerance"])
+        ax.set_title(f"{NET_NAMES[net]}: {KIND_NAMES[kind]} ({kind})")
+        ax.set_xlabel(f"layer (number of {kind})")
+    for ax in axes[::columns]:
+        ax.set_ylabel(DICE)
+    legend_below(figure, next((ax for ax in axes if ax.get_legend_handles_labels()[0]), axes[0]))
+    seeds, patients = swap["seed"].nunique(), swap["n_patients"].max()
+    footnote(
+        figure,
+        tables,
+        f"Line: mean over {seeds} seeds, band: lowest to highest seed; {patients} validation patients. "
+        "Dashed: the target itself; grey: tolerance. Open: final layer. Layout reconstructed.",
+    )
+    return figure
+
+
+def _panel(ax: Axes, rows: pd.DataFrame, palette: dict[str, Any], tolerance: float) -> None:
+    baseline = rows["baseline"].mean()
+    ax.axhspan(baseline - tolerance, baseline, color="0.9", zorder=0, label="tolerance")
+    ax.axhline(baseline, color="0.3", linestyle="--", linewidth=0.9, label="target, nothing swapped")
+    for source, group in rows.groupby("source"):
+        by_layer = group.groupby("layer")["dice"].agg(["mean", "min", "max"])
+        colour = palette[str(source)]
+        ax.fill_between(by_layer.index, by_layer["min"], by_layer["max"], color=colour, alpha=0.2, linewidth=0)
+        ax.plot(by_layer.index, by_layer["mean"], marker="o", color=colour, label=str(source))
+        final = group[group["final"]].groupby("layer")["dice"].mean()
+        ax.plot(final.index, final, marker="o", markerfacecolor="white", color=colour, linestyle="none", zorder=4)
+    ax.set_ylim(-0.03, 1.03)
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))

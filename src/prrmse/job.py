@@ -1,0 +1,69 @@
+"""What the thin scripts of the workflow share: arguments, logging, tables in and out, one-line errors."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import pandas as pd
+
+from prrmse.errors import InputError
+
+
+def run(main: Callable[[argparse.Namespace], None], *names: str, many: str = "") -> None:
+    """Parse ``--name value`` for each name (``many``: several values), run, report errors in one line.
+
+    ``--params`` is parsed as JSON. Exit status: 0 done, 2 the user has to mend something.
+    """
+    parser = argparse.ArgumentParser(description=sys.modules[main.__module__].__doc__)
+    for name in names:
+        parser.add_argument(f"--{name}", required=True, type=json.loads if name == "params" else str)
+    if many:
+        parser.add_argument(f"--{many}", nargs="*", default=[])
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    try:
+        main(arguments)
+    except InputError as e:
+        print(f"error: {e}", file=sys.stderr)
+        raise SystemExit(2) from None
+
+
+def write_text(text: str, path: str | Path) -> None:
+    """Write a file whole or not at all."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(text)
+    os.replace(partial, path)
+
+
+def write_table(table: pd.DataFrame, path: str | Path) -> None:
+    """Write a CSV whole or not at all; floats in full, so that equal tables are equal bytes."""
+    write_text(table.to_csv(index=False), path)
+
+
+def read_tables(paths: Iterable[str | Path]) -> pd.DataFrame:
+    """Several CSV files below each other, in the order given.
+
+    Raises:
+        InputError: a file is missing or empty; names it.
+    """
+    return pd.concat([read_table(path) for path in paths], ignore_index=True)
+
+
+def read_table(path: str | Path) -> pd.DataFrame:
+    """One CSV; ``none`` is a name, not a missing value.
+
+    Raises:
+        InputError: the file is missing or empty; names it.
+    """
+    try:
+        return pd.read_csv(path, keep_default_na=False, na_values=[""])
+    except (FileNotFoundError, pd.errors.EmptyDataError) as e:
+        raise InputError(f"{path}: not a complete table ({e}); delete it and run again") from None

@@ -1,0 +1,67 @@
+"""Dice per patient volume, from counts; MSE for the auto-encoder."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+
+
+class Counts(NamedTuple):
+    """Pixels per (patient, class), int64 ``[P, C]``: in both masks, in the prediction, in the truth."""
+
+    both: np.ndarray
+    predicted: np.ndarray
+    true: np.ndarray
+
+
+def count(prediction: torch.Tensor, label: torch.Tensor, patient: torch.Tensor, shape: tuple[int, int]) -> torch.Tensor:
+    """Add up pixels on the device, without a synchronisation.
+
+    Args:
+        prediction, label: integer classes ``[N, H, W]``.
+        patient: row of each slice's patient, int64 ``[N]``.
+        shape: (P, C).
+
+    Returns:
+        int64 ``[3, P, C]``: in both, predicted, true.
+    """
+    patients, classes = shape
+    row = (patient * classes).view(-1, 1, 1)
+    p, t = (row + prediction).flatten(), (row + label).flatten()
+    n = patients * classes
+    both = torch.bincount(t[p == t], minlength=n)
+    return torch.stack([both, torch.bincount(p, minlength=n), torch.bincount(t, minlength=n)]).view(3, *shape)
+
+
+def dice(counts: Counts) -> np.ndarray:
+    """Dice ``[P, C]``: 2 both / (predicted + true) over all slices of a patient.
+
+    NaN where a structure is in neither mask (the patient then does not count for that structure);
+    0 where it is in one only.
+    """
+    total = counts.predicted + counts.true
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(total > 0, 2.0 * counts.both / total, np.nan)
+
+
+def dice_table(counts: Counts, patients: list[str], classes: dict[int, str]) -> pd.DataFrame:
+    """Dice per patient, tidy: columns patient, class, dice.
+
+    ``class`` is each structure's name, ``mean`` (over foreground structures) and
+    ``mean_with_background`` (over all, as the paper prints; it lifts every number).
+    """
+    values = dice(counts)
+    columns = {"background": values[:, 0], **{name: values[:, c] for c, name in classes.items()}}
+    wide = pd.DataFrame(columns, index=pd.Index(patients, name="patient"))
+    wide["mean"] = wide[list(classes.values())].mean(axis=1)
+    wide["mean_with_background"] = wide[["background", *classes.values()]].mean(axis=1)
+    return wide.reset_index().melt("patient", var_name="class", value_name="dice").dropna(ignore_index=True)
+
+
+def mean_over_patients(table: pd.DataFrame, by: list[str]) -> pd.DataFrame:
+    """Mean, SD and number of patients of ``dice`` for each group, in order of appearance."""
+    grouped = table.groupby(by, sort=False)["dice"]
+    return grouped.agg(dice="mean", dice_sd="std", n_patients="count").reset_index()

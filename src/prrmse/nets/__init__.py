@@ -1,0 +1,90 @@
+"""The networks by name, and how they are initialised."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from prrmse.errors import InputError
+from prrmse.nets.pspnet import PSPNet
+from prrmse.nets.unet import UNet
+from prrmse.seeding import derive_seed
+
+NETS: dict[str, type[UNet] | type[PSPNet]] = {"unet": UNet, "pspnet": PSPNet}
+
+
+def build(net: str, **arguments: Any) -> UNet | PSPNet:
+    """A network by its name in params, with torch's own initialisation (unseeded: see `initialise`)."""
+    if net not in NETS:
+        raise InputError(f"nets.{net}: unknown network; known are {', '.join(NETS)}")
+    return NETS[net](**arguments)
+
+
+def initialise(net: str, arguments: dict[str, Any], init: str, pretrained: str, model: str, seed: int) -> nn.Module:
+    """A network at its starting point.
+
+    Args:
+        net: name of the network.
+        arguments: its constructor's arguments.
+        init: ``shared``: one random draw per network, the same for every base model and seed (as the
+            paper's PSPNet, whose models all start from ImageNet); ``independent``: one per (model, seed).
+        pretrained: ``none``, ``imagenet`` or a file of weights for the ResNet-18 backbone.
+        model: id of the base model; used by ``independent`` only.
+        seed: run seed; used by ``independent`` only.
+    """
+    identity = (net, "init") if init == "shared" else (net, "init", model, seed)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive_seed(*identity))
+        network = build(net, **arguments)
+    if pretrained != "none":
+        if not isinstance(network, PSPNet):
+            raise InputError(f"nets.{net}.pretrained: only pspnet has a pretrained backbone; set it to none")
+        load_backbone(network, pretrained)
+    return network
+
+
+def load_backbone(network: PSPNet, pretrained: str) -> None:
+    """Load ResNet-18 weights into the backbone, strictly but for the classifier.
+
+    ``imagenet`` takes torchvision's own download (hash-checked); anything else is a local ``.pth`` or
+    ``.safetensors`` file with torchvision's names. A 3-channel first kernel is summed over its input
+    channels for a 1-channel network, which equals feeding the grey image three times.
+
+    Raises:
+        InputError: the file or the download is missing, or a tensor is missing or of another shape.
+    """
+    state = _resnet18_weights(pretrained)
+    state = {k: v for k, v in state.items() if not k.startswith("fc.")}
+    if "conv1.weight" in state and network.in_channels == 1 and state["conv1.weight"].shape[1:2] == (3,):
+        state["conv1.weight"] = state["conv1.weight"].sum(dim=1, keepdim=True)
+    try:
+        network.backbone.load_state_dict(state, strict=True)
+    except RuntimeError as e:
+        detail = str(e).splitlines()[1].strip() if "\n" in str(e) else str(e)
+        raise InputError(f"nets.pspnet.pretrained: {pretrained} does not fit a ResNet-18: {detail}") from None
+
+
+def _resnet18_weights(pretrained: str) -> dict[str, torch.Tensor]:
+    if pretrained == "imagenet":
+        from torchvision.models import ResNet18_Weights
+
+        try:
+            return dict(ResNet18_Weights.IMAGENET1K_V1.get_state_dict(check_hash=True))
+        except OSError as e:
+            raise InputError(
+                f"nets.pspnet.pretrained: imagenet weights could not be downloaded ({e}); "
+                "download torchvision's resnet18-f37072fd.pth elsewhere and name the file instead"
+            ) from None
+    if not Path(pretrained).is_file():
+        raise InputError(f"nets.pspnet.pretrained: no such file: {pretrained}; name one, or imagenet, or none")
+    try:
+        if pretrained.endswith(".safetensors"):
+            from safetensors.torch import load_file
+
+            return load_file(pretrained)
+        return dict(torch.load(pretrained, map_location="cpu", weights_only=True))
+    except Exception as e:
+        raise InputError(f"nets.pspnet.pretrained: {pretrained} cannot be read as weights: {e}") from None

@@ -1,0 +1,131 @@
+"""Parameters: read, checked, and cut into the sections that each step depends on."""
+
+from __future__ import annotations
+
+import json
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from prrmse.errors import InputError
+
+Params = dict[str, Any]
+
+
+def read_params(path: str | Path) -> Params:
+    """Read and check a parameter file.
+
+    Raises:
+        InputError: the file is missing, not YAML, or `check_params` refuses it.
+    """
+    try:
+        params = yaml.safe_load(Path(path).read_text())
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file; run from the folder that holds params.yaml") from None
+    except yaml.YAMLError as e:
+        raise InputError(f"{path}: not valid YAML: {' '.join(str(e).split())}") from None
+    return check_params(params, str(path))
+
+
+def schema() -> dict[str, Any]:
+    """The JSON schema of the parameters."""
+    return dict(json.loads((files("prrmse") / "params.schema.json").read_text()))
+
+
+def check_params(params: Any, where: str = "params.yaml") -> Params:
+    """Check types, ranges and cross-references; the parameters themselves if all is well.
+
+    Raises:
+        InputError: one line naming the key, what is wrong and what is allowed.
+    """
+    from jsonschema import Draft202012Validator
+    from jsonschema.exceptions import best_match
+
+    error = best_match(Draft202012Validator(schema()).iter_errors(params))
+    if error is not None:
+        key = ".".join(str(part) for part in error.absolute_path) or "the top level"
+        raise InputError(f"{where}: {key}: {_explain(error)}")
+    _check_references(params, where)
+    return dict(params)
+
+
+def _explain(error: Any) -> str:
+    message = error.message
+    if error.validator == "type" and error.validator_value == "number" and isinstance(error.instance, str):
+        message += " (YAML reads 1e-3 as text; write 0.001 or 1.0e-3)"
+    description = error.schema.get("description")
+    return f"{message} [{description}]" if description and error.validator != "additionalProperties" else message
+
+
+def _check_references(params: Params, where: str) -> None:
+    known = models(params)
+    by_net = set(params["nets"])
+
+    def must_know(key: str, name: str) -> None:
+        if name not in known:
+            raise InputError(f"{where}: {key}: unknown model {name!r}; known are {', '.join(known)}")
+
+    def must_segment(key: str, name: str) -> None:
+        must_know(key, name)
+        if not name.endswith("-seg"):
+            raise InputError(f"{where}: {key}: {name} is no segmentation model; Dice needs one, e.g. acdc-seg")
+
+    for target, sources in params["swap"]["sources"].items():
+        must_segment(f"swap.sources.{target}", target)
+        for source in sources:
+            must_know(f"swap.sources.{target}", source)
+    transfer = params["transfer"]
+    must_segment("transfer.target", transfer["target"])
+    for source in transfer["sources"]:
+        must_know("transfer.sources", source)
+    for net in transfer["nets"]:
+        if net not in by_net:
+            raise InputError(f"{where}: transfer.nets: {net} is not among nets ({', '.join(params['nets'])})")
+        if transfer["plan"] == "paper" and net != "pspnet":
+            raise InputError(f"{where}: transfer.plan: the paper prints a list for pspnet only; use verdict for {net}")
+        missing = set(transfer["sources"]) - set(params["swap"]["sources"].get(transfer["target"], []))
+        if transfer["plan"] == "verdict" and missing:
+            raise InputError(
+                f"{where}: transfer.plan: verdict needs swap.sources.{transfer['target']} to list {sorted(missing)}"
+            )
+
+
+def check_data(params: Params) -> None:
+    """Check that every data set that is not generated can be found.
+
+    Raises:
+        InputError: names the key, the path and where the data can be had.
+    """
+    from prrmse.data.prepare import check
+
+    for name, spec in params["datasets"].items():
+        if "phantom" not in spec:
+            check(name, spec)
+
+
+def models(params: Params) -> list[str]:
+    """Ids of all base models: ``{dataset}-{task}``."""
+    return [f"{dataset}-{task}" for dataset in params["datasets"] for task in params["tasks"]]
+
+
+def split_model(model: str) -> tuple[str, str]:
+    """(data set, task) of a base model's id."""
+    dataset, task = model.rsplit("-", 1)
+    return dataset, task
+
+
+def section(params: Params, *keys: str) -> str:
+    """These parts of the parameters, as one JSON text with sorted keys.
+
+    Each step is handed exactly the parts it reads, so that a change re-runs just the steps that
+    depend on it; as sorted text, because Snakemake compares the text. A key is a dotted path.
+    """
+    cut = {}
+    for key in keys:
+        value: Any = params
+        for part in key.split("."):
+            value = value[part]
+        cut[key] = value
+    return json.dumps(cut, sort_keys=True)

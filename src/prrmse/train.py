@@ -1,0 +1,240 @@
+"""The training loop, for both tasks, from scratch or with reused parameters."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional as F
+from tqdm import tqdm
+
+from prrmse.augment import augment
+from prrmse.data.slices import Slices
+from prrmse.device import autocast, choose_device, choose_precision, make_deterministic
+from prrmse.errors import InputError
+from prrmse.layers import Layer
+
+log = logging.getLogger(__name__)
+
+PROGRESS_LINES = 8
+
+
+def train(
+    network: nn.Module,
+    slices: Slices,
+    task: str,
+    settings: dict[str, Any],
+    seed: int,
+    compute: dict[str, Any],
+    *,
+    frozen: Iterable[Layer] = (),
+    title: str = "",
+    resume: Path | None = None,
+) -> nn.Module:
+    """Train in place with Adam and a cosine schedule to zero, for a fixed number of steps.
+
+    Nothing about the protocol is in the paper's text; this one is ours [rec]: equal steps for every
+    model, the last state is the result (no selection on the reporting set).
+
+    Args:
+        network: at its starting point, on the CPU.
+        slices: the training slices, ``image [N, H, W]`` and ``label [N, H, W]``.
+        task: ``seg``: cross-entropy (plus soft Dice, if ``loss`` says so) on the labels;
+            ``auto``: mean squared error, every output channel against the input image (paper).
+        settings: steps, batch_size, learning_rate, weight_decay, loss, augment.
+        seed: of batch order and augmentation.
+        compute: device, precision, threads, resume_seconds.
+        frozen: pairs that keep their value (transfer arm ``freeze``).
+        title: shown before the progress.
+        resume: where the state is saved every ``compute.resume_seconds`` and looked for at the start;
+            a training killed at any moment continues from there and ends with the same bytes.
+
+    Returns:
+        The network, on the CPU, in evaluation mode.
+
+    Raises:
+        InputError: the loss became NaN or infinite.
+    """
+    make_deterministic(compute["threads"])
+    device = choose_device(compute["device"])
+    dtype = choose_precision(compute["precision"], device)
+    network.to(device).to(memory_format=torch.channels_last).train()
+    image = torch.from_numpy(slices.image).to(device).unsqueeze(1)
+    label = torch.from_numpy(slices.label).to(device, torch.int64)
+
+    hold = FrozenParameters(network, frozen)
+    trainable = [p for p in network.parameters() if p.requires_grad]
+    optimiser = torch.optim.Adam(
+        trainable, settings["learning_rate"], weight_decay=settings["weight_decay"], fused=True
+    )
+    steps, batch_size = settings["steps"], settings["batch_size"]
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
+    order = batch_order(len(slices.image), batch_size, steps, seed)
+    draws = torch.Generator().manual_seed(seed)
+
+    snapshot = Snapshot(resume, _identity(slices, task, settings, seed, title), compute["resume_seconds"])
+    first = snapshot.restore(network, optimiser, schedule, draws)
+    progress = Progress(title, steps, task)
+    for step in range(first, steps):
+        rows = order[step].to(device)
+        x, y = image[rows], label[rows]
+        if settings["augment"]:
+            x, y = augment(x, y, draws)
+        with autocast(device, dtype):
+            output = network(x.contiguous(memory_format=torch.channels_last))
+        loss = loss_of(output.float(), x, y, task, settings["loss"])
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        optimiser.step()
+        schedule.step()
+        hold.restore()
+        progress.show(step + 1, loss, output, y)
+        snapshot.save(step + 1, network, optimiser, schedule, draws)
+    if not all(bool(torch.isfinite(v).all()) for v in network.state_dict().values()):
+        raise InputError(f"{title}: training diverged (parameters not finite); lower learning_rate in params.yaml")
+    snapshot.delete()
+    return network.cpu().to(memory_format=torch.contiguous_format).eval()
+
+
+def batch_order(n: int, batch_size: int, steps: int, seed: int) -> torch.Tensor:
+    """Rows of each step, int64 ``[steps, batch_size]``: epochs in random order, laid end to end."""
+    rng = np.random.default_rng(seed)
+    epochs = -(-steps * batch_size // n)
+    rows = np.concatenate([rng.permutation(n) for _ in range(epochs)])
+    return torch.from_numpy(rows[: steps * batch_size].reshape(steps, batch_size))
+
+
+def loss_of(output: torch.Tensor, image: torch.Tensor, label: torch.Tensor, task: str, kind: str) -> torch.Tensor:
+    """Loss of one batch: output ``[N, C, H, W]``, image ``[N, 1, H, W]``, label ``[N, H, W]``."""
+    if task == "auto":
+        return F.mse_loss(output, image.expand_as(output))
+    loss = F.cross_entropy(output, label)
+    return loss + soft_dice_loss(output, label) if kind == "ce+dice" else loss
+
+
+def soft_dice_loss(output: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
+    """1 - mean over foreground classes of the Dice of probabilities, pooled over the batch (Milletari et al. 2016)."""
+    probability = output.softmax(1)[:, 1:]
+    truth = F.one_hot(label, output.shape[1]).permute(0, 3, 1, 2)[:, 1:].to(probability.dtype)
+    both = (probability * truth).sum((0, 2, 3))
+    total = probability.sum((0, 2, 3)) + truth.sum((0, 2, 3))
+    return 1 - ((2 * both + 1) / (total + 1)).mean()
+
+
+class FrozenParameters:
+    """Keeps the tensors of some pairs at their present value during training.
+
+    Weights and biases get no gradient. A BN layer with both running statistics frozen runs in
+    evaluation mode; with one of them frozen it trains as usual and that one is put back after
+    each step. The paper does not say what its frozen BN layers do [rec].
+    """
+
+    def __init__(self, network: nn.Module, frozen: Iterable[Layer]) -> None:
+        frozen = list(frozen)
+        modules = dict(network.named_modules())
+        self._held: list[tuple[torch.Tensor, torch.Tensor]] = []
+        for layer in frozen:
+            tensor = getattr(modules[layer.module], layer.tensor.rsplit(".", 1)[1])
+            if isinstance(tensor, nn.Parameter):
+                tensor.requires_grad_(False)
+            else:
+                self._held.append((tensor, tensor.clone()))
+        means = {layer.module for layer in frozen if layer.kind == "RM"}
+        for name in means & {layer.module for layer in frozen if layer.kind == "RV"}:
+            modules[name].eval()
+
+    def restore(self) -> None:
+        """Put the held buffers back."""
+        for tensor, value in self._held:
+            tensor.copy_(value)
+
+
+class Progress:
+    """A bar with loss and batch Dice, as whole lines: several jobs may share one terminal and one log."""
+
+    def __init__(self, title: str, steps: int, task: str) -> None:
+        self.title, self.steps, self.task = title, steps, task
+        self.start = time.monotonic()
+        self.every = max(1, steps // PROGRESS_LINES)
+
+    def show(self, step: int, loss: torch.Tensor, output: torch.Tensor, label: torch.Tensor) -> None:
+        if step % self.every and step != self.steps:
+            return
+        text = f"loss {loss.item():.4f}"
+        if self.task == "seg":
+            text += f", Dice of the batch {batch_dice(output, label):.3f}"
+        elapsed = time.monotonic() - self.start
+        bar = tqdm.format_meter(step, self.steps, elapsed, ncols=100, prefix=self.title, unit="step", postfix=text)
+        log.info("%s", bar)
+
+
+def batch_dice(output: torch.Tensor, label: torch.Tensor) -> float:
+    """Mean Dice over the foreground classes present, pooled over the batch."""
+    prediction = output.argmax(1)
+    scores = []
+    for c in label.unique().tolist():
+        if c:
+            p, t = prediction == c, label == c
+            scores.append(2 * (p & t).sum().item() / max(1, p.sum().item() + t.sum().item()))
+    return float(np.mean(scores)) if scores else float("nan")
+
+
+class Snapshot:
+    """The state of an unfinished training, saved now and then, complete or not at all.
+
+    The file is no declared output of the workflow, so a failed job leaves it in place.
+    """
+
+    def __init__(self, path: Path | None, identity: str, every_seconds: float) -> None:
+        self.path, self.identity, self.every = path, identity, every_seconds
+        self._last = time.monotonic()
+
+    def restore(self, network: nn.Module, optimiser: Any, schedule: Any, draws: torch.Generator) -> int:
+        """Load the state if there is one of this very training; the number of steps already done."""
+        if self.path is None or not self.path.is_file():
+            return 0
+        try:
+            state = torch.load(self.path, weights_only=True)
+        except Exception:
+            log.warning("%s: not a complete snapshot; starting again", self.path)
+            return 0
+        if state["identity"] != self.identity:
+            log.warning("%s: of other data or settings; starting again", self.path)
+            return 0
+        network.load_state_dict(state["network"])
+        optimiser.load_state_dict(state["optimiser"])
+        schedule.load_state_dict(state["schedule"])
+        draws.set_state(state["draws"])
+        log.info("resuming after step %d from %s", state["step"], self.path)
+        return int(state["step"])
+
+    def save(self, step: int, network: nn.Module, optimiser: Any, schedule: Any, draws: torch.Generator) -> None:
+        """Save if the interval has passed."""
+        if self.path is None or time.monotonic() - self._last < self.every:
+            return
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        partial = self.path.with_name(self.path.name + ".partial")
+        state = {"identity": self.identity, "step": step, "draws": draws.get_state()}
+        parts = {"network": network, "optimiser": optimiser, "schedule": schedule}
+        torch.save({**state, **{name: part.state_dict() for name, part in parts.items()}}, partial)
+        os.replace(partial, self.path)
+        self._last = time.monotonic()
+
+    def delete(self) -> None:
+        """The training is complete."""
+        if self.path is not None:
+            self.path.unlink(missing_ok=True)
+
+
+def _identity(slices: Slices, task: str, settings: dict[str, Any], seed: int, title: str) -> str:
+    text = json.dumps([slices.fingerprint(), task, settings, seed, title], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()

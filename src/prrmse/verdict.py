@@ -1,0 +1,88 @@
+"""Verdicts: which (kind, layer) pairs of a source can be reused, and is the network reusable (an RN)?
+
+The paper says "almost unchanged" without a number; tolerance, interval and the fraction that makes an
+RN are ours and come from params [rec].
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from prrmse.seeding import derive_seed
+
+PAIR_COLUMNS = ["kind", "layer", "module", "final", "scalars"]
+GROUP = ["net", "target", "source"]
+
+
+def verdict_table(parts: pd.DataFrame, settings: dict[str, Any]) -> pd.DataFrame:
+    """One row per (net, target, source, kind, layer).
+
+    The drop is the loss of mean foreground Dice, averaged over seeds, then over patients; its interval
+    a percentile bootstrap over patients, paired (each resample has the same patients before and after
+    the swap). A pair is reusable if the drop (rule ``mean``) or the interval's upper end (``upper``)
+    is at most ``tolerance``.
+
+    Args:
+        parts: net, target, source, seed, kind, layer, module, final, scalars, patient, dice, baseline;
+            both are means over foreground structures.
+        settings: tolerance, rule, level, resamples.
+    """
+    rows = parts.assign(drop=parts["baseline"] - parts["dice"])
+    tables = []
+    for key, group in rows.groupby(GROUP, sort=False):
+        names = [str(name) for name in key]
+        drops = group.pivot_table(index=PAIR_COLUMNS, columns="patient", values="drop", sort=False)
+        low, high = bootstrap_mean(drops.to_numpy(), settings, "verdict", *names)
+        table = drops.mean(axis=1).rename("drop").reset_index()
+        table["drop_low"], table["drop_high"] = low, high
+        table["n_patients"], table["n_seeds"] = drops.shape[1], group["seed"].nunique()
+        for column, name in zip(reversed(GROUP), reversed(names), strict=True):
+            table.insert(0, column, name)
+        tables.append(table)
+    verdict = pd.concat(tables, ignore_index=True)
+    decisive = "drop" if settings["rule"] == "mean" else "drop_high"
+    verdict["reusable"] = verdict[decisive] <= settings["tolerance"]
+    return verdict
+
+
+def bootstrap_mean(values: np.ndarray, settings: dict[str, Any], *identity: object) -> tuple[np.ndarray, np.ndarray]:
+    """Percentile interval of the mean over the last axis ``[..., P]``, resampling P; ignores NaN."""
+    rng = np.random.default_rng(derive_seed(*identity))
+    n = values.shape[-1]
+    weight = rng.multinomial(n, np.full(n, 1 / n), size=settings["resamples"]).astype(np.float64)
+    known = np.isfinite(values)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        means = (np.where(known, values, 0.0) @ weight.T) / (known.astype(np.float64) @ weight.T)
+    tail = (1 - settings["level"]) / 2
+    low, high = np.nanquantile(means, [tail, 1 - tail], axis=-1)
+    return low, high
+
+
+def network_table(verdict: pd.DataFrame, settings: dict[str, Any]) -> pd.DataFrame:
+    """One row per (net, target, source), and one per net over all sources (source ``all``).
+
+    ``fraction_pairs`` and ``fraction_scalars`` are the shares of pairs and of scalars that are reusable,
+    the final convolution left out; ``fraction_kernels`` the share of kernels (W), which decides
+    ``is_rn`` against ``rn_fraction``. For ``all`` they are means over the sources.
+
+    Args:
+        verdict: of `verdict_table`.
+        settings: rn_fraction.
+    """
+    rows = verdict[~verdict["final"]].copy()
+    rows["reused_scalars"] = rows["scalars"] * rows["reusable"]
+    grouped = rows.groupby(GROUP, sort=False)
+    table = grouped.agg(n_pairs=("reusable", "count"), fraction_pairs=("reusable", "mean")).reset_index()
+    table["fraction_scalars"] = (grouped["reused_scalars"].sum() / grouped["scalars"].sum()).to_numpy()
+    kernels = rows[rows["kind"] == "W"].groupby(GROUP, sort=False)["reusable"].mean()
+    table["fraction_kernels"] = kernels.to_numpy()
+    fractions = ["fraction_pairs", "fraction_scalars", "fraction_kernels"]
+    overall = table.groupby(["net", "target"], sort=False)[["n_pairs", *fractions]].mean().reset_index()
+    overall.insert(2, "source", "all")
+    overall["n_pairs"] = overall["n_pairs"].astype(int)
+    table = pd.concat([table, overall], ignore_index=True)
+    table["is_rn"] = table["fraction_kernels"] >= settings["rn_fraction"]
+    return table

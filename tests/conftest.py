@@ -1,0 +1,48 @@
+"""Small things that several tests share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from prrmse.data.slices import Slices
+from prrmse.phantom import generate
+
+COMPUTE = {"device": "cpu", "precision": "float32", "threads": 1, "evaluation_batch_size": 5, "resume_seconds": 0}
+SETTINGS = {
+    "steps": 6,
+    "batch_size": 4,
+    "learning_rate": 0.003,
+    "weight_decay": 0.0,
+    "loss": "ce+dice",
+    "augment": True,
+}
+ARGUMENTS: dict[str, dict[str, Any]] = {"unet": {"width": 4}, "pspnet": {"head_width": 64}}
+
+
+@pytest.fixture(scope="session")
+def slices() -> Slices:
+    """12 slices of 4 patients, 32 x 32, with three nested squares as structures."""
+    rng = np.random.default_rng(0)
+    label = np.zeros((12, 32, 32), np.uint8)
+    label[:, 4:28, 4:28], label[:, 8:24, 8:24], label[:, 12:20, 12:20] = 1, 2, 3
+    image = (label + 0.3 * rng.standard_normal(label.shape)).astype(np.float32)
+    patient = [f"patient{i // 3:03d}" for i in range(12)]
+    split = ["train"] * 6 + ["val"] * 6
+    index = pd.DataFrame({"patient": patient, "frame": "ED", "slice": np.arange(12) % 3, "split": split})
+    classes = {"1": "RV", "2": "myocardium", "3": "LV"}
+    meta = {"dataset": "squares", "classes": classes, "spacing_mm": 1.0, "provenance": "synthetic"}
+    return Slices(image, label, index, meta)
+
+
+@pytest.fixture(scope="session")
+def cohorts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Phantoms of four patients (rvsc: two and two) in the three distributed formats."""
+    root = tmp_path_factory.mktemp("cohorts")
+    for name in ("acdc", "rvsc", "t1"):
+        generate(name, root / name, patients=4, seed=3)
+    return root

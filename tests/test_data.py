@@ -1,0 +1,376 @@
+"""Readers and processing, on phantoms in the distributed formats; every defect is one error."""
+
+import gzip
+import json
+import shutil
+
+import h5py
+import nibabel as nib
+import numpy as np
+import pydicom
+import pytest
+
+from prrmse.data.contour import fill_contour
+from prrmse.data.prepare import check, prepare, raw_files, summary
+from prrmse.data.process import Grid, middle_slices, normalise, resample
+from prrmse.data.slices import load_slices, save_slices
+from prrmse.data.split import split_patients
+from prrmse.errors import InputError
+
+SPLITS = {
+    "acdc": {"kind": "random", "train": 2, "val": 2, "seed": 0},
+    "rvsc": {"kind": "folder"},
+    "t1": {"kind": "ordered", "train": 0.5, "val": 0.5},
+}
+
+
+def spec(root, name, **changes):
+    base = {"format": name, "root": str(root), "provenance": "phantom", "spacing_mm": 2.0, "size": 64}
+    return {**base, "crop": "image", "split": SPLITS.get(name), **changes}
+
+
+@pytest.mark.parametrize(
+    ("name", "slices", "frames", "classes"),
+    [
+        ("acdc", 4 * 2 * 6, {"ED", "ES"}, ["RV", "myocardium", "LV"]),
+        ("rvsc", None, {"ED", "ES"}, ["RV", "RV wall"]),
+        ("t1", 4 * 5 * 11, {f"TI{i:02d}" for i in range(1, 12)}, ["myocardium"]),
+    ],
+)
+def test_each_format_is_read_whole(cohorts, name, slices, frames, classes):
+    found = prepare(name, spec(cohorts / name, name))
+    assert slices is None or len(found.image) == slices
+    assert set(found.index["frame"]) == frames
+    assert list(found.classes.values()) == classes
+    assert found.image.dtype == np.float32
+    assert found.label.dtype == np.uint8
+    assert set(np.unique(found.label)) == {0, *found.classes}
+    assert np.allclose(found.image.mean((1, 2)), 0, atol=1e-4)
+    assert not set(found.patients("train")) & set(found.patients("val"))
+    table = summary(found)
+    assert table["patients"].tolist() == [2] * len(table)
+    assert raw_files(spec(cohorts / name, name))
+
+
+def test_prepare_is_deterministic_and_survives_the_disk(cohorts, tmp_path):
+    first, second = (prepare("acdc", spec(cohorts / "acdc", "acdc")) for _ in range(2))
+    for i, slices in enumerate((first, second)):
+        save_slices(slices, tmp_path / f"{i}.npz")
+    assert (tmp_path / "0.npz").read_bytes() == (tmp_path / "1.npz").read_bytes()
+    assert load_slices(tmp_path / "0.npz").fingerprint() == first.fingerprint()
+    (tmp_path / "0.npz").write_bytes((tmp_path / "1.npz").read_bytes()[:-500])
+    with pytest.raises(InputError, match=r"0\.npz: not a complete"):
+        load_slices(tmp_path / "0.npz")
+    with pytest.raises(InputError, match="no such processed"):
+        load_slices(tmp_path / "9.npz")
+
+
+def test_acdc_newer_layout_and_choices(cohorts, tmp_path):
+    shutil.copytree(cohorts / "acdc" / "training", tmp_path / "database" / "training")
+    found = prepare("acdc", spec(tmp_path, "acdc", frames=["ED"], max_slices_per_volume=2, crop="label"))
+    assert len(found.image) == 4 * 2
+    assert set(found.index["slice"]) == {2, 3}
+
+
+# ---- contours -------------------------------------------------------------------------------------
+
+
+def square(low, high):
+    return np.array([[low, low], [high, low], [high, high], [low, high]], float)
+
+
+def test_pixel_is_inside_iff_its_centre_is():
+    assert fill_contour(square(1.5, 4.5), (8, 8)).sum() == 9
+    assert fill_contour(square(1.6, 4.4), (8, 8)).sum() == 9
+    assert fill_contour(square(1.6, 4.6) + [0.5, 0], (8, 8)).sum() == 9
+    mask = fill_contour(np.array([[2.5, 0.5], [5.5, 0.5], [5.5, 2.5], [2.5, 2.5]]), (6, 8))
+    assert np.argwhere(mask).tolist() == [[r, c] for r in (1, 2) for c in (3, 4, 5)], "x is the column, y the row"
+
+
+def test_circle_has_its_area_wherever_it_lies():
+    angle = np.linspace(0, 2 * np.pi, 400, endpoint=False)
+    for dx, dy in ((0, 0), (0.3, 0.7), (0.5, 0.5)):
+        points = np.stack([30 + dx + 12 * np.cos(angle), 30 + dy + 12 * np.sin(angle)], 1)
+        assert fill_contour(points, (60, 60)).sum() == pytest.approx(np.pi * 144, rel=0.03)
+
+
+# ---- processing -----------------------------------------------------------------------------------
+
+
+def test_resampling_keeps_places_and_areas_in_mm():
+    label = np.zeros((1, 80, 120), np.uint8)
+    label[0, 30:50, 40:80] = 2
+    image, found = resample(label.astype(np.float32), label, (1.5, 1.0), Grid(2.0, 64, "image"))
+    rows, columns = np.nonzero(found[0] == 2)
+    assert (found == 2).sum() * 4 == pytest.approx(20 * 1.5 * 40, rel=0.08)
+    assert abs(rows.mean() - 31.5) <= 0.5
+    assert abs(columns.mean() - 31.5) <= 0.5
+    assert image.shape == found.shape == (1, 64, 64)
+    same_image, same = resample(label.astype(np.float32), label, (1.0, 1.0), Grid(1.0, 80, "label"))
+    assert (same == 2).sum() == 800
+    assert np.array_equal(same_image.round().astype(np.uint8), same)
+
+
+def test_normalise_clips_scales_and_survives_a_constant_slice():
+    image = np.random.default_rng(0).normal(100, 20, (2, 50, 50)).astype(np.float32)
+    image[0, 0, 0], image[1] = 1e6, 7
+    found = normalise(image)
+    assert found[0].max() < 4
+    assert found[0].std() == pytest.approx(1, abs=1e-4)
+    assert not found[1].any()
+
+
+def test_middle_slices():
+    assert list(range(10))[middle_slices(10, 4)] == [3, 4, 5, 6]
+    assert middle_slices(3, None) == middle_slices(3, 5) == slice(0, 3)
+
+
+# ---- splits ---------------------------------------------------------------------------------------
+
+PATIENTS = {f"p{i}": None for i in range(10)}
+
+
+def test_splits_by_count_fraction_order_and_seed():
+    ordered = split_patients("d", {"kind": "ordered", "train": 6, "val": 3}, PATIENTS)
+    assert [p for p, s in ordered.items() if s == "train"] == ["p0", "p1", "p2", "p3", "p4", "p5"]
+    assert [p for p, s in ordered.items() if s == "val"] == ["p7", "p8", "p9"]
+    draw = {"kind": "random", "train": 0.5, "val": 0.3, "test": 0.2, "seed": 1}
+    first = split_patients("d", draw, PATIENTS)
+    assert first == split_patients("d", draw, PATIENTS)
+    assert first != split_patients("d", {**draw, "seed": 2}, PATIENTS)
+    assert sorted(first.values()) == ["test"] * 2 + ["train"] * 5 + ["val"] * 3
+
+
+@pytest.mark.parametrize(
+    ("split", "message"),
+    [
+        ({"kind": "random", "train": 8, "val": 4}, "asks for train 8, val 4, but there are 10"),
+        ({"kind": "random", "train": 8}, "no patient is in val"),
+        ({"kind": "random", "train": 2.5, "val": 2}, "neither a fraction"),
+        ({"kind": "folder"}, "no patient is in train"),
+        ({"kind": "file", "path": "nowhere.csv"}, "no such file"),
+    ],
+)
+def test_bad_splits_name_the_key(split, message):
+    with pytest.raises(InputError, match=rf"datasets\.d\.split.*{message}"):
+        split_patients("d", split, PATIENTS)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("patient,split\np0,train\np0,val\n", "p0 is listed twice"),
+        ("patient,split\np99,train\n", "p99 is not in the data set"),
+        ("patient,split\np0,dev\n", "known splits"),
+        ("who\np0\n", "needs the columns"),
+    ],
+)
+def test_bad_split_files(text, message, tmp_path):
+    (tmp_path / "s.csv").write_text(text)
+    with pytest.raises(InputError, match=message):
+        split_patients("d", {"kind": "file", "path": str(tmp_path / "s.csv")}, PATIENTS)
+
+
+# ---- defects: each is one line that names the file ------------------------------------------------
+
+
+def refused(root, name, message, **changes):
+    with pytest.raises(InputError, match=message) as e:
+        prepare(name, spec(root, name, **changes))
+    assert "\n" not in str(e.value)
+
+
+@pytest.fixture
+def copy(cohorts, tmp_path):
+    def of(name):
+        shutil.copytree(cohorts / name, tmp_path / name)
+        return tmp_path / name
+
+    return of
+
+
+def nifti(root, suffix=""):
+    folder = root / "training" / "patient002"
+    return folder / f"patient002_frame01{suffix}.nii.gz"
+
+
+def rewrite(path, change):
+    file = nib.load(path)
+    voxels = change(np.asanyarray(file.dataobj).copy())
+    nib.save(nib.Nifti1Image(voxels, file.affine), path)
+
+
+def test_absent_and_empty_roots(tmp_path):
+    for name, source in (("acdc", "humanheart"), ("rvsc", "litislab"), ("t1", "DHEUAV")):
+        with pytest.raises(InputError, match=rf"datasets\.{name}\.root: .*{source}"):
+            check(name, spec(tmp_path / "nowhere", name))
+        with pytest.raises(InputError, match="holds no"):
+            check(name, spec(tmp_path, name))
+
+
+def test_acdc_missing_file(copy):
+    root = copy("acdc")
+    nifti(root).unlink()
+    refused(root, "acdc", r"patient002_frame01\.nii\.gz: no such file")
+
+
+def test_acdc_truncated_file(copy):
+    root = copy("acdc")
+    path = nifti(root)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    refused(root, "acdc", r"patient002_frame01\.nii\.gz: truncated or not NIfTI")
+
+
+def test_acdc_truncated_after_decompression(copy):
+    root = copy("acdc")
+    path = nifti(root)
+    path.write_bytes(gzip.compress(gzip.decompress(path.read_bytes())[:5000]))
+    refused(root, "acdc", r"patient002_frame01\.nii\.gz: truncated or not NIfTI")
+
+
+@pytest.mark.parametrize(
+    ("suffix", "change", "message"),
+    [
+        ("_gt", lambda v: np.where(v == 3, 5, v).astype(np.uint8), r"unknown labels \[5\]"),
+        ("_gt", lambda v: v + np.float32(0.5), "labels must be whole numbers"),
+        ("_gt", lambda v: v[:, :, :-1], "differ in shape"),
+        ("", lambda v: np.where(v == v.max(), np.nan, v).astype(np.float32), "NaN or infinite"),
+        ("", lambda v: v[..., None, None].repeat(2, 3).astype(np.int16), "5 dimensions"),
+    ],
+)
+def test_acdc_bad_content(copy, suffix, change, message):
+    root = copy("acdc")
+    rewrite(nifti(root, suffix), change)
+    refused(root, "acdc", message)
+
+
+def test_acdc_bad_info(copy):
+    root = copy("acdc")
+    info = root / "training" / "patient003" / "Info.cfg"
+    info.write_text("Group: NOR\n")
+    refused(root, "acdc", r"patient003.Info\.cfg: must hold")
+    info.unlink()
+    refused(root, "acdc", r"patient003.Info\.cfg: no such file")
+
+
+def rvsc_files(root):
+    folder = root / "TrainingSet" / "patient01"
+    image = sorted((folder / "P01dicom").iterdir())[0]
+    return folder, image, folder / "P01contours-manual" / f"{image.stem}-icontour-manual.txt"
+
+
+def test_rvsc_dicom_without_pixels_and_truncated(copy):
+    root = copy("rvsc")
+    _, image, _ = rvsc_files(root)
+    whole = image.read_bytes()
+    file = pydicom.dcmread(image)
+    del file.PixelData
+    file.save_as(image)
+    refused(root, "rvsc", rf"{image.name}: DICOM without pixel data")
+    image.write_bytes(whole[:-4000])
+    refused(root, "rvsc", rf"{image.name}: truncated or not DICOM")
+    image.unlink()
+    refused(root, "rvsc", rf"{image.name}: no such file")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("500 20\n510 20\n510 30\n", "outside its image"),
+        ("10 20\n30 40\n", "3 or more points"),
+        ("10 20\nnan 40\n10 50\n", "NaN"),
+        ("ten twenty\n", "not a contour"),
+    ],
+)
+def test_rvsc_bad_contours(copy, text, message):
+    root = copy("rvsc")
+    _, _, contour = rvsc_files(root)
+    contour.write_text(text)
+    refused(root, "rvsc", rf"{contour.name}: .*{message}")
+
+
+def test_rvsc_list_that_names_an_absent_contour(copy):
+    root = copy("rvsc")
+    folder, _, contour = rvsc_files(root)
+    contour.unlink()
+    refused(root, "rvsc", rf"P01list\.txt: names the contour {contour.name}")
+    (folder / "P01list.txt").write_text("something else\r\n")
+    refused(root, "rvsc", "cannot read the line")
+    (folder / "P01list.txt").unlink()
+    refused(root, "rvsc", r"P01list\.txt: no such file")
+
+
+def test_rvsc_patient_in_two_splits(copy):
+    root = copy("rvsc")
+    shutil.copytree(root / "TrainingSet" / "patient01", root / "Test1Set" / "patient01")
+    refused(root, "rvsc", "patient01 is in two splits")
+
+
+def test_t1_defects(copy):
+    root = copy("t1")
+    path = root / "T1Dataset.mat"
+    whole = path.read_bytes()
+    with h5py.File(path, "r+") as file:
+        del file["Dataset/EpiContours"]
+    refused(root, "t1", "has no field EpiContours")
+    path.write_bytes(whole)
+    with h5py.File(path, "r+") as file:
+        file[file["Dataset/TriggerTime"][0, 1]]
+        name = h5py.h5r.get_name(file["Dataset/TriggerTime"][0, 1], file.id)
+        del file[name]
+        file[name] = np.zeros((2, 2))
+        references = file["Dataset/TriggerTime"][:]
+        references[0, 1] = file[name].ref
+        file["Dataset/TriggerTime"][:] = references
+    refused(root, "t1", "patient 2: sizes do not agree")
+    path.write_bytes(whole[: len(whole) // 2])
+    refused(root, "t1", "truncated")
+    path.write_bytes(b"MATLAB 5.0 MAT-file" + bytes(1000))
+    refused(root, "t1", "-v7.3")
+    (root / "second.mat").write_bytes(whole)
+    refused(root, "t1", "holds 2 .mat files")
+
+
+def test_t1_contour_outside(copy):
+    root = copy("t1")
+    with h5py.File(root / "T1Dataset.mat", "r+") as file:
+        file[file["Dataset/EpiContours"][0, 2]][0, 0, 0, :] += 500
+    refused(root, "t1", "patient 3, image 1, EpiContours: the contour reaches")
+
+
+# ---- your own data --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def own(cohorts, tmp_path):
+    """ACDC's volumes in nnU-Net's layout."""
+    root = tmp_path / "own"
+    for folder in ("imagesTr", "labelsTr"):
+        (root / folder).mkdir(parents=True)
+    for label in sorted((cohorts / "acdc").rglob("*_gt.nii.gz")):
+        case = label.name.removesuffix("_gt.nii.gz")
+        shutil.copy(label, root / "labelsTr" / f"{case}.nii.gz")
+        shutil.copy(label.with_name(f"{case}.nii.gz"), root / "imagesTr" / f"{case}_0000.nii.gz")
+    labels = {"background": 0, "RV": 1, "myocardium": 2, "LV": 3}
+    (root / "dataset.json").write_text(json.dumps({"channel_names": {"0": "MR"}, "labels": labels}))
+    return root
+
+
+def test_nnunet_layout_gives_the_same_pixels_as_the_native_reader(own, cohorts):
+    found = prepare("own", spec(own, "nnunet", split={"kind": "random", "train": 0.5, "val": 0.5}))
+    native = prepare("acdc", spec(cohorts / "acdc", "acdc"))
+    assert found.classes == native.classes
+    assert np.array_equal(found.image, native.image)
+    assert np.array_equal(found.label, native.label)
+
+
+def test_nnunet_defects(own):
+    split = {"kind": "random", "train": 0.5, "val": 0.5}
+    next((own / "imagesTr").iterdir()).unlink()
+    refused(own, "nnunet", "has no image", split=split)
+    (own / "dataset.json").write_text(json.dumps({"channel_names": {"0": "a", "1": "b"}, "labels": {"a": 1}}))
+    refused(own, "nnunet", "2 image channels", split=split)
+    (own / "dataset.json").write_text("{")
+    refused(own, "nnunet", "not valid JSON", split=split)
+    (own / "dataset.json").unlink()
+    refused(own, "nnunet", r"dataset\.json: no such file", split=split)

@@ -1,0 +1,98 @@
+"""Parameters: the shipped file is valid, and every mistake is one line that names the key."""
+
+import copy
+from pathlib import Path
+
+import pytest
+import yaml
+from jsonschema import Draft202012Validator
+
+from prrmse.errors import InputError
+from prrmse.params import check_data, check_params, models, read_params, schema, section
+
+ROOT = Path(__file__).parents[1]
+DEMO = yaml.safe_load((ROOT / "params.yaml").read_text())
+
+
+def test_shipped_params_and_configs_are_valid():
+    Draft202012Validator.check_schema(schema())
+    for path in [ROOT / "params.yaml", *sorted((ROOT / "configs").glob("*.yaml"))]:
+        read_params(path)
+
+
+def test_every_key_is_described():
+    def missing(node, path):
+        for name, sub in node.get("properties", {}).items():
+            if not (sub.get("description") or sub.get("$ref") or sub.get("properties")):
+                yield f"{path}.{name}"
+            yield from missing(sub, f"{path}.{name}")
+
+    assert not list(missing(schema(), ""))
+
+
+def changed(path, value):
+    params = copy.deepcopy(DEMO)
+    node = params
+    *parents, last = path.split(".")
+    for key in parents:
+        node = node[key]
+    if value is None:
+        del node[last]
+    else:
+        node[last] = value
+    return params
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "expected"),
+    [
+        ("base.steps", 0, "base.steps"),
+        ("base.learning_rate", "1e-3", "write 0.001"),
+        ("base.epochs", 3, "'epochs' was unexpected"),
+        ("verdict.tolerance", None, "'tolerance' is a required property"),
+        ("datasets.acdc.size", 50, "multiple of 16"),
+        ("seeds", [], "seeds"),
+        ("nets.unet.arguments.depth", 3, "nets.unet.arguments"),
+        ("swap.sources", {"acdc-auto": ["t1-seg"]}, "no segmentation model"),
+        ("swap.sources", {"acdc-seg": ["mars-seg"]}, "unknown model 'mars-seg'"),
+        ("transfer.target", "mars-seg", "transfer.target"),
+        ("transfer.nets", ["unet"], "pspnet only"),
+    ],
+)
+def test_mistakes_are_one_line_that_names_the_key(path, value, expected):
+    with pytest.raises(InputError) as e:
+        check_params(changed(path, value))
+    assert expected in str(e.value)
+    assert "\n" not in str(e.value)
+
+
+def test_verdict_plan_needs_swaps_of_every_source():
+    params = changed("transfer.plan", "verdict")
+    params["swap"]["sources"]["acdc-seg"] = ["t1-seg"]
+    with pytest.raises(InputError, match="needs swap.sources.acdc-seg to list"):
+        check_params(params)
+
+
+def test_missing_or_broken_file(tmp_path):
+    with pytest.raises(InputError, match="no such file"):
+        read_params(tmp_path / "params.yaml")
+    (tmp_path / "params.yaml").write_text("a: [1")
+    with pytest.raises(InputError, match="not valid YAML"):
+        read_params(tmp_path / "params.yaml")
+
+
+def test_absent_root_names_the_key_and_the_source():
+    params = changed("datasets.acdc.root", "nowhere")
+    del params["datasets"]["acdc"]["phantom"]
+    with pytest.raises(InputError, match=r"datasets\.acdc\.root: nowhere does not exist.*humanheart.*phantom"):
+        check_data(params)
+
+
+def test_section_is_stable_and_holds_what_was_asked():
+    params = {"b": {"y": 1, "x": 2}, "a": 3}
+    assert section(params, "b", "a") == '{"a": 3, "b": {"x": 2, "y": 1}}'
+    assert section(params, "b.x") == '{"b.x": 2}'
+
+
+def test_models_are_all_data_sets_and_tasks():
+    assert models(DEMO) == ["acdc-seg", "acdc-auto", "t1-seg", "t1-auto", "rvsc-seg", "rvsc-auto"]

@@ -1,0 +1,51 @@
+"""Verdicts: rule, interval, fractions."""
+
+import numpy as np
+import pytest
+from tables import VERDICT, fabricate, swap_parts
+
+from prrmse.verdict import bootstrap_mean, network_table, verdict_table
+
+
+def table(rule="mean", tolerance=0.05, drop_of=lambda kind, layer: 0.3 if kind == "W" else 0.0):
+    parts = swap_parts("unet", drop_of).drop(columns="class")
+    return verdict_table(parts, {**VERDICT, "rule": rule, "tolerance": tolerance})
+
+
+def test_planted_drops_are_found():
+    verdict = table()
+    assert (verdict["reusable"] == (verdict["kind"] != "W")).all()
+    assert np.allclose(verdict[verdict["kind"] == "W"]["drop"], 0.3, atol=0.005)
+    assert (verdict["drop_low"] <= verdict["drop"]).all()
+    assert (verdict["drop_high"] >= verdict["drop"]).all()
+    assert set(verdict["n_patients"]) == {8}
+    assert set(verdict["n_seeds"]) == {2}
+
+
+def test_upper_rule_is_stricter_than_mean_rule():
+    mean, upper = (table(rule, 0.0, lambda *_: 0.0)["reusable"].mean() for rule in ("mean", "upper"))
+    assert upper < mean
+
+
+def test_fractions_count_pairs_scalars_and_kernels_without_the_final_layer():
+    verdict = table()
+    network = network_table(verdict, VERDICT).set_index("source")
+    inner = verdict[(verdict["source"] == "t1-seg") & ~verdict["final"]]
+    row = network.loc["t1-seg"]
+    assert row["n_pairs"] == 108
+    assert row["fraction_pairs"] == inner["reusable"].mean()
+    assert row["fraction_scalars"] == inner[inner["reusable"]]["scalars"].sum() / inner["scalars"].sum()
+    assert row["fraction_kernels"] == 0
+    assert not network.loc["all", "is_rn"]
+    assert network_table(table(drop_of=lambda *_: 0.0), VERDICT)["is_rn"].all()
+
+
+def test_bootstrap_interval_has_the_known_width():
+    values = np.random.default_rng(0).standard_normal(400)
+    low, high = bootstrap_mean(values, {"resamples": 4000, "level": 0.95}, "test")
+    assert high - low == pytest.approx(2 * 1.96 * values.std() / 20, rel=0.06)
+
+
+def test_fabricated_runs_are_whole():
+    tables = fabricate(nets=("unet",), seeds=(0,))
+    assert all(len(t) for t in tables.values())

@@ -1,0 +1,57 @@
+"""base: train every network on every data set, task and seed.
+
+REQUIRED INPUTS: data/processed/{dataset}.npz, of all sets before the first training starts
+OUTPUTS: results/checkpoints/{net}/{model}/seed{seed}.safetensors, results/tables/base.csv
+"""
+
+
+rule base:
+    input:
+        data=lambda w: data_of(w.model),
+        # Every data set is read and checked before any training; but a change of one set
+        # re-trains only the models of that set.
+        checked=ancient("results/tables/data.csv"),
+        code=code("base"),
+    output:
+        checkpoint="results/checkpoints/{net}/{model}/seed{seed}.safetensors",
+        table="results/base/{net}/{model}/seed{seed}.csv",
+    log:
+        "logs/base/{net}/{model}/seed{seed}.log",
+    benchmark:
+        "benchmarks/base/{net}/{model}/seed{seed}.tsv"
+    conda:
+        "../../environment.yml"
+    threads: config["compute"]["threads"]
+    resources:
+        gpu=GPU,
+        mem_mb=4000,
+        runtime=240,
+    params:
+        json=lambda w: section(config, f"nets.{w.net}", "init", "base", "compute"),
+    message:
+        "base: train {wildcards.net} on {wildcards.model}, seed {wildcards.seed}"
+    shell:
+        "python workflow/scripts/base.py --net {wildcards.net} --model {wildcards.model}"
+        " --seed {wildcards.seed} --data {input.data} --params {params.json:q}"
+        " --checkpoint {output.checkpoint} --table {output.table} 2>&1 | tee {log}"
+
+
+rule base_table:
+    input:
+        parts=expand(
+            "results/base/{net}/{model}/seed{seed}.csv",
+            net=config["nets"],
+            model=MODELS,
+            seed=SEEDS,
+        ),
+        code=code("base_table"),
+    output:
+        "results/tables/base.csv",
+    log:
+        "logs/base_table.log",
+    conda:
+        "../../environment.yml"
+    message:
+        "base_table: how good the base models are"
+    shell:
+        "python workflow/scripts/base_table.py --table {output} --parts {input.parts} 2>&1 | tee {log}"

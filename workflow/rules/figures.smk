@@ -1,0 +1,28 @@
+"""figures: every figure of the paper by its number, and two of ours.
+
+REQUIRED INPUTS: all tables
+OUTPUTS: results/figures/fig03 to fig12, verdict, transfer; each as SVG and PNG
+"""
+
+
+rule figures:
+    input:
+        tables=[table for table in TABLES if "claims" not in table],
+        code=code("figures"),
+    output:
+        expand(
+            "results/figures/{name}.{format}",
+            name=FIGURES,
+            format=["svg", "png"],
+        ),
+    log:
+        "logs/figures.log",
+    conda:
+        "../../environment.yml"
+    params:
+        json=section(config, "figures", "verdict"),
+    message:
+        "figures: draw them all"
+    shell:
+        "python workflow/scripts/figures.py --params {params.json:q} --out results/figures"
+        " --tables {input.tables} 2>&1 | tee {log}"

@@ -1,0 +1,21 @@
+"""rmse: distance of every kernel and bias between every two base models of a network.
+
+REQUIRED INPUTS: all checkpoints
+OUTPUTS: results/tables/rmse.csv
+"""
+
+
+rule rmse:
+    input:
+        checkpoints=[checkpoint(n, m, s) for n in config["nets"] for m in MODELS for s in SEEDS],
+        code=code("rmse"),
+    output:
+        "results/tables/rmse.csv",
+    log:
+        "logs/rmse.log",
+    conda:
+        "../../environment.yml"
+    message:
+        "rmse: kernels and biases of every two base models"
+    shell:
+        "python workflow/scripts/rmse.py --table {output} --checkpoints {input.checkpoints} 2>&1 | tee {log}"

@@ -1,0 +1,58 @@
+"""swap: replace each (kind, layer) pair of a target by a source's, in turn, and measure Dice again.
+
+REQUIRED INPUTS: checkpoints of target and source, the target's processed data
+OUTPUTS: results/tables/swap.csv (and one row per patient in results/swap/)
+"""
+
+
+rule swap:
+    input:
+        target=lambda w: checkpoint(w.net, w.target, w.seed),
+        source=lambda w: checkpoint(w.net, w.source, w.seed),
+        data=lambda w: data_of(w.target),
+        code=code("swap"),
+    output:
+        "results/swap/{net}/{target}/{source}/seed{seed}.csv",
+    log:
+        "logs/swap/{net}/{target}/{source}/seed{seed}.log",
+    benchmark:
+        "benchmarks/swap/{net}/{target}/{source}/seed{seed}.tsv"
+    conda:
+        "../../environment.yml"
+    threads: config["compute"]["threads"]
+    resources:
+        gpu=GPU,
+        mem_mb=4000,
+        runtime=120,
+    params:
+        json=section(config, "compute"),
+    message:
+        "swap: {wildcards.net}, every layer of {wildcards.target} from {wildcards.source}, seed {wildcards.seed}"
+    shell:
+        "python workflow/scripts/swap.py --net {wildcards.net} --target {wildcards.target}"
+        " --source {wildcards.source} --seed {wildcards.seed} --target-checkpoint {input.target}"
+        " --source-checkpoint {input.source} --data {input.data} --params {params.json:q}"
+        " --table {output} 2>&1 | tee {log}"
+
+
+rule swap_table:
+    input:
+        parts=[
+            f"results/swap/{net}/{target}/{source}/seed{seed}.csv"
+            for net in config["nets"]
+            for target, source in SWAPS
+            for seed in SEEDS
+        ],
+        code=code("swap_table"),
+    output:
+        table="results/tables/swap.csv",
+        drops="results/swap/mean_dice.csv",
+    log:
+        "logs/swap_table.log",
+    conda:
+        "../../environment.yml"
+    message:
+        "swap_table: means over patients"
+    shell:
+        "python workflow/scripts/swap_table.py --table {output.table} --drops {output.drops}"
+        " --parts {input.parts} 2>&1 | tee {log}"

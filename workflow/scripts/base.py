@@ -1,0 +1,16 @@
+"""Train one base model and evaluate it."""
+
+from argparse import Namespace
+from pathlib import Path
+
+from prrmse.base import train_base
+from prrmse.job import run, write_table
+
+
+def main(a: Namespace) -> None:
+    params = {"net": a.params[f"nets.{a.net}"], **{key: a.params[key] for key in ("init", "base", "compute")}}
+    part = train_base(a.net, a.model, int(a.seed), Path(a.data), params, Path(a.checkpoint))
+    write_table(part.assign(net=a.net, model=a.model, seed=int(a.seed)), a.table)
+
+
+run(main, "net", "model", "seed", "data", "params", "checkpoint", "table")

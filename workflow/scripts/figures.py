@@ -1,0 +1,16 @@
+"""Every figure of the paper by its number, and two of ours."""
+
+from argparse import Namespace
+from pathlib import Path
+
+from prrmse.figures import draw_figures
+from prrmse.job import read_table, run
+
+
+def main(a: Namespace) -> None:
+    tables = {Path(path).stem: read_table(path) for path in a.tables}
+    settings = {**a.params["figures"], **a.params["verdict"]}
+    draw_figures(tables, settings, Path(a.out))
+
+
+run(main, "params", "out", many="tables")

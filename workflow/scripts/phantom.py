@@ -1,0 +1,25 @@
+"""Draw a phantom cohort in its distributed format, and list its files with their hashes."""
+
+import hashlib
+import shutil
+from argparse import Namespace
+from pathlib import Path
+
+from prrmse.errors import InputError
+from prrmse.job import run, write_text
+from prrmse.phantom import generate
+
+
+def main(a: Namespace) -> None:
+    root = Path(a.params[f"datasets.{a.dataset}.root"])
+    if root.exists():
+        if not (root / "PHANTOM.md").is_file():
+            raise InputError(f"datasets.{a.dataset}.root: {root} exists and is no phantom; name another folder")
+        shutil.rmtree(root)
+    generate(a.params[f"datasets.{a.dataset}.format"], root, **a.params[f"datasets.{a.dataset}.phantom"])
+    files = sorted(path for path in root.rglob("*") if path.is_file())
+    lines = [f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.relative_to(root)}\n" for path in files]
+    write_text("".join(lines), a.manifest)
+
+
+run(main, "dataset", "params", "manifest")

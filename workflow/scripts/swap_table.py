@@ -1,0 +1,15 @@
+"""Means over patients of all swaps, and the patients' mean Dice that verdicts are taken from."""
+
+from argparse import Namespace
+
+from prrmse.job import read_tables, run, write_table
+from prrmse.swap import swap_table
+
+
+def main(a: Namespace) -> None:
+    parts = read_tables(a.parts)
+    write_table(swap_table(parts), a.table)
+    write_table(parts[parts["class"] == "mean"].drop(columns="class"), a.drops)
+
+
+run(main, "table", "drops", many="parts")

@@ -1,0 +1,35 @@
+"""One run of the transfer experiment."""
+
+from argparse import Namespace
+from pathlib import Path
+
+from prrmse.job import run, write_table
+from prrmse.transfer import transfer_run
+
+
+def main(a: Namespace) -> None:
+    p = a.params
+    params = {
+        "net": p[f"nets.{a.net}"],
+        "init": p["init"],
+        "compute": p["compute"],
+        "transfer": {key: p[f"transfer.{key}"] for key in ("target", "plan", "reuse_final", "train")},
+    }
+    table = Path(a.table)
+    part = transfer_run(
+        a.net,
+        int(a.samples),
+        a.arm,
+        a.source,
+        int(a.seed),
+        data=Path(a.data),
+        checkpoint=Path(a.checkpoint) if a.checkpoint else None,
+        verdict=Path(a.verdict) if a.verdict else None,
+        params=params,
+        resume=table.parent / f".{table.stem}.resume",
+    )
+    ids = {"net": a.net, "samples": int(a.samples), "arm": a.arm, "source": a.source, "seed": int(a.seed)}
+    write_table(part.assign(**ids), a.table)
+
+
+run(main, "net", "samples", "arm", "source", "seed", "data", "checkpoint", "verdict", "params", "table")
