@@ -21,7 +21,7 @@ SETTINGS = {
     "loss": "ce+dice",
     "augment": True,
 }
-ARGUMENTS: dict[str, dict[str, Any]] = {"unet": {"width": 4}, "pspnet": {"head_width": 64}}
+ARGUMENTS: dict[str, dict[str, Any]] = {"unet": {"width": 4}, "pspnet": {"width": 8, "head_width": 64}}
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,7 @@ from prrmse.swap import swap_table
 from prrmse.verdict import network_table, verdict_table
 
 VERDICT = {"tolerance": 0.05, "rule": "mean", "level": 0.95, "resamples": 200, "rn_fraction": 0.5}
-SMALL = {"unet": {"width": 4}, "pspnet": {"head_width": 64}}
+SMALL = {"unet": {"width": 4}, "pspnet": {"width": 8, "head_width": 64}}
 MODELS = ["acdc-seg", "acdc-auto", "t1-seg", "t1-auto"]
 SOURCES = MODELS[1:]
 PATIENTS = [f"p{i}" for i in range(8)]

@@ -62,7 +62,7 @@ def weights(tmp_path_factory):
 @pytest.mark.parametrize("name", ["resnet18.pth", "resnet18.safetensors"])
 def test_local_weights_load_and_one_channel_equals_three(weights, name):
     grey, colour = (
-        initialise("pspnet", {**ARGUMENTS["pspnet"], "in_channels": c}, "shared", str(weights / name), "a-seg", 0)
+        initialise("pspnet", {"head_width": 64, "in_channels": c}, "shared", str(weights / name), "a-seg", 0)
         for c in (1, 3)
     )
     colour.load_state_dict({**grey.state_dict(), "backbone.conv1.weight": colour.state_dict()["backbone.conv1.weight"]})
@@ -89,7 +89,7 @@ def test_backbone_equals_torchvisions_up_to_layer2(weights):
 
 def test_bad_weights_are_one_error(weights, tmp_path):
     def load(path, net="pspnet"):
-        initialise(net, ARGUMENTS[net], "shared", str(path), "a-seg", 0)
+        initialise(net, {}, "shared", str(path), "a-seg", 0)
 
     with pytest.raises(InputError, match="no such file"):
         load(tmp_path / "absent.pth")
@@ -101,5 +101,7 @@ def test_bad_weights_are_one_error(weights, tmp_path):
         load(tmp_path / "other.pth")
     with pytest.raises(InputError, match="only pspnet"):
         load(weights / "resnet18.pth", "unet")
+    with pytest.raises(InputError, match="does not fit a ResNet-18"):
+        initialise("pspnet", {"width": 32}, "shared", str(weights / "resnet18.pth"), "a-seg", 0)
     with pytest.raises(InputError, match="unknown network"):
         build("vgg")

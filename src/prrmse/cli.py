@@ -16,13 +16,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="prrmse", description="Reusable parameters of CNNs, layer by layer.")
     commands = parser.add_subparsers(dest="command", required=True)
     check = commands.add_parser("check", help="check a parameter file and that its data sets are there")
-    check.add_argument("file", nargs="?", default="params.yaml")
+    check.add_argument("files", nargs="*", default=["params.yaml"], help="later files replace keys of earlier ones")
     commands.add_parser("params", help="print every parameter and what it means, as a Markdown table")
     parsed = parser.parse_args(arguments)
     try:
         if parsed.command == "check":
-            check_data(read_params(parsed.file))
-            print(f"{parsed.file}: fine")
+            check_data(read_params(*parsed.files))
+            print(f"{' + '.join(parsed.files)}: fine")
         else:
             print(reference())
     except InputError as e:
@@ -59,4 +59,5 @@ def _allowed(node: dict[str, Any]) -> str:
         return str(node["const"])
     limits = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
     bounds = [f"{sign} {node[key]}" for key, sign in limits.items() if key in node]
-    return ", ".join([str(node.get("type", "")), *bounds])
+    kinds = node.get("type", "")
+    return ", ".join([kinds if isinstance(kinds, str) else " or ".join(kinds), *bounds])

@@ -14,19 +14,32 @@ from prrmse.errors import InputError
 Params = dict[str, Any]
 
 
-def read_params(path: str | Path) -> Params:
-    """Read and check a parameter file.
+def read_params(*paths: str | Path) -> Params:
+    """Read and check a parameter file, and others whose keys replace its own, as ``--configfile`` does.
 
     Raises:
-        InputError: the file is missing, not YAML, or `check_params` refuses it.
+        InputError: a file is missing, not YAML, or `check_params` refuses the whole.
     """
+    params: Params = {}
+    for path in paths:
+        params = _merge(params, _read(path))
+    return check_params(params, " + ".join(str(path) for path in paths))
+
+
+def _merge(below: Any, above: Any) -> Any:
+    """Mappings key by key; anything else is replaced."""
+    if not (isinstance(below, dict) and isinstance(above, dict)):
+        return above
+    return {**below, **{key: _merge(below.get(key), value) for key, value in above.items()}}
+
+
+def _read(path: str | Path) -> Any:
     try:
-        params = yaml.safe_load(Path(path).read_text())
+        return yaml.safe_load(Path(path).read_text())
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; run from the folder that holds params.yaml") from None
     except yaml.YAMLError as e:
         raise InputError(f"{path}: not valid YAML: {' '.join(str(e).split())}") from None
-    return check_params(params, str(path))
 
 
 def schema() -> dict[str, Any]:
@@ -101,7 +114,7 @@ def check_data(params: Params) -> None:
     from prrmse.data.prepare import check
 
     for name, spec in params["datasets"].items():
-        if "phantom" not in spec:
+        if not spec.get("phantom"):
             check(name, spec)
 
 

@@ -7,8 +7,18 @@ OUTPUTS: results/tables/bn_shift.csv
 
 rule bn_shift:
     input:
-        targets=[checkpoint(n, t, s) for n in config["nets"] for t, _ in SWAPS for s in SEEDS],
-        sources=[checkpoint(n, m, s) for n in config["nets"] for _, m in SWAPS for s in SEEDS],
+        targets=[
+            checkpoint(n, t, s)
+            for n in config["nets"]
+            for t, _ in SWAPS
+            for s in SEEDS
+        ],
+        sources=[
+            checkpoint(n, m, s)
+            for n in config["nets"]
+            for _, m in SWAPS
+            for s in SEEDS
+        ],
         code=code("bn_shift"),
     output:
         "results/tables/bn_shift.csv",

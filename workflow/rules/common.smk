@@ -28,7 +28,17 @@ GPU = int(
     config["compute"]["device"] == "cuda"
     or (config["compute"]["device"] == "auto" and Path("/dev/nvidia0").exists())
 )
-TABLE_NAMES = ["data", "base", "swap", "rmse", "bn_shift", "verdict", "network", "transfer", "claims"]
+TABLE_NAMES = [
+    "data",
+    "base",
+    "swap",
+    "rmse",
+    "bn_shift",
+    "verdict",
+    "network",
+    "transfer",
+    "claims",
+]
 TABLES = expand("results/tables/{name}.csv", name=TABLE_NAMES)
 
 

@@ -10,13 +10,15 @@ def raw_data(wildcards):
     from prrmse.data.prepare import raw_files
 
     spec = config["datasets"][wildcards.dataset]
-    if "phantom" in spec:
+    if spec.get("phantom"):
         return f"data/phantom/{wildcards.dataset}.sha256"
     return raw_files(spec)
 
 
 def phantom_sets():
-    return [name for name, spec in config["datasets"].items() if "phantom" in spec] or ["none"]
+    return [
+        name for name, spec in config["datasets"].items() if spec.get("phantom")
+    ] or ["none"]
 
 
 rule phantom:
@@ -26,10 +28,10 @@ rule phantom:
         "data/phantom/{dataset}.sha256",
     log:
         "logs/phantom/{dataset}.log",
-    conda:
-        "../../environment.yml"
     wildcard_constraints:
         dataset="|".join(phantom_sets()),
+    conda:
+        "../../environment.yml"
     params:
         json=lambda w: section(
             config,

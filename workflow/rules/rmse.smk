@@ -7,7 +7,9 @@ OUTPUTS: results/tables/rmse.csv
 
 rule rmse:
     input:
-        checkpoints=[checkpoint(n, m, s) for n in config["nets"] for m in MODELS for s in SEEDS],
+        checkpoints=[
+            checkpoint(n, m, s) for n in config["nets"] for m in MODELS for s in SEEDS
+        ],
         code=code("rmse"),
     output:
         "results/tables/rmse.csv",

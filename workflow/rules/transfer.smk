@@ -9,7 +9,11 @@ TARGET = config["transfer"]["target"]
 
 def transfer_source(wildcards):
     """The source's checkpoint; nothing for training from scratch."""
-    return [] if wildcards.source == "none" else checkpoint(wildcards.net, wildcards.source, wildcards.seed)
+    return (
+        []
+        if wildcards.source == "none"
+        else checkpoint(wildcards.net, wildcards.source, wildcards.seed)
+    )
 
 
 def transfer_plan(wildcards):

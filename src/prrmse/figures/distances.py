@@ -11,7 +11,7 @@ import seaborn as sns
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from prrmse.figures.style import NET_NAMES, Tables, absent, colours, footnote, legend_below, panel_grid
+from prrmse.figures.style import NET_NAMES, Tables, absent, colours, footnote, legend_above, panel_grid
 
 
 def both_ways(rmse: pd.DataFrame) -> pd.DataFrame:
@@ -39,7 +39,7 @@ def rmse_by_layer(tables: Tables, settings: Mapping[str, Any], net: str) -> Figu
         ax.set(title=f"{NET_NAMES[net]}: conv weight (W)", xlabel="layer (number of W)", ylabel=label)
         ax.set_ylim(bottom=0)
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-    legend_below(figure, axes[0])
+    legend_above(figure, axes[0])
     footnote(figure, tables, _seeds(tables["rmse"]) + "Relative: 0 equal, 1 uncorrelated (ours). Layout reconstructed.")
     return figure
 
@@ -67,7 +67,7 @@ def bn_shifts(tables: Tables, settings: Mapping[str, Any]) -> Figure:
             ax.set_ylabel(names[statistic])
         if i >= 6:
             ax.set_xlabel("BN layer")
-    legend_below(figure, axes[0])
+    legend_above(figure, axes[0])
     footnote(figure, tables, _seeds(shifts) + "Means over channels, signed; dashed: no change. Formulas reconstructed.")
     return figure
 
@@ -129,7 +129,7 @@ def rmse_groups(tables: Tables, settings: Mapping[str, Any]) -> Figure:
         ax.set(title=f"{NET_NAMES[net]}: conv weight (W)", xlabel="layer (number of W)", ylabel="RMSE")
         ax.set_ylim(bottom=0)
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-    legend_below(figure, axes[0], 3)
+    legend_above(figure, axes[0], 3)
     footnote(figure, tables, "Mean over pairs of models and seeds; band: lowest to highest. Layout reconstructed.")
     return figure
 

@@ -11,7 +11,7 @@ import seaborn as sns
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
-from prrmse.figures.style import DICE, NET_NAMES, Tables, absent, colours, footnote, legend_below, panel_grid
+from prrmse.figures.style import DICE, NET_NAMES, Tables, absent, colours, footnote, legend_above, panel_grid
 from prrmse.paper_table import PAPER_ROWS
 
 KINDS = ["W", "B", "RM", "RV", "RW", "RB"]
@@ -85,7 +85,7 @@ def transfer_gain(tables: Tables, settings: Mapping[str, Any]) -> Figure:
         ax.set_xticks(range(len(runs)), runs)
         ax.set_ylabel(DICE)
         ax.set_title(NET_NAMES[net])
-    legend_below(figure, axes[0], 4)
+    legend_above(figure, axes[0], 4)
     footnote(
         figure,
         tables,

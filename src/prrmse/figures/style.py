@@ -63,11 +63,11 @@ def absent(axes: Axes, text: str) -> None:
     axes.set_axis_off()
 
 
-def legend_below(figure: Figure, axes: Axes, columns: int = 4) -> None:
-    """One legend for all panels, outside the data."""
+def legend_above(figure: Figure, axes: Axes, columns: int = 4) -> None:
+    """One legend for all panels, outside the data; the space below is the footnote's."""
     handles, labels = axes.get_legend_handles_labels()
     if handles:
-        figure.legend(handles, labels, loc="outside lower center", ncols=columns)
+        figure.legend(handles, labels, loc="outside upper center", ncols=columns)
 
 
 def save(figure: Figure, name: str, out: Path, settings: Mapping[str, Any]) -> None:

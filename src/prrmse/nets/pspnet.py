@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import torch
-import torchvision
 from torch import nn
 from torch.nn import functional as F
+from torchvision.models.resnet import BasicBlock, ResNet, resnet18
 
 
-def dilated_resnet18(in_channels: int) -> torchvision.models.ResNet:
+def dilated_resnet18(in_channels: int, width: int) -> ResNet:
     """torchvision's ResNet-18 without its classifier, layer3 and layer4 at stride 8 (dilated 2 and 4).
 
     torchvision offers dilation for bottleneck blocks only, so strides and dilations are set here;
-    names and shapes stay those of ``torchvision.models.resnet18``, so its weights load as they are
-    (but for the first kernel when ``in_channels`` is not 3).
+    names and (at width 64) shapes stay those of ``torchvision.models.resnet18``, so its weights load as
+    they are, but for the first kernel when ``in_channels`` is not 3.
     """
-    net = torchvision.models.resnet18(weights=None)
+    net = resnet18(weights=None)
+    if width != 64:
+        _narrow(net, width)
     for layer, dilation in ((net.layer3, 2), (net.layer4, 4)):
         for module in layer.modules():
             if isinstance(module, nn.Conv2d):
@@ -23,10 +25,25 @@ def dilated_resnet18(in_channels: int) -> torchvision.models.ResNet:
                 if module.kernel_size == (3, 3):
                     module.dilation = module.padding = (dilation, dilation)
     if in_channels != 3:
-        net.conv1 = nn.Conv2d(in_channels, 64, 7, 2, 3, bias=False)
+        net.conv1 = nn.Conv2d(in_channels, width, 7, 2, 3, bias=False)
         nn.init.kaiming_normal_(net.conv1.weight, mode="fan_out", nonlinearity="relu")
     del net.avgpool, net.fc
     return net
+
+
+def _narrow(net: ResNet, width: int) -> None:
+    """Rebuild the layers with another number of channels, by torchvision's own builder.
+
+    Its constructor has the widths of basic blocks written in.
+    """
+    net.inplanes = width
+    net.conv1 = nn.Conv2d(3, width, 7, 2, 3, bias=False)
+    net.bn1 = nn.BatchNorm2d(width)
+    for i, stride in enumerate((1, 2, 2, 2)):
+        setattr(net, f"layer{i + 1}", net._make_layer(BasicBlock, width << i, 2, stride=stride))
+    for module in net.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
 
 class PyramidPooling(nn.Module):
@@ -65,6 +82,7 @@ class PSPNet(nn.Module):
     Args:
         in_channels: image channels the backbone sees; a one-channel image is repeated for 3.
         out_channels: 4 for both tasks (paper).
+        width: channels of the backbone's first level; 64 is ResNet-18, and what pretrained weights need.
         head_width: channels of the fused pyramid; 1024 in the reconstruction of the paper's network.
 
     Input ``[N, 1 or in_channels, H, W]`` with H and W divisible by 8; output ``[N, out_channels, H, W]``.
@@ -74,12 +92,12 @@ class PSPNet(nn.Module):
     final_name = "final"
     bins = (1, 2, 3, 6)
 
-    def __init__(self, in_channels: int = 1, out_channels: int = 4, head_width: int = 1024) -> None:
+    def __init__(self, in_channels: int = 1, out_channels: int = 4, width: int = 64, head_width: int = 1024) -> None:
         super().__init__()
         self.in_channels = in_channels
-        self.backbone = dilated_resnet18(in_channels)
-        self.pyramid = PyramidPooling(512, self.bins)
-        self.bottleneck = nn.Conv2d(512 * (1 + len(self.bins)), head_width, 1)
+        self.backbone = dilated_resnet18(in_channels, width)
+        self.pyramid = PyramidPooling(8 * width, self.bins)
+        self.bottleneck = nn.Conv2d(8 * width * (1 + len(self.bins)), head_width, 1)
         narrow = max(head_width // 16, 8)
         self.up1 = UpConv(head_width, 4 * narrow)
         self.up2 = UpConv(4 * narrow, narrow)
