@@ -78,7 +78,7 @@ class Folder:
 
     def planned(self) -> dict[str, int]:
         """Rule -> number of jobs that a dry run would run."""
-        done = self.snakemake("--dry-run", "--quiet", "progress")
+        done = self.snakemake("--dry-run")
         assert done.returncode == 0, done.stdout
         table = re.search(r"^job\s+count\n-+\s+-+\n(.*?)^total", done.stdout, re.M | re.S)
         if table is None:

@@ -1,7 +1,7 @@
 """What all rules share: checked parameters, the names of the grid, and the code each rule runs."""
 
+import shutil
 import sys
-from pathlib import Path
 
 from snakemake.utils import min_version
 
@@ -24,9 +24,10 @@ except InputError as e:
 SEEDS = config["seeds"]
 MODELS = models(config)
 SWAPS = [(t, s) for t, sources in config["swap"]["sources"].items() for s in sources]
+PHANTOMS = [name for name, spec in config["datasets"].items() if spec.get("phantom")] or ["none"]
 GPU = int(
     config["compute"]["device"] == "cuda"
-    or (config["compute"]["device"] == "auto" and Path("/dev/nvidia0").exists())
+    or (config["compute"]["device"] == "auto" and shutil.which("nvidia-smi") is not None)
 )
 TABLE_NAMES = [
     "data",
@@ -67,3 +68,45 @@ def data_of(model):
 def checkpoint(net, model, seed):
     """The checkpoint of a base model."""
     return f"results/checkpoints/{net}/{model}/seed{seed}.safetensors"
+
+
+def raw_data(wildcards):
+    """A phantom's manifest, or every file of a data set that the user brought."""
+    from prrmse.data.prepare import raw_files
+
+    spec = config["datasets"][wildcards.dataset]
+    if spec.get("phantom"):
+        return f"data/phantom/{wildcards.dataset}.sha256"
+    return raw_files(spec)
+
+
+def transfer_source(wildcards):
+    """The source's checkpoint; nothing for training from scratch."""
+    return (
+        []
+        if wildcards.source == "none"
+        else checkpoint(wildcards.net, wildcards.source, wildcards.seed)
+    )
+
+
+def transfer_plan(wildcards):
+    """The verdict, where it is the plan: then a new verdict trains again."""
+    own = config["transfer"]["plan"] == "verdict" and wildcards.arm != "scratch"
+    return "results/tables/verdict.csv" if own else []
+
+
+def transfer_parts(wildcards):
+    """Every run of the experiment."""
+    t = config["transfer"]
+    arms = [
+        (arm, source)
+        for arm in t["arms"]
+        for source in (["none"] if arm == "scratch" else t["sources"])
+    ]
+    return [
+        f"results/transfer/{net}/n{samples}/{arm}/{source}/seed{seed}.csv"
+        for net in t["nets"]
+        for samples in t["samples"]
+        for arm, source in arms
+        for seed in SEEDS
+    ]

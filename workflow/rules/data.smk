@@ -5,22 +5,6 @@ OUTPUTS: data/processed/{dataset}.npz, results/tables/data.csv
 """
 
 
-def raw_data(wildcards):
-    """A phantom's manifest, or every file of a data set that the user brought."""
-    from prrmse.data.prepare import raw_files
-
-    spec = config["datasets"][wildcards.dataset]
-    if spec.get("phantom"):
-        return f"data/phantom/{wildcards.dataset}.sha256"
-    return raw_files(spec)
-
-
-def phantom_sets():
-    return [
-        name for name, spec in config["datasets"].items() if spec.get("phantom")
-    ] or ["none"]
-
-
 rule phantom:
     input:
         code=code("phantom"),
@@ -29,7 +13,7 @@ rule phantom:
     log:
         "logs/phantom/{dataset}.log",
     wildcard_constraints:
-        dataset="|".join(phantom_sets()),
+        dataset="|".join(PHANTOMS),
     conda:
         "../../environment.yml"
     params:

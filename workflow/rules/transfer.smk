@@ -4,44 +4,11 @@ REQUIRED INPUTS: checkpoints of the sources, the target's processed data, the pl
 OUTPUTS: results/tables/transfer.csv, transfer.md, transfer.tex
 """
 
-TARGET = config["transfer"]["target"]
-
-
-def transfer_source(wildcards):
-    """The source's checkpoint; nothing for training from scratch."""
-    return (
-        []
-        if wildcards.source == "none"
-        else checkpoint(wildcards.net, wildcards.source, wildcards.seed)
-    )
-
-
-def transfer_plan(wildcards):
-    """The verdict, where it is the plan: then a new verdict trains again."""
-    own = config["transfer"]["plan"] == "verdict" and wildcards.arm != "scratch"
-    return "results/tables/verdict.csv" if own else []
-
-
-def transfer_parts(wildcards):
-    """Every run of the experiment."""
-    t = config["transfer"]
-    arms = [
-        (arm, source)
-        for arm in t["arms"]
-        for source in (["none"] if arm == "scratch" else t["sources"])
-    ]
-    return [
-        f"results/transfer/{net}/n{samples}/{arm}/{source}/seed{seed}.csv"
-        for net in t["nets"]
-        for samples in t["samples"]
-        for arm, source in arms
-        for seed in SEEDS
-    ]
 
 
 rule transfer:
     input:
-        data=data_of(TARGET),
+        data=data_of(config["transfer"]["target"]),
         source=transfer_source,
         verdict=transfer_plan,
         checked=ancient("results/tables/data.csv"),
