@@ -24,10 +24,14 @@ except InputError as e:
 SEEDS = config["seeds"]
 MODELS = models(config)
 SWAPS = [(t, s) for t, sources in config["swap"]["sources"].items() for s in sources]
-PHANTOMS = [name for name, spec in config["datasets"].items() if spec.get("phantom")] or ["none"]
+PHANTOMS = [
+    name for name, spec in config["datasets"].items() if spec.get("phantom")
+] or ["none"]
 GPU = int(
     config["compute"]["device"] == "cuda"
-    or (config["compute"]["device"] == "auto" and shutil.which("nvidia-smi") is not None)
+    or (
+        config["compute"]["device"] == "auto" and shutil.which("nvidia-smi") is not None
+    )
 )
 TABLE_NAMES = [
     "data",

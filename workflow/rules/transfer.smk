@@ -5,7 +5,6 @@ OUTPUTS: results/tables/transfer.csv, transfer.md, transfer.tex
 """
 
 
-
 rule transfer:
     input:
         data=data_of(config["transfer"]["target"]),
