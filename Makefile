@@ -1,5 +1,6 @@
 # make        set up .venv and run the whole workflow on the embedded phantoms
 # make test   set up .venv and pass the tests
+# make bench  speed, as ratios against named baselines
 # make lint   format, lint and types
 SHELL := /bin/bash
 PYTHON ?= python3
@@ -7,7 +8,7 @@ CORES ?= $(shell nproc)
 VENV := .venv
 RUN := PATH="$(CURDIR)/$(VENV)/bin:$$PATH"
 
-.PHONY: all test lint format lock clean
+.PHONY: all test bench lint format lock clean
 
 all: $(VENV)/.complete
 	$(RUN) snakemake --cores $(CORES)
@@ -15,6 +16,9 @@ all: $(VENV)/.complete
 
 test: $(VENV)/.complete
 	$(RUN) python -m pytest
+
+bench: $(VENV)/.complete
+	$(RUN) python bench/run.py
 
 lint: $(VENV)/.complete
 	$(RUN) ruff format --check .

@@ -8,7 +8,7 @@ give ``undecided``.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -29,14 +29,12 @@ class Answer(NamedTuple):
     statistic: str
 
 
-def claims(tables: Tables, settings: Mapping[str, Any]) -> pd.DataFrame:
+def claims(tables: Tables) -> pd.DataFrame:
     """One row per claim: claim, text, answer, statistic, provenance.
 
     Args:
         tables: the contract's tables by name.
-        settings: ``verdict`` of params.
     """
-    del settings  # every number here comes from tables that were made with them
     provenance = ", ".join(sorted(set(tables["data"]["provenance"])))
     rows = []
     for number, (text, answer_of) in enumerate(CLAIMS, start=1):

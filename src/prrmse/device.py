@@ -19,8 +19,7 @@ def choose_device(name: str = "auto") -> torch.device:
 def choose_precision(name: str, device: torch.device) -> torch.dtype:
     """``auto`` is bfloat16 where the hardware has instructions for it, else float32.
 
-    Measured on one CPU core with AVX512-BF16: ResNet-18 trains 1.9 times faster than in float32
-    (`make bench`); without such instructions bfloat16 is emulated and slower.
+    Without such instructions bfloat16 is emulated and slower; `make bench` measures the ratio.
     """
     if name == "auto":
         name = "bfloat16" if has_bfloat16(device) else "float32"

@@ -15,10 +15,7 @@ rule claims:
         "logs/claims.log",
     conda:
         "../../environment.yml"
-    params:
-        json=section(config, "verdict"),
     message:
         "claims: what holds, what does not"
     shell:
-        "python workflow/scripts/claims.py --params {params.json:q} --table {output}"
-        " --tables {input.tables} 2>&1 | tee {log}"
+        "python workflow/scripts/claims.py --table {output} --tables {input.tables} 2>&1 | tee {log}"

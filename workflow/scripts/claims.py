@@ -9,7 +9,7 @@ from prrmse.job import read_table, run, write_table
 
 def main(a: Namespace) -> None:
     tables = {Path(path).stem: read_table(path) for path in a.tables}
-    write_table(claims(tables, a.params), a.table)
+    write_table(claims(tables), a.table)
 
 
-run(main, "params", "table", many="tables")
+run(main, "table", many="tables")
