@@ -12,11 +12,11 @@ from prrmse.plan import PAPER_NOT_REUSED
 from prrmse.report import render_report
 from prrmse.titles import FIGURES
 
-STYLE = {"context": "paper", "palette": "colorblind", "dpi": 80, **VERDICT}
+STYLE = {"context": "paper", "palette": "colorblind", "dpi": 80, "target": "acdc-seg", **VERDICT}
 
 
 def answers(**planted):
-    table = claims(fabricate(**planted))
+    table = claims(fabricate(**planted), "acdc-seg")
     assert table["claim"].tolist() == list(range(1, 9))
     assert set(table["provenance"]) == {"phantom"}
     return dict(zip(table["claim"], table["answer"], strict=True))
@@ -46,7 +46,7 @@ def test_the_opposite_is_found_too():
 def test_small_runs_are_undecided_and_never_crash():
     tables = fabricate(nets=("unet",), seeds=(0,))
     tables["transfer"] = tables["transfer"].iloc[:0]
-    found = dict(zip(*(claims(tables)[c] for c in ("claim", "answer")), strict=True))
+    found = dict(zip(*(claims(tables, "acdc-seg")[c] for c in ("claim", "answer")), strict=True))
     assert found[1] == found[5] == found[6] == found[7] == found[8] == UNDECIDED
 
 
@@ -105,7 +105,7 @@ def test_figures_of_a_small_run_say_what_is_absent(net, tmp_path):
 
 def test_report_is_self_contained_and_says_phantom(drawn):
     tables, out = drawn
-    tables = {**tables, "claims": claims(tables)}
+    tables = {**tables, "claims": claims(tables, "acdc-seg")}
     page = render_report(tables, out, {"verdict": VERDICT, "note": "<script>"}, {"torch": "1"})
     assert "PHANTOM data" in page
     assert page.count("data:image/png;base64,") == len(FIGURES)

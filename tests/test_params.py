@@ -59,6 +59,7 @@ def changed(path, value):
         ("swap.sources", {"acdc-auto": ["t1-seg"]}, "no segmentation model"),
         ("swap.sources", {"acdc-seg": ["mars-seg"]}, "unknown model 'mars-seg'"),
         ("transfer.target", "mars-seg", "transfer.target"),
+        ("transfer.target", "t1-seg", "no entry in swap.sources"),
         ("transfer.nets", ["unet"], "pspnet only"),
     ],
 )

@@ -29,12 +29,14 @@ class Answer(NamedTuple):
     statistic: str
 
 
-def claims(tables: Tables) -> pd.DataFrame:
+def claims(tables: Tables, target: str) -> pd.DataFrame:
     """One row per claim: claim, text, answer, statistic, provenance.
 
     Args:
         tables: the contract's tables by name.
+        target: the one whose sweeps and transfer are judged.
     """
+    tables = {k: t[t["target"] == target] if "target" in t else t for k, t in tables.items()}
     provenance = ", ".join(sorted(set(tables["data"]["provenance"])))
     rows = []
     for number, (text, answer_of) in enumerate(CLAIMS, start=1):

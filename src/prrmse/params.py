@@ -91,6 +91,8 @@ def _check_references(params: Params, where: str) -> None:
             must_know(f"swap.sources.{target}", source)
     transfer = params["transfer"]
     must_segment("transfer.target", transfer["target"])
+    if transfer["target"] not in params["swap"]["sources"]:
+        raise InputError(f"{where}: transfer.target: {transfer['target']} has no entry in swap.sources; add one")
     for source in transfer["sources"]:
         must_know("transfer.sources", source)
     for net in transfer["nets"]:

@@ -15,7 +15,9 @@ rule claims:
         "logs/claims.log",
     conda:
         "../../environment.yml"
+    params:
+        target=config["transfer"]["target"],
     message:
         "claims: what holds, what does not"
     shell:
-        "python workflow/scripts/claims.py --table {output} --tables {input.tables} 2>&1 | tee {log}"
+        "python workflow/scripts/claims.py --target {params.target} --table {output} --tables {input.tables} 2>&1 | tee {log}"

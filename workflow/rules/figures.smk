@@ -20,7 +20,7 @@ rule figures:
     conda:
         "../../environment.yml"
     params:
-        json=section(config, "figures", "verdict"),
+        json=section(config, "figures", "verdict", "transfer.target"),
     message:
         "figures: draw them all"
     shell:

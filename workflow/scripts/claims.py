@@ -9,7 +9,7 @@ from prrmse.job import read_table, run, write_table
 
 def main(a: Namespace) -> None:
     tables = {Path(path).stem: read_table(path) for path in a.tables}
-    write_table(claims(tables), a.table)
+    write_table(claims(tables, a.target), a.table)
 
 
-run(main, "table", many="tables")
+run(main, "target", "table", many="tables")

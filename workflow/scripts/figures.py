@@ -9,7 +9,7 @@ from prrmse.job import read_table, run
 
 def main(a: Namespace) -> None:
     tables = {Path(path).stem: read_table(path) for path in a.tables}
-    settings = {**a.params["figures"], **a.params["verdict"]}
+    settings = {**a.params["figures"], **a.params["verdict"], "target": a.params["transfer.target"]}
     draw_figures(tables, settings, Path(a.out))
 
 

@@ -15,34 +15,51 @@ CLASSES = {1: "RV", 2: "myocardium", 3: "LV"}
 SOURCE = "humanheart-project.creatis.insa-lyon.fr, data set ACDC (CC BY-NC-SA 4.0)"
 
 
-def patient_folders(root: Path) -> list[Path]:
-    """``patientNNN`` at the root, or below ``training`` or ``database/training``."""
-    for folder in (root, root / "training", root / "database" / "training"):
-        found = sorted(path for path in folder.glob("patient*") if path.is_dir())
-        if found:
-            return found
+def patient_folders(root: Path) -> list[tuple[Path, str | None]]:
+    """(folder, split) of every patient: at the root, or below ``training``, itself perhaps in ``database``.
+
+    Patients of a ``testing`` folder follow with the split "test", if their labels are there (the 2017
+    release has none).
+    """
+    if found := _patients(root):
+        return [(folder, None) for folder in found]
+    for parent in (root, root / "database"):
+        if found := _patients(parent / "training"):
+            test = [folder for folder in _patients(parent / "testing") if any(folder.glob("*_gt.nii*"))]
+            return [(folder, "train") for folder in found] + [(folder, "test") for folder in test]
     return []
+
+
+def _patients(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.glob("patient*") if path.is_dir())
 
 
 def files(root: Path) -> list[Path]:
     """Every file that `volumes` reads."""
-    return [path for folder in patient_folders(root) for path in sorted(folder.glob("*")) if _is_read(path)]
+    return [path for folder, _ in patient_folders(root) for path in sorted(folder.glob("*")) if _is_read(path)]
 
 
 def _is_read(path: Path) -> bool:
-    return path.name == "Info.cfg" or ("_frame" in path.name and path.name.endswith((".nii.gz", ".nii")))
+    is_frame = path.name.startswith("patient") and "_frame" in path.name  # not macOS's ._patient...
+    return path.name == "Info.cfg" or (is_frame and path.name.endswith((".nii.gz", ".nii")))
 
 
 def volumes(root: Path) -> Iterator[Volume]:
-    """ED and ES of every patient."""
-    for folder in patient_folders(root):
+    """ED and ES of every patient, training before testing.
+
+    Raises:
+        InputError: a file is missing, truncated or not what it should be.
+    """
+    for folder, split in patient_folders(root):
         for phase, number in _frames(folder / "Info.cfg").items():
             image_path = _nifti(folder / f"{folder.name}_frame{number:02d}")
             image, spacing = read_nifti(image_path)
-            label = read_labels(_nifti(folder / f"{folder.name}_frame{number:02d}_gt"))
-            ids = list(range(len(image)))
-            volume = Volume(folder.name, phase, image.astype(np.float32), label, spacing, ids, image_path)
-            yield checked(volume, CLASSES)
+            label_path = _nifti(folder / f"{folder.name}_frame{number:02d}_gt")
+            label = read_labels(label_path)
+            ids, pixels = list(range(len(image))), image.astype(np.float32)
+            yield checked(
+                Volume(folder.name, phase, pixels, label, spacing, ids, image_path, split, label_path), CLASSES
+            )
 
 
 def _nifti(stem: Path) -> Path:
@@ -51,13 +68,13 @@ def _nifti(stem: Path) -> Path:
 
 
 def _frames(info: Path) -> dict[str, int]:
-    """Frame numbers of ED and ES."""
+    """Frame numbers of ED and ES, from lines such as ``ED: 1``."""
     try:
-        lines = info.read_text().splitlines()
+        lines = info.read_text(errors="replace").splitlines()
     except FileNotFoundError:
         raise InputError(f"{info}: no such file; it names the ED and ES frames, download the patient again") from None
     values = dict(line.split(":", 1) for line in lines if ":" in line)
     try:
         return {phase: int(values[phase]) for phase in ("ED", "ES")}
     except (KeyError, ValueError):
-        raise InputError(f"{info}: must hold the lines `ED: number` and `ES: number`") from None
+        raise InputError(f"{info}: must hold the lines `ED: number` and `ES: number`; restore the file") from None

@@ -15,11 +15,12 @@ def fill_contour(points_xy: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
 
     Args:
         points_xy: ``[K, 2]``, x = column, y = row, in pixels, centres at whole numbers from 0. Not
-            rounded first: rounding corners enlarges small masks.
+            rounded first: rounding corners enlarges small masks. So a square with corners at 1.5 and 4.5
+            holds the pixels 2, 3 and 4.
         shape: (rows, columns).
 
     Returns:
-        bool ``[H, W]``.
+        bool ``[H, W]``; a centre exactly on the outline falls to one side.
     """
     return np.asarray(polygon2mask(shape, points_xy[:, ::-1]))
 
@@ -31,12 +32,12 @@ def check_contour(points_xy: np.ndarray, shape: tuple[int, int], where: str | Pa
         InputError: fewer than 3 points, not finite, or outside the image.
     """
     if points_xy.ndim != 2 or points_xy.shape[0] < 3 or points_xy.shape[1] != 2:
-        raise InputError(f"{where}: a contour needs 3 or more points `x y`, found shape {points_xy.shape}")
+        raise InputError(f"{where}: a contour needs 3 or more points `x y`, found shape {points_xy.shape}; restore it")
     if not np.isfinite(points_xy).all():
-        raise InputError(f"{where}: the contour holds NaN or infinite coordinates")
+        raise InputError(f"{where}: the contour holds NaN or infinite coordinates; restore it")
     low, high = points_xy.min(0), points_xy.max(0)
     if (low < -0.5).any() or high[0] > shape[1] - 0.5 or high[1] > shape[0] - 0.5:
         raise InputError(
             f"{where}: the contour reaches x {low[0]:.1f} to {high[0]:.1f}, y {low[1]:.1f} to {high[1]:.1f}, "
-            f"outside its image of {shape[1]} columns and {shape[0]} rows"
+            f"outside its image of {shape[1]} columns and {shape[0]} rows; check that they belong together"
         )

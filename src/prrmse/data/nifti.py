@@ -14,7 +14,7 @@ def read_nifti(path: Path) -> tuple[np.ndarray, tuple[float, float]]:
     """Voxels ``[Z, Y, X]`` (rows, then columns) and the spacing of rows and columns in mm.
 
     Raises:
-        InputError: missing, truncated, or not of 2 or 3 dimensions.
+        InputError: missing, truncated, not of 2 or 3 dimensions, or not plain numbers.
     """
     try:
         file = nib.Nifti1Image.from_filename(path)
@@ -26,8 +26,12 @@ def read_nifti(path: Path) -> tuple[np.ndarray, tuple[float, float]]:
         raise InputError(f"{path}: truncated or not NIfTI ({reason}); download it again") from None
     if voxels.ndim == 2:
         voxels = voxels[..., None]
-    if voxels.ndim != 3:
-        raise InputError(f"{path}: {voxels.ndim} dimensions, expected 3 (x, y, slice)")
+    while voxels.ndim > 3 and voxels.shape[-1] == 1:
+        voxels = voxels[..., 0]
+    if voxels.ndim != 3 or 0 in voxels.shape:
+        raise InputError(f"{path}: shape {voxels.shape}, expected 3 dimensions (x, y, slice); export one frame")
+    if voxels.dtype.kind not in "biuf":
+        raise InputError(f"{path}: voxels of type {voxels.dtype}, expected plain numbers; export one grey channel")
     x, y = file.header.get_zooms()[:2]
     return voxels.T, (float(y), float(x))
 
@@ -41,5 +45,5 @@ def read_labels(path: Path) -> np.ndarray:
     voxels, _ = read_nifti(path)
     whole = np.rint(voxels)
     if not np.isfinite(voxels).all() or (whole != voxels).any() or whole.min() < 0 or whole.max() > 255:
-        raise InputError(f"{path}: labels must be whole numbers from 0 to 255; the file holds others")
+        raise InputError(f"{path}: labels must be whole numbers from 0 to 255, the file holds others; mend the file")
     return whole.astype(np.uint8)

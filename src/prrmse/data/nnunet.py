@@ -20,23 +20,26 @@ def description(root: Path) -> dict[str, Any]:
     """``dataset.json``."""
     path = root / "dataset.json"
     try:
-        return dict(json.loads(path.read_text()))
+        found = json.loads(path.read_text())
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; the layout needs dataset.json, imagesTr and labelsTr") from None
     except ValueError as e:
-        raise InputError(f"{path}: not valid JSON: {e}") from None
+        raise InputError(f"{path}: not valid JSON: {e}; mend the file") from None
+    if not isinstance(found, dict) or not isinstance(found.get("labels"), dict):
+        raise InputError(f"{path}: needs an object `labels` that maps names to numbers; add it")
+    return found
 
 
 def classes(root: Path) -> dict[int, str]:
     """Label -> name; nnU-Net writes {name: number}, the Decathlon {number: name}."""
-    labels = description(root).get("labels", {})
+    labels = description(root)["labels"]
     try:
         pairs = [(int(k), v) if str(k).isdigit() else (int(v), k) for k, v in labels.items()]
     except (TypeError, ValueError):
-        raise InputError(f"{root / 'dataset.json'}: labels must map names to whole numbers (no regions)") from None
+        raise InputError(f"{root / 'dataset.json'}: labels must map names to whole numbers; turn regions into labels") from None
     found = {number: str(name) for number, name in sorted(pairs) if number > 0}
     if not found:
-        raise InputError(f"{root / 'dataset.json'}: labels names no foreground class")
+        raise InputError(f"{root / 'dataset.json'}: labels names no foreground class; add one")
     return found
 
 
@@ -59,7 +62,7 @@ def cases(root: Path) -> list[tuple[str, Path, Path]]:
         names = [f"{case}_0000{ending}", f"{case}{ending}"]
         image = next((root / "imagesTr" / n for n in names if (root / "imagesTr" / n).is_file()), None)
         if image is None:
-            raise InputError(f"{label}: has no image; expected {root / 'imagesTr' / names[0]}")
+            raise InputError(f"{label}: has no image; add {root / 'imagesTr' / names[0]}")
         found.append((case, image, label))
     return found
 
@@ -76,4 +79,5 @@ def volumes(root: Path) -> Iterator[Volume]:
         image, spacing = read_nifti(image_path)
         label = read_labels(label_path)
         ids = list(range(len(image)))
-        yield checked(Volume(case, "1", image.astype(np.float32), label, spacing, ids, image_path), known)
+        pixels = image.astype(np.float32)
+        yield checked(Volume(case, "1", pixels, label, spacing, ids, image_path, label_source=label_path), known)

@@ -35,12 +35,13 @@ def check(name: str, spec: dict[str, Any]) -> None:
             f"{reader.SOURCE}), or add `phantom: {{patients: 60, seed: 0}}` beside it to run on a phantom"
         )
     if not reader.files(root):
-        raise InputError(f"{key}: {root} holds no {spec['format']} data; expected the layout of {reader.SOURCE}")
+        raise InputError(f"{key}: {root} holds no {spec['format']} data; expected the layout of {reader.SOURCE}; see docs/data.md")
 
 
 def raw_files(spec: dict[str, Any]) -> list[str]:
-    """Every file that `prepare` will read."""
-    return [str(path) for path in READERS[spec["format"]].files(Path(spec["root"]))]
+    """Every file that `prepare` will read, sorted; none if the root is absent."""
+    root = Path(spec["root"])
+    return sorted(str(path) for path in READERS[spec["format"]].files(root)) if root.exists() else []
 
 
 def prepare(name: str, spec: dict[str, Any]) -> Slices:
@@ -59,15 +60,17 @@ def prepare(name: str, spec: dict[str, Any]) -> Slices:
     grid = Grid(spec["spacing_mm"], spec["size"], spec["crop"])
     images, labels, rows = [], [], []
     folders: dict[str, str | None] = {}
+    frames: set[str] = set()
     for volume in reader.volumes(root):
-        if folders.setdefault(volume.patient, volume.split) != volume.split:
+        if folders.setdefault(volume.patient, volume.folder_split) != volume.folder_split:
             raise InputError(
                 f"{volume.source}: patient {volume.patient} is in two splits, {folders[volume.patient]} and "
-                f"{volume.split}; remove one of the two folders"
+                f"{volume.folder_split}; remove one of the two folders"
             )
         if spec.get("patients") and len(folders) > spec["patients"]:
             del folders[volume.patient]
             break
+        frames.add(volume.frame)
         if spec.get("frames") and volume.frame not in spec["frames"]:
             continue
         keep = middle_slices(len(volume.image), spec.get("max_slices_per_volume"))
@@ -75,13 +78,16 @@ def prepare(name: str, spec: dict[str, Any]) -> Slices:
         images.append(normalise(image))
         labels.append(label)
         rows += [(volume.patient, volume.frame, i) for i in volume.slice_ids[keep]]
+    unknown = sorted(set(spec.get("frames") or ()) - frames)
+    if unknown:
+        raise InputError(
+            f"datasets.{name}.frames: {', '.join(unknown)} not in the data set; choose from {', '.join(sorted(frames))}"
+        )
     split = split_patients(name, spec["split"], folders)
     index = pd.DataFrame(rows, columns=["patient", "frame", "slice"])
-    if index.empty:
-        raise InputError(f"datasets.{name}.frames: no volume is left; frames are e.g. ED, ES, TI01")
     if index.duplicated().any():
         row = index[index.duplicated()].iloc[0]
-        raise InputError(f"{root}: {row['patient']}, frame {row['frame']}, slice {row['slice']} is there twice")
+        raise InputError(f"{root}: {row['patient']}, frame {row['frame']}, slice {row['slice']} is there twice; remove one")
     index["split"] = index["patient"].map(split)
     used = np.flatnonzero(index["split"].notna().to_numpy())
     meta = {

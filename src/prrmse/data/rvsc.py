@@ -20,22 +20,20 @@ SPLIT_OF = {"TrainingSet": "train", "Test1Set": "val", "Test2Set": "test"}
 
 
 def patient_folders(root: Path) -> list[tuple[Path, str]]:
-    """(folder, split) of every patient whose contours are there."""
+    """(folder, split) of every patient of the training set, and of the test sets whose contours are there."""
     found = []
     for name, split in SPLIT_OF.items():
         for folder in sorted((root / name).glob("patient*")):
-            if folder.is_dir() and _contour_folder(folder) is not None:
+            if folder.is_dir() and (split == "train" or _contour_folder(folder).is_dir()):
                 found.append((folder, split))
     return found
 
 
-def _contour_folder(folder: Path) -> Path | None:
+def _contour_folder(folder: Path) -> Path:
     """Contours lie with the patient, or apart for the test sets: ``Test1SetContours/PNNcontours-manual``."""
     name = f"P{folder.name[-2:]}contours-manual"
-    for parent in (folder, folder.parent.with_name(folder.parent.name + "Contours")):
-        if (parent / name).is_dir():
-            return parent / name
-    return None
+    apart = folder.parent.with_name(folder.parent.name + "Contours") / name
+    return apart if apart.is_dir() else folder / name
 
 
 def files(root: Path) -> list[Path]:
@@ -60,27 +58,26 @@ def _labelled(folder: Path) -> list[tuple[Path, Path, Path]]:
     """
     path = _list_file(folder)
     try:
-        lines = path.read_text().splitlines()
+        lines = path.read_text(errors="replace").splitlines()
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; it names the labelled frames, unpack the patient again") from None
     contours = _contour_folder(folder)
-    assert contours is not None
     patient = f"P{folder.name[-2:]}"
     numbers: dict[str, dict[str, Path]] = defaultdict(dict)
     for line in filter(None, map(str.strip, lines)):
         name = PureWindowsPath(line).name
         parts = name.split("-")
         if len(parts) != 4 or not parts[1].isdigit() or parts[2] not in ("icontour", "ocontour"):
-            raise InputError(f"{path}: cannot read the line {line!r}; expected ...\\PNN-FFFF-icontour-manual.txt")
+            raise InputError(f"{path}: cannot read the line {line!r}; expected ...\\PNN-FFFF-icontour-manual.txt; mend it")
         contour = contours / name
         if not contour.is_file():
             raise InputError(f"{path}: names the contour {name}, which is not in {contours}; unpack the set again")
         numbers[parts[1]][parts[2]] = contour
     if not numbers:
-        raise InputError(f"{path}: names no contour")
+        raise InputError(f"{path}: names no contour; unpack the patient again")
     for number, pair in numbers.items():
         if len(pair) != 2:
-            raise InputError(f"{path}: frame {number} needs both an icontour and an ocontour")
+            raise InputError(f"{path}: frame {number} needs both an icontour and an ocontour; add the line")
     dicom = folder / f"{patient}dicom"
     return [(dicom / f"{patient}-{n}.dcm", p["icontour"], p["ocontour"]) for n, p in sorted(numbers.items())]
 
@@ -88,26 +85,37 @@ def _labelled(folder: Path) -> list[tuple[Path, Path, Path]]:
 def volumes(root: Path) -> Iterator[Volume]:
     """ED and ES of every patient: RV cavity (inner contour) and RV wall (outer minus inner).
 
-    Landscape and portrait images are mixed; both show the usual orientation (chest wall on top, RV to
-    the left), so they stay as they are: turning the landscape ones would turn the anatomy.
+    Landscape and portrait images are mixed, but both show the usual anatomy (chest wall on top or to the
+    left, RV left of the LV, liver below), as overlays of the release show. So they stay as they are: turning
+    the landscape ones to portrait, as some published code does, would turn the anatomy.
+
+    A slice is numbered by its position. Where renumbered copies of the release hold two frames of one
+    position, all slices of that stack carry their file's number instead.
+
+    Raises:
+        InputError: a file is missing, damaged or not what it should be.
     """
     for folder, split in patient_folders(root):
         slices = defaultdict(list)
         for image_path, inner, outer in _labelled(folder):
             image, spacing, phases = _read_dicom(image_path)
+            number = int(image_path.stem.split("-")[1])
             label = np.zeros(image.shape, np.uint8)
             label[_read_contour(outer, image.shape)] = 2
             label[_read_contour(inner, image.shape)] = 1
-            position, phase = divmod(int(image_path.stem.split("-")[1]), phases)
-            slices["ED" if phase == 0 else "ES"].append((position, image, label, spacing, image_path))
+            slices["ED" if number % phases == 0 else "ES"].append((number, phases, image, label, spacing, image_path))
         for frame, stack in slices.items():
-            shapes = {image.shape for _, image, *_ in stack}
-            if len(shapes) > 1:
-                raise InputError(f"{stack[0][4].parent}: images of frame {frame} differ in size: {sorted(shapes)}")
-            ids, images, labels, spacings, paths = zip(*stack, strict=True)
-            volume = Volume(
-                folder.name, frame, np.stack(images), np.stack(labels), spacings[0], list(ids), paths[0], split
-            )
+            numbers, phases_of, images, labels, spacings, paths = zip(*stack, strict=True)
+            shapes = {image.shape for image in images}
+            if len(shapes) > 1 or len(set(spacings)) > 1:
+                raise InputError(
+                    f"{paths[0].parent}: images of frame {frame} differ in size {sorted(shapes)} or spacing "
+                    f"{sorted(set(spacings))}; unpack the patient again"
+                )
+            ids = [number // phases for number, phases in zip(numbers, phases_of, strict=True)]
+            if len(set(ids)) < len(ids):
+                ids = list(numbers)
+            volume = Volume(folder.name, frame, np.stack(images), np.stack(labels), spacings[0], ids, paths[0], split)
             yield checked(volume, CLASSES)
 
 
@@ -123,15 +131,16 @@ def _read_dicom(path: Path) -> tuple[np.ndarray, tuple[float, float], int]:
     except Exception as e:
         raise InputError(f"{path}: truncated or not DICOM ({' '.join(str(e).split())}); unpack it again") from None
     if pixels.ndim != 2 or "PixelSpacing" not in file:
-        raise InputError(f"{path}: expected one grey image with PixelSpacing, found shape {pixels.shape}")
+        raise InputError(f"{path}: expected one grey image with PixelSpacing, found shape {pixels.shape}; unpack it again")
     rows, columns = (float(v) for v in file.PixelSpacing)
     return pixels.astype(np.float32), (rows, columns), int(file.get("CardiacNumberOfImages") or PHASES)
 
 
 def _read_contour(path: Path, shape: tuple[int, int]) -> np.ndarray:
     try:
-        points = np.loadtxt(path, ndmin=2)
+        points = np.array([line.split() for line in path.read_text().splitlines() if line.strip()], float)
     except ValueError as e:
-        raise InputError(f"{path}: not a contour of lines `x y` ({' '.join(str(e).split())})") from None
+        reason = " ".join(str(e).split())
+        raise InputError(f"{path}: not a contour of lines `x y` ({reason}); unpack the patient again") from None
     check_contour(points, shape, path)
     return fill_contour(points, shape)

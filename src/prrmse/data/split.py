@@ -16,10 +16,13 @@ from prrmse.seeding import derive_seed
 def split_patients(dataset: str, spec: dict[str, Any], folders: dict[str, str | None]) -> dict[str, str]:
     """Patient -> split; patients that are in none are left out.
 
+    ``random`` and ``ordered`` never draw the release's own test patients: so the split of ACDC's training
+    set is the same with or without the testing folder beside it.
+
     Args:
         dataset: its name in params, for errors and the seed.
         spec: ``datasets.*.split`` of params.
-        folders: every patient, in the order of the release, with the split its folder implies.
+        folders: every patient, in the order of the release, with the split its folder implies (or None).
 
     Raises:
         InputError: too few patients, an unknown one, one in two splits, or an empty train or val.
@@ -31,10 +34,14 @@ def split_patients(dataset: str, spec: dict[str, Any], folders: dict[str, str | 
     elif kind == "file":
         chosen = _from_file(key, spec, set(folders))
     else:
-        chosen = _by_count(key, spec, list(folders), dataset)
+        chosen = _by_count(key, spec, [p for p, s in folders.items() if s != "test"], dataset)
     for name in ("train", "val"):
         if name not in chosen.values():
-            raise InputError(f"{key}: no patient is in {name}; found {len(folders)} patients, kind {kind}")
+            wanted = "" if spec.get(name) is None else f", {name}: {spec[name]}"
+            raise InputError(
+                f"{key}.{name}: no patient is in {name}; found {len(folders)} patients, kind: {kind}{wanted}; "
+                "choose another kind or other numbers"
+            )
     return chosen
 
 
@@ -44,7 +51,7 @@ def _by_count(key: str, spec: dict[str, Any], patients: list[str], dataset: str)
     counts = {name: _count(key, name, spec.get(name, 0), n) for name in SPLITS}
     if sum(counts.values()) > n:
         wanted = ", ".join(f"{name} {count}" for name, count in counts.items() if count)
-        raise InputError(f"{key}: asks for {wanted}, but there are {n} patients")
+        raise InputError(f"{key}.train: the split asks for {wanted}, but there are {n} patients; lower the numbers")
     if spec["kind"] == "random":
         rng = np.random.default_rng(derive_seed("split", dataset, spec.get("seed", 0)))
         patients = [patients[i] for i in rng.permutation(n)]
@@ -58,23 +65,26 @@ def _count(key: str, name: str, value: float, n: int) -> int:
     if value < 1:
         return round(value * n)
     if value != int(value):
-        raise InputError(f"{key}.{name}: {value} is neither a fraction below 1 nor a whole number of patients")
+        raise InputError(f"{key}.{name}: {value} is neither a fraction below 1 nor a whole number of patients; mend it")
     return int(value)
 
 
 def _from_file(key: str, spec: dict[str, Any], known: set[str]) -> dict[str, str]:
     path = spec.get("path")
     if not path or not Path(path).is_file():
-        raise InputError(f"{key}.path: no such file: {path}; it needs the columns patient, split")
-    table = pd.read_csv(path, dtype=str)
+        raise InputError(f"{key}.path: no such file: {path}; write one with the columns patient, split")
+    try:
+        table = pd.read_csv(path, dtype=str, skipinitialspace=True)
+    except ValueError as e:  # pandas' parser errors and undecodable text
+        raise InputError(f"{path}: not a CSV ({' '.join(str(e).split())}); write the columns patient, split") from None
     if not {"patient", "split"} <= set(table.columns):
-        raise InputError(f"{path}: needs the columns patient, split")
+        raise InputError(f"{path}: needs the columns patient, split; found {', '.join(map(str, table.columns))}")
     twice = table["patient"][table["patient"].duplicated()].unique().tolist()
     if twice:
         raise InputError(f"{path}: patient {twice[0]} is listed twice; a patient belongs to one split")
     for patient, split in zip(table["patient"], table["split"], strict=True):
         if patient not in known:
-            raise InputError(f"{path}: patient {patient} is not in the data set")
+            raise InputError(f"{path}: patient {patient} is not in the data set; remove the row")
         if split not in SPLITS:
             raise InputError(f"{path}: patient {patient} is in {split!r}; known splits are {', '.join(SPLITS)}")
     return dict(zip(table["patient"], table["split"], strict=True))

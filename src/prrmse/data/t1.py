@@ -38,7 +38,11 @@ def files(root: Path) -> list[Path]:
 def volumes(root: Path) -> Iterator[Volume]:
     """One volume of slices for every patient and inversion time (TI01 is the shortest).
 
-    The label is the LV myocardium: epicardial minus endocardial contour of that very image.
+    The label is the LV myocardium: epicardial minus endocardial contour of that very image. Contours
+    are taken to count pixels from 0; the file does not say, and 1 would be an offset of one pixel.
+
+    Raises:
+        InputError: not MATLAB v7.3, a field is missing, sizes do not agree, or a contour is impossible.
     """
     path = mat_file(root)
     assert path is not None
@@ -82,9 +86,9 @@ def _open(path: Path) -> h5py.File:
 
 def _field(file: h5py.File, name: str, path: Path) -> h5py.Dataset:
     if "Dataset" not in file:
-        raise InputError(f"{path}: has no struct `Dataset`; is it the T1 mapping set?")
+        raise InputError(f"{path}: has no struct `Dataset`; name the T1 mapping set's file as the root")
     if name not in file["Dataset"]:
-        raise InputError(f"{path}: the struct `Dataset` has no field {name}; expected {', '.join(FIELDS)}")
+        raise InputError(f"{path}: the struct `Dataset` has no field {name}; expected {', '.join(FIELDS)}; download it again")
     return file["Dataset"][name]
 
 
@@ -93,7 +97,7 @@ def _element(file: h5py.File, name: str, p: int, where: str) -> np.ndarray:
     try:
         return np.asarray(file[references[:].reshape(-1)[p]])
     except Exception as e:
-        raise InputError(f"{where}: field {name} cannot be read ({' '.join(str(e).split())})") from None
+        raise InputError(f"{where}: field {name} cannot be read ({' '.join(str(e).split())}); download it again") from None
 
 
 def _check_shapes(image: np.ndarray, epi: np.ndarray, endo: np.ndarray, times: np.ndarray, where: str) -> None:
@@ -101,7 +105,7 @@ def _check_shapes(image: np.ndarray, epi: np.ndarray, endo: np.ndarray, times: n
     if not ok or epi.shape[3] != 2 or times.size != image.shape[0] * image.shape[1]:
         raise InputError(
             f"{where}: sizes do not agree: Img {image.shape}, EpiContours {epi.shape}, EndoContours {endo.shape}, "
-            f"TriggerTime {times.shape} (time, slice, ...)"
+            f"TriggerTime {times.shape} (time, slice, ...); download the file again"
         )
 
 

@@ -20,8 +20,9 @@ class Volume:
         label: uint8 ``[Z, H, W]``.
         spacing_mm: (between rows, between columns).
         slice_ids: Z numbers as the data set counts its slices.
-        source: the file to name in errors.
-        split: the split that the release's folders imply, if any.
+        source: the image file, named in errors.
+        folder_split: the split that the release's folders imply, if any.
+        label_source: the label file, named in errors; the image file if None.
     """
 
     patient: str
@@ -31,7 +32,8 @@ class Volume:
     spacing_mm: tuple[float, float]
     slice_ids: list[int]
     source: Path
-    split: str | None = None
+    folder_split: str | None = None
+    label_source: Path | None = None
 
 
 def checked(volume: Volume, classes: dict[int, str]) -> Volume:
@@ -43,13 +45,17 @@ def checked(volume: Volume, classes: dict[int, str]) -> Volume:
     where = volume.source
     if volume.image.shape != volume.label.shape:
         raise InputError(
-            f"{where}: image {volume.image.shape} and label {volume.label.shape} differ in shape; restore both files"
+            f"{where}: image {volume.image.shape} and label {volume.label.shape} (slices, rows, columns) differ in "
+            f"shape; restore this file and {volume.label_source or 'its label'}"
         )
     if not np.isfinite(volume.image).all():
         raise InputError(f"{where}: the image holds NaN or infinite pixels; restore the file")
     unknown = set(np.unique(volume.label).tolist()) - {0, *classes}
     if unknown:
-        raise InputError(f"{where}: unknown labels {sorted(unknown)}; known are {sorted({0, *classes})}")
+        raise InputError(
+            f"{volume.label_source or where}: unknown labels {sorted(unknown)}; known are {sorted({0, *classes})}; "
+            "mend the file"
+        )
     if not (np.isfinite(volume.spacing_mm).all() and min(volume.spacing_mm) > 0):
         raise InputError(f"{where}: pixel spacing {volume.spacing_mm} mm is not positive; mend the header")
     return volume

@@ -21,10 +21,11 @@ def draw_figures(tables: Tables, settings: Mapping[str, Any], out: Path) -> None
 
     Args:
         tables: the contract's tables by name.
-        settings: context, palette, dpi; tolerance and rule of the verdict.
+        settings: context, palette, dpi; tolerance and rule of the verdict; target, whose sweeps are drawn.
         out: folder.
     """
     use_style(settings)
+    tables = {k: t[t["target"] == settings["target"]] if "target" in t else t for k, t in tables.items()}
     for name, draw in _drawings(tables, settings).items():
         save(draw(), name, out, settings)
 
