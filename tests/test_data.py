@@ -9,7 +9,22 @@ import nibabel as nib
 import numpy as np
 import pydicom
 import pytest
+from cohorts import (
+    BOTTOM,
+    LEFT,
+    RIGHT,
+    SHAPE,
+    TOP,
+    picture,
+    rectangle_volume,
+    write_acdc_patient,
+    write_decathlon,
+    write_nifti,
+    write_rvsc_patient,
+    write_t1,
+)
 
+from prrmse.data import acdc, nnunet, rvsc, t1
 from prrmse.data.contour import fill_contour
 from prrmse.data.prepare import check, prepare, raw_files, summary
 from prrmse.data.process import Grid, middle_slices, normalise, resample
@@ -70,6 +85,101 @@ def test_acdc_newer_layout_and_choices(cohorts, tmp_path):
     found = prepare("acdc", spec(tmp_path, "acdc", frames=["ED"], max_slices_per_volume=2, crop="label"))
     assert len(found.image) == 4 * 2
     assert set(found.index["slice"]) == {2, 3}
+
+
+# ---- known geometry, from writers that share no code with the phantoms ---------------------------
+
+RANDOM = {"kind": "random", "train": 0.5, "val": 0.5, "seed": 0}
+INSIDE = (slice(TOP, BOTTOM + 1), slice(LEFT, RIGHT + 1))
+
+
+def test_acdc_pixels_labels_and_spacing_are_where_they_were_written(tmp_path):
+    for number in (1, 2):
+        write_acdc_patient(tmp_path / f"patient{number:03d}")
+    found = list(acdc.volumes(tmp_path))
+    assert [(v.patient, v.frame) for v in found] == [(f"patient00{n}", f) for n in (1, 2) for f in ("ED", "ES")]
+    image, label = rectangle_volume()
+    for volume in found:
+        assert np.array_equal(volume.image, image)
+        assert np.array_equal(volume.label, label)
+        assert volume.spacing_mm == (1.5, 1.25)
+        assert volume.folder_split is None
+    assert len(acdc.files(tmp_path)) == 2 * 5, "the 4D file is not read"
+
+
+def test_acdc_testing_folder_is_test_if_labelled_and_never_drawn(tmp_path):
+    root = tmp_path / "database"
+    for number in range(1, 5):
+        write_acdc_patient(root / "training" / f"patient{number:03d}")
+    before = prepare("acdc", spec(tmp_path, "acdc", split=RANDOM))
+    write_acdc_patient(root / "testing" / "patient101")
+    write_acdc_patient(root / "testing" / "patient102", labels=False)
+    volumes = list(acdc.volumes(tmp_path))
+    assert [v.patient for v in volumes if v.folder_split == "test"] == ["patient101"] * 2
+    assert prepare("acdc", spec(tmp_path, "acdc", split=RANDOM)).fingerprint() == before.fingerprint()
+
+
+@pytest.mark.parametrize(("phases", "shape"), [(20, SHAPE), (None, SHAPE), (20, SHAPE[::-1])])
+def test_rvsc_pixels_contours_and_phases(tmp_path, phases, shape):
+    write_rvsc_patient(tmp_path / "TrainingSet", 1, shape=shape, phases=phases)
+    write_rvsc_patient(tmp_path / "Test1Set", 17, contours=tmp_path / "Test1SetContours", phases=phases)
+    write_rvsc_patient(tmp_path / "Test2Set", 33, phases=phases)
+    shutil.rmtree(tmp_path / "Test2Set" / "patient33" / "P33contours-manual")
+    found = {(v.patient, v.frame): v for v in rvsc.volumes(tmp_path)}
+    assert sorted(found) == [(p, f) for p in ("patient01", "patient17") for f in ("ED", "ES")]
+    first = found["patient01", "ED"]
+    assert (first.slice_ids, found["patient01", "ES"].slice_ids) == ([4, 5], [4])
+    assert (first.folder_split, found["patient17", "ED"].folder_split) == ("train", "val")
+    assert first.spacing_mm == (1.5, 1.25)
+    assert np.array_equal(first.image[0], np.rint(picture(shape)))
+    expected = np.zeros(shape, np.uint8)
+    expected[TOP - 2 : BOTTOM + 3, LEFT - 2 : RIGHT + 3] = 2
+    expected[INSIDE] = 1
+    assert np.array_equal(first.label, np.stack([expected, expected]))
+
+
+def test_rvsc_two_frames_of_one_position_are_both_kept(tmp_path):
+    write_rvsc_patient(tmp_path / "TrainingSet", 1, frames=(20, 22, 23))
+    assert [(v.frame, v.slice_ids) for v in rvsc.volumes(tmp_path)] == [("ED", [1]), ("ES", [22, 23])]
+
+
+def test_t1_ring_of_every_image(tmp_path):
+    write_t1(tmp_path / "T1.mat", patients=2)
+    found = list(t1.volumes(tmp_path))
+    assert [v.frame for v in found[:11]] == [f"TI{t:02d}" for t in range(1, 12)]
+    expected = np.zeros(SHAPE, np.uint8)
+    expected[TOP - 2 : BOTTOM + 3, LEFT - 2 : RIGHT + 3] = 1
+    expected[INSIDE] = 0
+    for t, volume in enumerate(found[:11]):
+        assert np.allclose(volume.image, picture(value=100 + t), atol=1e-4)
+        assert np.array_equal(volume.label, np.stack([expected, expected]))
+    assert [v.patient for v in found[::11]] == ["patient001", "patient002"]
+    assert prepare("t1", spec(tmp_path / "T1.mat", "t1", split=RANDOM)).image.shape == (44, 64, 64)
+
+
+def test_decathlon_names_and_labels(tmp_path):
+    write_decathlon(tmp_path)
+    assert nnunet.classes(tmp_path) == {1: "first", 2: "second", 3: "third"}
+    volume = next(iter(nnunet.volumes(tmp_path)))
+    image, label = rectangle_volume()
+    assert np.array_equal(volume.image, image)
+    assert np.array_equal(volume.label, label)
+    write_nifti(tmp_path / "imagesTr" / "heart_000.nii.gz", image[..., None].repeat(2, -1)[0].transpose(2, 0, 1))
+    refused(tmp_path, "nnunet", r"heart_000\.nii\.gz: image .* differ in shape", split=RANDOM)
+
+
+def test_rectangle_ends_up_where_millimetres_say(tmp_path):
+    """Native rows 1.5 mm, columns 1.25 mm; grid of 1 mm around the middle of 64 x 48 pixels."""
+    for number in (1, 2):
+        write_acdc_patient(tmp_path / f"patient{number:03d}")
+    found = prepare("acdc", spec(tmp_path, "acdc", spacing_mm=1.0, size=96, split=RANDOM))
+    rows, columns = np.nonzero(found.label[0])
+    edges = (rows.min() - 0.5, rows.max() + 0.5, columns.min() - 0.5, columns.max() + 0.5)
+    expected = [47.5 + (e - 31.5) * 1.5 for e in (TOP - 0.5, BOTTOM + 0.5)]
+    expected += [47.5 + (e - 23.5) * 1.25 for e in (LEFT - 0.5, RIGHT + 0.5)]
+    assert np.allclose(edges, expected, atol=0.51)
+    inside = found.image[0][found.label[0] > 0].mean()
+    assert inside > found.image[0][found.label[0] == 0].mean() + 2, "image and label moved apart"
 
 
 # ---- contours -------------------------------------------------------------------------------------
@@ -141,12 +251,20 @@ def test_splits_by_count_fraction_order_and_seed():
     assert sorted(first.values()) == ["test"] * 2 + ["train"] * 5 + ["val"] * 3
 
 
+@pytest.mark.parametrize("n", [3, 5, 7, 35])
+def test_two_halves_of_an_odd_number_fit(n):
+    found = split_patients("d", RANDOM, {f"p{i}": None for i in range(n)})
+    assert len(found) == n
+    assert abs(list(found.values()).count("train") - n / 2) < 1
+
+
 @pytest.mark.parametrize(
     ("split", "message"),
     [
         ({"kind": "random", "train": 8, "val": 4}, "asks for train 8, val 4, but there are 10"),
         ({"kind": "random", "train": 8}, "no patient is in val"),
         ({"kind": "random", "train": 2.5, "val": 2}, "neither a fraction"),
+        ({"kind": "random", "train": 0.01, "val": 2}, "train: no patient is in train; found 10"),
         ({"kind": "folder"}, "no patient is in train"),
         ({"kind": "file", "path": "nowhere.csv"}, "no such file"),
     ],
@@ -163,6 +281,7 @@ def test_bad_splits_name_the_key(split, message):
         ("patient,split\np99,train\n", "p99 is not in the data set"),
         ("patient,split\np0,dev\n", "known splits"),
         ("who\np0\n", "needs the columns"),
+        ("", "not a CSV"),
     ],
 )
 def test_bad_split_files(text, message, tmp_path):
@@ -206,6 +325,22 @@ def test_absent_and_empty_roots(tmp_path):
             check(name, spec(tmp_path / "nowhere", name))
         with pytest.raises(InputError, match="holds no"):
             check(name, spec(tmp_path, name))
+        assert raw_files(spec(tmp_path / "nowhere", name)) == []
+        assert raw_files(spec(tmp_path, name)) == []
+    assert raw_files(spec(tmp_path / "nowhere", "nnunet")) == []
+
+
+def test_frames_that_do_not_exist_are_named(cohorts):
+    refused(
+        cohorts / "acdc", "acdc", r"datasets\.acdc\.frames: EX not in the data set; choose from ED, ES", frames=["EX"]
+    )
+
+
+def test_too_many_patients_wanted_names_the_key(cohorts):
+    split = {"kind": "random", "train": 50, "val": 50, "seed": 0}
+    refused(
+        cohorts / "acdc", "acdc", r"datasets\.acdc\.split\.train: .* train 50, val 50, but there are 4", split=split
+    )
 
 
 def test_acdc_missing_file(copy):
@@ -221,6 +356,18 @@ def test_acdc_truncated_file(copy):
     refused(root, "acdc", r"patient002_frame01\.nii\.gz: truncated or not NIfTI")
 
 
+def test_acdc_one_flipped_bit(tmp_path):
+    """nibabel alone reads such a file without a word: it stops before the checksum."""
+    folder = tmp_path / "patient001"
+    write_acdc_patient(folder)
+    path = folder / "patient001_frame12.nii.gz"
+    voxels = bytearray(gzip.decompress(path.read_bytes()))
+    packed = gzip.compress(bytes(voxels))
+    voxels[-5] ^= 1
+    path.write_bytes(gzip.compress(bytes(voxels))[:-8] + packed[-8:])
+    refused(tmp_path, "acdc", r"patient001_frame12\.nii\.gz: truncated or not NIfTI \(CRC")
+
+
 def test_acdc_truncated_after_decompression(copy):
     root = copy("acdc")
     path = nifti(root)
@@ -231,11 +378,13 @@ def test_acdc_truncated_after_decompression(copy):
 @pytest.mark.parametrize(
     ("suffix", "change", "message"),
     [
-        ("_gt", lambda v: np.where(v == 3, 5, v).astype(np.uint8), r"unknown labels \[5\]"),
+        ("_gt", lambda v: np.where(v == 3, 5, v).astype(np.uint8), r"frame01_gt\.nii\.gz: unknown labels \[5\]"),
+        ("", lambda v: np.where(v == v.max(), np.inf, v).astype(np.float32), "NaN or infinite"),
+        ("", lambda v: v.astype(np.complex64), "plain numbers"),
         ("_gt", lambda v: v + np.float32(0.5), "labels must be whole numbers"),
         ("_gt", lambda v: v[:, :, :-1], "differ in shape"),
         ("", lambda v: np.where(v == v.max(), np.nan, v).astype(np.float32), "NaN or infinite"),
-        ("", lambda v: v[..., None, None].repeat(2, 3).astype(np.int16), "5 dimensions"),
+        ("", lambda v: v[..., None, None].repeat(2, 3).astype(np.int16), r"shape \(.*, 2\), expected 3 dim"),
     ],
 )
 def test_acdc_bad_content(copy, suffix, change, message):
@@ -280,6 +429,8 @@ def test_rvsc_dicom_without_pixels_and_truncated(copy):
         ("10 20\n30 40\n", "3 or more points"),
         ("10 20\nnan 40\n10 50\n", "NaN"),
         ("ten twenty\n", "not a contour"),
+        ("10 20\n30\n40 50\n", "not a contour"),
+        ("", "3 or more points"),
     ],
 )
 def test_rvsc_bad_contours(copy, text, message):
@@ -298,6 +449,13 @@ def test_rvsc_list_that_names_an_absent_contour(copy):
     refused(root, "rvsc", "cannot read the line")
     (folder / "P01list.txt").unlink()
     refused(root, "rvsc", r"P01list\.txt: no such file")
+
+
+def test_rvsc_training_patient_without_contours_is_not_skipped(copy):
+    root = copy("rvsc")
+    _, _, contour = rvsc_files(root)
+    shutil.rmtree(contour.parent)
+    refused(root, "rvsc", r"P01list\.txt: names the contour")
 
 
 def test_rvsc_patient_in_two_splits(copy):
@@ -323,6 +481,13 @@ def test_t1_defects(copy):
         references[0, 1] = file[name].ref
         file["Dataset/TriggerTime"][:] = references
     refused(root, "t1", "patient 2: sizes do not agree")
+    path.write_bytes(whole)
+    with h5py.File(path, "r+") as file:
+        references = file["Dataset/Img"][:]
+        file["flat"] = np.zeros((5, 11, 160))
+        references[0, 0] = file["flat"].ref
+        file["Dataset/Img"][:] = references
+    refused(root, "t1", "patient 1: sizes do not agree")
     path.write_bytes(whole[: len(whole) // 2])
     refused(root, "t1", "truncated")
     path.write_bytes(b"MATLAB 5.0 MAT-file" + bytes(1000))
@@ -335,7 +500,7 @@ def test_t1_contour_outside(copy):
     root = copy("t1")
     with h5py.File(root / "T1Dataset.mat", "r+") as file:
         file[file["Dataset/EpiContours"][0, 2]][0, 0, 0, :] += 500
-    refused(root, "t1", "patient 3, image 1, EpiContours: the contour reaches")
+    refused(root, "t1", "patient 3, image 1, slice 1, EpiContours: the contour reaches")
 
 
 # ---- your own data --------------------------------------------------------------------------------
@@ -366,10 +531,19 @@ def test_nnunet_layout_gives_the_same_pixels_as_the_native_reader(own, cohorts):
 
 def test_nnunet_defects(own):
     split = {"kind": "random", "train": 0.5, "val": 0.5}
+    whole = (own / "dataset.json").read_text()
+    labels = {"background": 0, "all": [1, 2]}
+    (own / "dataset.json").write_text(json.dumps({"channel_names": {"0": "a"}, "labels": labels}))
+    refused(own, "nnunet", "turn regions into labels", split=split)
+    (own / "dataset.json").write_text(whole)
     next((own / "imagesTr").iterdir()).unlink()
     refused(own, "nnunet", "has no image", split=split)
     (own / "dataset.json").write_text(json.dumps({"channel_names": {"0": "a", "1": "b"}, "labels": {"a": 1}}))
     refused(own, "nnunet", "2 image channels", split=split)
+    (own / "dataset.json").write_text(json.dumps({"file_ending": ".nrrd", "labels": {"a": 1}}))
+    refused(own, "nnunet", r"labelsTr: holds no \*\.nrrd", split=split)
+    (own / "dataset.json").write_text("[]")
+    refused(own, "nnunet", "needs an object `labels`", split=split)
     (own / "dataset.json").write_text("{")
     refused(own, "nnunet", "not valid JSON", split=split)
     (own / "dataset.json").unlink()

@@ -13,6 +13,7 @@ from prrmse.errors import InputError
 
 CLASSES = {1: "RV", 2: "myocardium", 3: "LV"}
 SOURCE = "humanheart-project.creatis.insa-lyon.fr, data set ACDC (CC BY-NC-SA 4.0)"
+LAYOUT = "patientNNN/Info.cfg, at the root or below training or database/training"
 
 
 def patient_folders(root: Path) -> list[tuple[Path, str | None]]:
@@ -26,7 +27,7 @@ def patient_folders(root: Path) -> list[tuple[Path, str | None]]:
     for parent in (root, root / "database"):
         if found := _patients(parent / "training"):
             test = [folder for folder in _patients(parent / "testing") if any(folder.glob("*_gt.nii*"))]
-            return [(folder, "train") for folder in found] + [(folder, "test") for folder in test]
+            return [*((folder, "train") for folder in found), *((folder, "test") for folder in test)]
     return []
 
 

@@ -20,7 +20,7 @@ def fill_contour(points_xy: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
         shape: (rows, columns).
 
     Returns:
-        bool ``[H, W]``; a centre exactly on the outline falls to one side.
+        bool ``[H, W]``; a centre exactly on the outline counts as inside.
     """
     return np.asarray(polygon2mask(shape, points_xy[:, ::-1]))
 

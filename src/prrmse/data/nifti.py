@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 from pathlib import Path
 
 import nibabel as nib
@@ -17,7 +18,9 @@ def read_nifti(path: Path) -> tuple[np.ndarray, tuple[float, float]]:
         InputError: missing, truncated, not of 2 or 3 dimensions, or not plain numbers.
     """
     try:
-        file = nib.Nifti1Image.from_filename(path)
+        content = path.read_bytes()
+        # Unpacked whole, since nibabel stops before the checksum at the end and would pass damaged voxels.
+        file = nib.Nifti1Image.from_bytes(gzip.decompress(content) if path.suffix == ".gz" else content)
         voxels = np.asanyarray(file.dataobj)
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; the data set is incomplete, download it again") from None

@@ -14,6 +14,7 @@ from prrmse.data.volume import Volume, checked
 from prrmse.errors import InputError
 
 SOURCE = "your own folder with dataset.json, imagesTr and labelsTr"
+LAYOUT = "dataset.json, imagesTr/CASE_0000.nii.gz and labelsTr/CASE.nii.gz"
 
 
 def description(root: Path) -> dict[str, Any]:
@@ -36,7 +37,9 @@ def classes(root: Path) -> dict[int, str]:
     try:
         pairs = [(int(k), v) if str(k).isdigit() else (int(v), k) for k, v in labels.items()]
     except (TypeError, ValueError):
-        raise InputError(f"{root / 'dataset.json'}: labels must map names to whole numbers; turn regions into labels") from None
+        raise InputError(
+            f"{root / 'dataset.json'}: labels must map names to whole numbers; turn regions into labels"
+        ) from None
     found = {number: str(name) for number, name in sorted(pairs) if number > 0}
     if not found:
         raise InputError(f"{root / 'dataset.json'}: labels names no foreground class; add one")
@@ -47,12 +50,13 @@ def cases(root: Path) -> list[tuple[str, Path, Path]]:
     """(case, image, label) of every labelled case.
 
     Raises:
-        InputError: several channels, or a label without its image.
+        InputError: several channels, no label, or a label without its image.
     """
     info = description(root)
     channels = info.get("channel_names", info.get("modality", {"0": "image"}))
-    if len(channels) != 1:
-        raise InputError(f"{root / 'dataset.json'}: {len(channels)} image channels; one is supported, export one")
+    if not isinstance(channels, dict | list) or len(channels) != 1:
+        count = len(channels) if isinstance(channels, dict | list) else channels
+        raise InputError(f"{root / 'dataset.json'}: {count} image channels; one is supported, export one")
     ending = info.get("file_ending", ".nii.gz")
     found = []
     for label in sorted((root / "labelsTr").glob(f"*{ending}")):
@@ -64,6 +68,8 @@ def cases(root: Path) -> list[tuple[str, Path, Path]]:
         if image is None:
             raise InputError(f"{label}: has no image; add {root / 'imagesTr' / names[0]}")
         found.append((case, image, label))
+    if not found:
+        raise InputError(f"{root / 'labelsTr'}: holds no *{ending}; add labelled cases in {LAYOUT}")
     return found
 
 

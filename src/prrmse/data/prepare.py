@@ -35,7 +35,10 @@ def check(name: str, spec: dict[str, Any]) -> None:
             f"{reader.SOURCE}), or add `phantom: {{patients: 60, seed: 0}}` beside it to run on a phantom"
         )
     if not reader.files(root):
-        raise InputError(f"{key}: {root} holds no {spec['format']} data; expected the layout of {reader.SOURCE}; see docs/data.md")
+        raise InputError(
+            f"{key}: {root} holds no {spec['format']} data ({reader.LAYOUT}); set {key} in params.yaml to the folder "
+            f"that does (to be had from {reader.SOURCE})"
+        )
 
 
 def raw_files(spec: dict[str, Any]) -> list[str]:
@@ -87,7 +90,8 @@ def prepare(name: str, spec: dict[str, Any]) -> Slices:
     index = pd.DataFrame(rows, columns=["patient", "frame", "slice"])
     if index.duplicated().any():
         row = index[index.duplicated()].iloc[0]
-        raise InputError(f"{root}: {row['patient']}, frame {row['frame']}, slice {row['slice']} is there twice; remove one")
+        where = f"{row['patient']}, frame {row['frame']}, slice {row['slice']}"
+        raise InputError(f"{root}: {where} is there twice; remove one")
     index["split"] = index["patient"].map(split)
     used = np.flatnonzero(index["split"].notna().to_numpy())
     meta = {

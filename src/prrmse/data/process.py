@@ -55,7 +55,7 @@ def resample(
 
 
 def _centre(label: np.ndarray) -> tuple[float, float] | None:
-    """Middle of the labels' bounding box over the whole volume; None without any."""
+    """Middle of the labels' bounding box over all slices given; None (the image's middle) without any."""
     foreground = np.argwhere(label.any(0))
     if len(foreground) == 0:
         return None

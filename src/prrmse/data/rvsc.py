@@ -15,6 +15,7 @@ from prrmse.errors import InputError
 
 CLASSES = {1: "RV", 2: "RV wall"}
 SOURCE = "the RVSC organisers (rvsc.projets.litislab.fr, on registration)"
+LAYOUT = "TrainingSet/patientNN with PNNdicom, PNNcontours-manual and PNNlist.txt"
 PHASES = 20
 SPLIT_OF = {"TrainingSet": "train", "Test1Set": "val", "Test2Set": "test"}
 
@@ -68,7 +69,9 @@ def _labelled(folder: Path) -> list[tuple[Path, Path, Path]]:
         name = PureWindowsPath(line).name
         parts = name.split("-")
         if len(parts) != 4 or not parts[1].isdigit() or parts[2] not in ("icontour", "ocontour"):
-            raise InputError(f"{path}: cannot read the line {line!r}; expected ...\\PNN-FFFF-icontour-manual.txt; mend it")
+            raise InputError(
+                f"{path}: cannot read the line {line!r}; expected ...\\PNN-FFFF-icontour-manual.txt; mend it"
+            )
         contour = contours / name
         if not contour.is_file():
             raise InputError(f"{path}: names the contour {name}, which is not in {contours}; unpack the set again")
@@ -130,10 +133,14 @@ def _read_dicom(path: Path) -> tuple[np.ndarray, tuple[float, float], int]:
         raise InputError(f"{path}: DICOM without pixel data; unpack the set again") from None
     except Exception as e:
         raise InputError(f"{path}: truncated or not DICOM ({' '.join(str(e).split())}); unpack it again") from None
-    if pixels.ndim != 2 or "PixelSpacing" not in file:
-        raise InputError(f"{path}: expected one grey image with PixelSpacing, found shape {pixels.shape}; unpack it again")
-    rows, columns = (float(v) for v in file.PixelSpacing)
-    return pixels.astype(np.float32), (rows, columns), int(file.get("CardiacNumberOfImages") or PHASES)
+    spacing = [float(v) for v in file.get("PixelSpacing") or ()]
+    if pixels.ndim != 2 or len(spacing) != 2:
+        raise InputError(
+            f"{path}: expected one grey image with PixelSpacing, found shape {pixels.shape}, spacing {spacing}; "
+            "unpack it again"
+        )
+    phases = int(file.get("CardiacNumberOfImages") or PHASES)
+    return pixels.astype(np.float32), (spacing[0], spacing[1]), phases
 
 
 def _read_contour(path: Path, shape: tuple[int, int]) -> np.ndarray:

@@ -48,7 +48,7 @@ def split_patients(dataset: str, spec: dict[str, Any], folders: dict[str, str | 
 def _by_count(key: str, spec: dict[str, Any], patients: list[str], dataset: str) -> dict[str, str]:
     """``random``: a seeded permutation; ``ordered``: the first train, the last validate (paper's T1)."""
     n = len(patients)
-    counts = {name: _count(key, name, spec.get(name, 0), n) for name in SPLITS}
+    counts = _counts(key, spec, n)
     if sum(counts.values()) > n:
         wanted = ", ".join(f"{name} {count}" for name, count in counts.items() if count)
         raise InputError(f"{key}.train: the split asks for {wanted}, but there are {n} patients; lower the numbers")
@@ -61,12 +61,18 @@ def _by_count(key: str, spec: dict[str, Any], patients: list[str], dataset: str)
     return chosen | dict.fromkeys(patients[n - val :], "val")
 
 
-def _count(key: str, name: str, value: float, n: int) -> int:
-    if value < 1:
-        return round(value * n)
-    if value != int(value):
-        raise InputError(f"{key}.{name}: {value} is neither a fraction below 1 nor a whole number of patients; mend it")
-    return int(value)
+def _counts(key: str, spec: dict[str, Any], n: int) -> dict[str, int]:
+    """Patients of each split; running totals are rounded, so that two halves of 7 are 4 and 3, not 4 and 4."""
+    counts, total = {}, 0.0
+    for name in SPLITS:
+        value = spec.get(name, 0)
+        if value >= 1 and value != int(value):
+            raise InputError(
+                f"{key}.{name}: {value} is neither a fraction below 1 nor a whole number of patients; mend it"
+            )
+        before, total = total, total + (value if value >= 1 else value * n)
+        counts[name] = round(total) - round(before)
+    return counts
 
 
 def _from_file(key: str, spec: dict[str, Any], known: set[str]) -> dict[str, str]:

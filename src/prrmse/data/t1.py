@@ -14,6 +14,7 @@ from prrmse.errors import InputError
 
 CLASSES = {1: "myocardium"}
 SOURCE = "Harvard Dataverse, doi:10.7910/DVN/DHEUAV (T1Dataset210.mat)"
+LAYOUT = "one MATLAB v7.3 file with the struct array `Dataset`"
 FIELDS = ("Img", "SliceLocation", "TriggerTime", "EpiContours", "EndoContours")
 # Not stored in the file. From epicardial diameters in published overlays: 1.1 to 1.2 mm [rec].
 SPACING_MM = (1.2, 1.2)
@@ -53,12 +54,12 @@ def volumes(root: Path) -> Iterator[Volume]:
             image, epi, endo = (_element(file, name, p, where) for name in ("Img", "EpiContours", "EndoContours"))
             times = np.atleast_2d(_element(file, "TriggerTime", p, where))
             # HDF5 shows MATLAB's axes reversed: Img (slice, time, column, row), contours (slice, time, xy, point).
-            image, epi, endo = image.transpose(1, 0, 3, 2), epi.transpose(1, 0, 3, 2), endo.transpose(1, 0, 3, 2)
             _check_shapes(image, epi, endo, times, where)
+            image, epi, endo = image.transpose(1, 0, 3, 2), epi.transpose(1, 0, 3, 2), endo.transpose(1, 0, 3, 2)
             for t in range(len(image)):
                 label = np.stack(
                     [
-                        _ring(epi[t, z], endo[t, z], image.shape[2:], f"{where}, image {t + 1}")
+                        _ring(epi[t, z], endo[t, z], image.shape[2:], f"{where}, image {t + 1}, slice {z + 1}")
                         for z in range(len(image[t]))
                     ]
                 )
@@ -88,7 +89,9 @@ def _field(file: h5py.File, name: str, path: Path) -> h5py.Dataset:
     if "Dataset" not in file:
         raise InputError(f"{path}: has no struct `Dataset`; name the T1 mapping set's file as the root")
     if name not in file["Dataset"]:
-        raise InputError(f"{path}: the struct `Dataset` has no field {name}; expected {', '.join(FIELDS)}; download it again")
+        raise InputError(
+            f"{path}: the struct `Dataset` has no field {name}; expected {', '.join(FIELDS)}; download it again"
+        )
     return file["Dataset"][name]
 
 
@@ -97,15 +100,17 @@ def _element(file: h5py.File, name: str, p: int, where: str) -> np.ndarray:
     try:
         return np.asarray(file[references[:].reshape(-1)[p]])
     except Exception as e:
-        raise InputError(f"{where}: field {name} cannot be read ({' '.join(str(e).split())}); download it again") from None
+        raise InputError(
+            f"{where}: field {name} cannot be read ({' '.join(str(e).split())}); download it again"
+        ) from None
 
 
 def _check_shapes(image: np.ndarray, epi: np.ndarray, endo: np.ndarray, times: np.ndarray, where: str) -> None:
-    ok = image.ndim == 4 and epi.shape == endo.shape and epi.shape[:2] == image.shape[:2]
-    if not ok or epi.shape[3] != 2 or times.size != image.shape[0] * image.shape[1]:
+    ok = image.ndim == epi.ndim == 4 and epi.shape == endo.shape and epi.shape[:2] == image.shape[:2]
+    if not ok or epi.shape[2] != 2 or times.size != image.shape[0] * image.shape[1]:
         raise InputError(
             f"{where}: sizes do not agree: Img {image.shape}, EpiContours {epi.shape}, EndoContours {endo.shape}, "
-            f"TriggerTime {times.shape} (time, slice, ...); download the file again"
+            f"TriggerTime {times.shape} (slice, time, ...); download the file again"
         )
 
 

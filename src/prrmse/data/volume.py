@@ -49,7 +49,9 @@ def checked(volume: Volume, classes: dict[int, str]) -> Volume:
             f"shape; restore this file and {volume.label_source or 'its label'}"
         )
     if not np.isfinite(volume.image).all():
-        raise InputError(f"{where}: the image holds NaN or infinite pixels; restore the file")
+        raise InputError(
+            f"{where}: {volume.patient}, frame {volume.frame}: the image holds NaN or infinite pixels; restore it"
+        )
     unknown = set(np.unique(volume.label).tolist()) - {0, *classes}
     if unknown:
         raise InputError(

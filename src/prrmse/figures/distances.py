@@ -9,9 +9,8 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
-from prrmse.figures.style import NET_NAMES, Tables, absent, colours, footnote, legend_above, panel_grid
+from prrmse.figures.style import NET_NAMES, Tables, absent, by_layer, colours, footnote, legend_above, panel_grid
 
 
 def both_ways(rmse: pd.DataFrame) -> pd.DataFrame:
@@ -33,12 +32,9 @@ def rmse_by_layer(tables: Tables, settings: Mapping[str, Any], net: str) -> Figu
             absent(ax, f"{NET_NAMES[net]}: not in this run")
             continue
         for source, group in rows.groupby("source"):
-            by_layer = group.groupby("layer")[column].agg(["mean", "min", "max"])
-            ax.fill_between(by_layer.index, by_layer["min"], by_layer["max"], color=palette[source], alpha=0.2, lw=0)
-            ax.plot(by_layer.index, by_layer["mean"], marker="o", color=palette[source], label=source)
+            by_layer(ax, group, column, palette[source], str(source))
         ax.set(title=f"{NET_NAMES[net]}: conv weight (W)", xlabel="layer (number of W)", ylabel=label)
         ax.set_ylim(bottom=0)
-        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     legend_above(figure, axes[0])
     footnote(figure, tables, _seeds(tables["rmse"]) + "Relative: 0 equal, 1 uncorrelated (ours). Layout reconstructed.")
     return figure
@@ -56,11 +52,8 @@ def bn_shifts(tables: Tables, settings: Mapping[str, Any]) -> Figure:
             absent(ax, f"{NET_NAMES[net]}: not in this run")
             continue
         for source, group in rows.groupby("source"):
-            by_layer = group.groupby("layer")[statistic].agg(["mean", "min", "max"])
-            ax.fill_between(by_layer.index, by_layer["min"], by_layer["max"], color=palette[source], alpha=0.2, lw=0)
-            ax.plot(by_layer.index, by_layer["mean"], marker="o", color=palette[source], label=source)
+            by_layer(ax, group, statistic, palette[source], str(source))
         ax.axhline(1.0 if statistic in ("mrv", "mrw") else 0.0, color="0.3", linestyle="--", linewidth=0.9)
-        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         if i < 2:
             ax.set_title(NET_NAMES[net])
         if i % 2 == 0:
@@ -123,12 +116,9 @@ def rmse_groups(tables: Tables, settings: Mapping[str, Any]) -> Figure:
             absent(ax, f"{NET_NAMES[net]}: not in this run")
             continue
         for name in RELATIONS:
-            by_layer = part[part["relation"] == name].groupby("layer")["rmse"].agg(["mean", "min", "max"])
-            ax.fill_between(by_layer.index, by_layer["min"], by_layer["max"], color=palette[name], alpha=0.15, lw=0)
-            ax.plot(by_layer.index, by_layer["mean"], marker="o", color=palette[name], label=name)
+            by_layer(ax, part[part["relation"] == name], "rmse", palette[name], name)
         ax.set(title=f"{NET_NAMES[net]}: conv weight (W)", xlabel="layer (number of W)", ylabel="RMSE")
         ax.set_ylim(bottom=0)
-        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     legend_above(figure, axes[0], 3)
     footnote(figure, tables, "Mean over pairs of models and seeds; band: lowest to highest. Layout reconstructed.")
     return figure

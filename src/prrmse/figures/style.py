@@ -14,6 +14,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 Tables = Mapping[str, pd.DataFrame]
 
@@ -55,6 +56,14 @@ def panel_grid(rows: int, columns: int, height: float) -> tuple[Figure, list[Axe
         rows, columns, figsize=(PAGE_INCHES, height * rows), layout="constrained", squeeze=False
     )
     return figure, list(axes.flat)
+
+
+def by_layer(ax: Axes, rows: pd.DataFrame, column: str, colour: Any, label: str) -> None:
+    """Mean of a column at each layer, with a band from the lowest to the highest value."""
+    values = rows.groupby("layer")[column].agg(["mean", "min", "max"])
+    ax.fill_between(values.index, values["min"], values["max"], color=colour, alpha=0.2, linewidth=0)
+    ax.plot(values.index, values["mean"], marker="o", color=colour, label=label)
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
 def absent(axes: Axes, text: str) -> None:

@@ -8,7 +8,6 @@ from typing import Any
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
 from prrmse.figures.style import (
     DICE,
@@ -16,6 +15,7 @@ from prrmse.figures.style import (
     NET_NAMES,
     Tables,
     absent,
+    by_layer,
     colours,
     footnote,
     legend_above,
@@ -54,11 +54,8 @@ def _panel(ax: Axes, rows: pd.DataFrame, palette: dict[str, Any], tolerance: flo
     ax.axhspan(baseline - tolerance, baseline, color="0.9", zorder=0, label="tolerance")
     ax.axhline(baseline, color="0.3", linestyle="--", linewidth=0.9, label="target, nothing swapped")
     for source, group in rows.groupby("source"):
-        by_layer = group.groupby("layer")["dice"].agg(["mean", "min", "max"])
         colour = palette[str(source)]
-        ax.fill_between(by_layer.index, by_layer["min"], by_layer["max"], color=colour, alpha=0.2, linewidth=0)
-        ax.plot(by_layer.index, by_layer["mean"], marker="o", color=colour, label=str(source))
+        by_layer(ax, group, "dice", colour, str(source))
         final = group[group["final"]].groupby("layer")["dice"].mean()
         ax.plot(final.index, final, marker="o", markerfacecolor="white", color=colour, linestyle="none", zorder=4)
     ax.set_ylim(-0.03, 1.03)
-    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
