@@ -8,64 +8,66 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 
-from prrmse.phantom import anatomy, contrast
-from prrmse.phantom.grid import levels, patient_rng, pixel_grid
+from prrmse.phantom.cine import cine_frames
+from prrmse.phantom.grid import patient_rng, slice_step_mm
+from prrmse.phantom.options import AcdcOptions
+from prrmse.phantom.patient import GROUPS, draw_patient
+from prrmse.phantom.ventricles import Surfaces
 
-ROWS, COLUMNS, SLICES, THICKNESS_MM = 136, 128, 6, 10.0
 
+def write_acdc(root: Path, patients: int, seed: int, options: AcdcOptions) -> None:
+    """``training/patientNNN`` with Info.cfg, int16 image and uint8 label of ED and ES.
 
-def write(root: Path, patients: int, seed: int) -> None:
-    """``training/patientNNN`` with Info.cfg, and image and label of ED and ES."""
+    The groups take turns, so that any cohort is balanced (in the release they come in blocks of 20). With fewer
+    slices than the release the distance between them grows, so that volumes stay right.
+    """
     for number in range(1, patients + 1):
         rng = patient_rng(seed, "acdc", number)
-        group = anatomy.GROUPS[(number - 1) % len(anatomy.GROUPS)]
-        patient, values = anatomy.draw_patient(rng, group), contrast.draw_cine_values(rng)
-        pixel, gain = float(np.round(rng.uniform(1.4, 1.75), 4)), rng.uniform(180, 700)
-        frames = {"ED": 1, "ES": int(rng.integers(8, 14))}
+        group = GROUPS[(number - 1) % len(GROUPS)]
         folder = root / "training" / f"patient{number:03d}"
         folder.mkdir(parents=True)
-        bias_seed = int(rng.integers(2**31))
-        for phase, frame in frames.items():
-            image, label = _volume(patient, values, pixel, float(phase == "ES"), bias_seed, rng)
-            name = folder / f"patient{number:03d}_frame{frame:02d}"
-            _save_nifti(np.rint(image * gain).astype(np.int16), pixel, name.with_name(name.name + ".nii.gz"))
-            _save_nifti(label, pixel, name.with_name(name.name + "_gt.nii.gz"))
-        height, weight = rng.normal(171, 9), rng.normal(76, 13)
-        (folder / "Info.cfg").write_text(
-            f"ED: {frames['ED']}\nES: {frames['ES']}\nGroup: {group}\n"
-            f"Height: {height:.1f}\nNbFrame: 30\nWeight: {weight:.1f}\n"
-        )
+        _write_patient(folder, group, rng, options)
 
 
-def _volume(
-    patient: anatomy.Patient,
-    values: dict[str, float],
-    pixel: float,
-    systole: float,
-    bias_seed: int,
-    rng: np.random.Generator,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Image (LV blood near 1) and uint8 labels ``[Z, H, W]``."""
-    x, y = pixel_grid(ROWS, COLUMNS, pixel)
-    bias = contrast.coil_bias(x, y, np.random.default_rng(bias_seed))
-    images, labels = [], []
-    for level in levels(SLICES):
-        heart = anatomy.heart(patient, float(level), systole, x, y, shift=tuple(rng.normal(0, 0.8, 2)))
-        shares = anatomy.tissues(patient, float(level), heart, x, y, pixel)
-        image = contrast.cine(shares, values, rng) * bias
-        images.append(contrast.acquire(image, noise=rng.uniform(0.02, 0.035), blur=0.55, rng=rng))
-        label = np.zeros(x.shape, np.uint8)
-        label[heart.rv_endo < 0] = 1
-        label[heart.lv_epi < 0] = 2
-        label[heart.lv_endo < 0] = 3
-        labels.append(label)
-    return np.stack(images), np.stack(labels)
+def _write_patient(folder: Path, group: str, rng: np.random.Generator, options: AcdcOptions) -> None:
+    patient = draw_patient(rng, group)
+    pixel, gain = float(np.round(rng.uniform(1.45, 1.75), 4)), rng.uniform(120, 420)
+    frames = {"ED": 1, "ES": int(rng.integers(8, 14))}
+    spacing = (pixel, pixel, slice_step_mm(patient.heart.length, options.slices))
+    images: dict[str, list[np.ndarray]] = {"ED": [], "ES": []}
+    labels: dict[str, list[np.ndarray]] = {"ED": [], "ES": []}
+    stack = cine_frames(patient, options.matrix, options.slices, pixel, options.noise, options.myocardium_to_blood, rng)
+    for frame in stack:
+        images[frame.phase].append(np.rint(frame.image * gain).astype(np.int16))
+        labels[frame.phase].append(_label(frame.surfaces))
+    for phase, number in frames.items():
+        stem = f"{folder.name}_frame{number:02d}"
+        _save_nifti(np.stack(images[phase]), spacing, folder / f"{stem}.nii.gz")
+        _save_nifti(np.stack(labels[phase]), spacing, folder / f"{stem}_gt.nii.gz")
+    height = rng.normal(171, 9)
+    weight = (24.5 + 0.22 * (patient.thorax.fat - 15) * 2 + rng.normal(0, 1.5)) * (height / 100) ** 2
+    (folder / "Info.cfg").write_text(
+        f"ED: {frames['ED']}\nES: {frames['ES']}\nGroup: {group}\n"
+        f"Height: {height:.1f}\nNbFrame: 30\nWeight: {weight:.1f}\n",
+        newline="\n",
+    )
 
 
-def _save_nifti(volume: np.ndarray, pixel: float, path: Path) -> None:
-    """Write ``[Z, H, W]`` as (X, Y, Z), as the release does; equal data give equal bytes."""
-    file = nib.Nifti1Image(volume.T, np.diag([-pixel, -pixel, THICKNESS_MM, 1.0]))
-    file.header.set_zooms((pixel, pixel, THICKNESS_MM))
+def _label(at: Surfaces) -> np.ndarray:
+    """uint8 ``[H, W]``."""
+    label = np.zeros(at.lv_epi.shape, np.uint8)
+    label[at.rv_endo < 0] = 1
+    label[at.lv_epi < 0] = 2
+    label[at.lv_endo < 0] = 3
+    return label
+
+
+def _save_nifti(volume: np.ndarray, spacing: tuple[float, float, float], path: Path) -> None:
+    """Write ``[Z, H, W]`` as (X, Y, Z) with the release's affine; equal data give equal bytes."""
+    affine = np.diag([-spacing[0], -spacing[1], spacing[2], 1.0])
+    file = nib.Nifti1Image(volume.T, affine)
     file.header.set_xyzt_units("mm")
-    with path.open("wb") as raw, gzip.GzipFile("", "wb", compresslevel=6, fileobj=raw, mtime=0) as packed:
+    file.set_qform(affine, code=1)
+    file.set_sform(None, code=0)
+    with path.open("wb") as raw, gzip.GzipFile("", "wb", compresslevel=4, fileobj=raw, mtime=0) as packed:
         packed.write(file.to_bytes())

@@ -1,4 +1,4 @@
-"""Seeds and pixel grids of the phantoms."""
+"""Seeds, pixel grids and slice positions of the phantoms."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ def pixel_grid(rows: int, columns: int, pixel: float) -> tuple[np.ndarray, np.nd
     return across, down
 
 
-def to_pixels(points_mm: np.ndarray, shape: tuple[int, int], pixel: float) -> np.ndarray:
-    """Points (x, y) in mm from the image centre to (column, row), pixel centres at whole numbers."""
-    return points_mm / pixel + np.array([(shape[1] - 1) / 2, (shape[0] - 1) / 2])
-
-
 def levels(slices: int) -> np.ndarray:
     """Levels of the slices, from base (0) to apex (1), ends left out."""
     return np.linspace(0.08, 0.92, slices)
+
+
+def slice_step_mm(length_mm: float, slices: int) -> float:
+    """Distance between slices that `levels` means for an LV of this length, to 0.1 mm."""
+    return round(length_mm * 0.84 / (slices - 1), 1)
