@@ -1,6 +1,7 @@
 # make        set up .venv and run the whole workflow on the embedded phantoms
 # make test   set up .venv and pass the tests
 # make bench  speed, as ratios against named baselines
+# make reproducibility  what a change re-runs, and the DVC round trip, printed as a table
 # make lint   format, lint and types
 SHELL := /bin/bash
 PYTHON ?= python3
@@ -8,17 +9,20 @@ CORES ?= $(shell nproc)
 VENV := .venv
 RUN := PATH="$(CURDIR)/$(VENV)/bin:$$PATH"
 
-.PHONY: all test bench lint format lock clean
+.PHONY: all test bench reproducibility lint format lock clean
 
 all: $(VENV)/.complete
 	$(RUN) snakemake --cores $(CORES)
 	@echo "done: open results/report.html"
 
 test: $(VENV)/.complete
-	$(RUN) python -m pytest
+	$(RUN) python -m pytest -n 2 --dist loadfile
 
 bench: $(VENV)/.complete
 	$(RUN) python bench/run.py
+
+reproducibility: $(VENV)/.complete
+	$(RUN) python bench/reproducibility.py
 
 lint: $(VENV)/.complete
 	$(RUN) ruff format --check .

@@ -1,6 +1,6 @@
 """Which pretrained CNN parameters can be reused, in which layers, and what is gained: PR-RMSE.
 
-data -> base -> swap, rmse, bn_shift -> verdict -> transfer -> claims, figures -> report
+data -> base -> swap, rmse, bn_shift -> verdict -> transfer -> claims, figures, metrics -> report -> manifest
 
 One rule file per stage in workflow/rules/; each rule runs the script of its name in workflow/scripts/;
 the science is in src/prrmse/. Every parameter comes from params.yaml.
@@ -20,7 +20,9 @@ include: "workflow/rules/verdict.smk"
 include: "workflow/rules/transfer.smk"
 include: "workflow/rules/claims.smk"
 include: "workflow/rules/figures.smk"
+include: "workflow/rules/metrics.smk"
 include: "workflow/rules/report.smk"
+include: "workflow/rules/manifest.smk"
 
 
 rule all:
@@ -29,4 +31,15 @@ rule all:
         rules.report.output,
         rules.figures.output,
         rules.transfer_table.output,
+        rules.metrics.output,
+        rules.manifest.output,
         TABLES,
+
+
+rule reuse:
+    """Which parameters can be reused: everything before the transfer experiment."""
+    input:
+        rules.swap_table.output,
+        rules.rmse.output,
+        rules.bn_shift.output,
+        rules.verdict.output,

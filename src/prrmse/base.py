@@ -10,6 +10,7 @@ from torch import nn
 
 from prrmse.checkpoint import save_checkpoint
 from prrmse.data.slices import Slices, load_slices
+from prrmse.device import describe
 from prrmse.evaluate import Evaluation
 from prrmse.layers import inventory
 from prrmse.metrics import dice_table, mean_over_patients
@@ -53,6 +54,7 @@ def train_base(net: str, model: str, seed: int, data: Path, params: dict[str, An
         "seed": seed,
         "params": params,
         "data": {"fingerprint": slices.fingerprint(), **slices.meta},
+        "computed": describe(params["compute"]),
         "layers": [layer._asdict() for layer in inventory(network)],
     }
     save_checkpoint(network.cpu(), checkpoint, header)

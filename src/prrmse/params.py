@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+from collections.abc import Iterator
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -24,6 +26,39 @@ def read_params(*paths: str | Path) -> Params:
     for path in paths:
         params = _merge(params, _read(path))
     return check_params(params, " + ".join(str(path) for path in paths))
+
+
+def use_params(overlay: str | Path, path: str | Path = "params.yaml") -> list[tuple[str, Any, Any]]:
+    """Write the keys of another file into the parameter file, whose comments stay: both tools then see them.
+
+    Returns:
+        (key, old value, new value) of every change; None for a key that was not there.
+
+    Raises:
+        InputError: as `read_params`; then nothing is written.
+    """
+    from ruamel.yaml import YAML
+
+    read_params(path, overlay)
+    yaml_with_comments = YAML()
+    yaml_with_comments.width = 120
+    document = yaml_with_comments.load(Path(path).read_text())
+    changes = list(_write_into(document, yaml_with_comments.load(Path(overlay).read_text())))
+    partial = Path(f"{path}.partial")
+    with open(partial, "w") as f:
+        yaml_with_comments.dump(document, f)
+    os.replace(partial, path)
+    return changes
+
+
+def _write_into(document: Any, above: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
+    for key, value in above.items():
+        old = document.get(key)
+        if isinstance(old, dict) and isinstance(value, dict):
+            yield from _write_into(old, value, f"{prefix}{key}.")
+        elif key not in document or old != value:
+            document[key] = value
+            yield f"{prefix}{key}", old, value
 
 
 def _merge(below: Any, above: Any) -> Any:

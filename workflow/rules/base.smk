@@ -24,7 +24,7 @@ rule base:
     threads: config["compute"]["threads"]
     resources:
         gpu=GPU,
-        mem_mb=4000,
+        mem_mb=lambda w, attempt: 4000 * attempt,
         runtime=240,
     params:
         json=lambda w: section(config, f"nets.{w.net}", "init", "base", "compute"),

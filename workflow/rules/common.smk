@@ -12,12 +12,15 @@ shell.prefix("export PYTHONPATH=src; ")
 
 from prrmse.code import imported_files
 from prrmse.errors import InputError
+from prrmse.manifest import check_untouched
 from prrmse.params import check_data, check_params, models, section, split_model
 from prrmse.titles import FIGURES
 
 try:
     check_params(config)
     check_data(config)
+    if workflow.is_main_process:
+        check_untouched()
 except InputError as e:
     raise WorkflowError(f"error: {e}") from None
 

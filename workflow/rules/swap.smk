@@ -22,7 +22,7 @@ rule swap:
     threads: config["compute"]["threads"]
     resources:
         gpu=GPU,
-        mem_mb=4000,
+        mem_mb=lambda w, attempt: 4000 * attempt,
         runtime=120,
     params:
         json=section(config, "compute"),

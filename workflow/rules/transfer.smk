@@ -23,7 +23,7 @@ rule transfer:
     threads: config["compute"]["threads"]
     resources:
         gpu=GPU,
-        mem_mb=4000,
+        mem_mb=lambda w, attempt: 4000 * attempt,
         runtime=240,
     params:
         json=lambda w: section(

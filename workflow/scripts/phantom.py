@@ -1,10 +1,10 @@
 """Draw a phantom cohort in its distributed format, and list its files with their hashes."""
 
-import hashlib
 import shutil
 from argparse import Namespace
 from pathlib import Path
 
+from prrmse.digest import sha256_of
 from prrmse.errors import InputError
 from prrmse.job import run, write_text
 from prrmse.phantom import generate
@@ -18,7 +18,7 @@ def main(a: Namespace) -> None:
         shutil.rmtree(root)
     generate(a.params[f"datasets.{a.dataset}.format"], root, **a.params[f"datasets.{a.dataset}.phantom"])
     files = sorted(path for path in root.rglob("*") if path.is_file())
-    lines = [f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.relative_to(root)}\n" for path in files]
+    lines = [f"{sha256_of(path)}  {path.relative_to(root)}\n" for path in files]
     write_text("".join(lines), a.manifest)
 
 

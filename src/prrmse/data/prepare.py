@@ -14,6 +14,7 @@ from prrmse.data import acdc, nnunet, rvsc, t1
 from prrmse.data.process import Grid, middle_slices, normalise, resample
 from prrmse.data.slices import SPLITS, Slices
 from prrmse.data.split import split_patients
+from prrmse.digest import digest_of
 from prrmse.errors import InputError
 
 log = logging.getLogger(__name__)
@@ -60,6 +61,7 @@ def prepare(name: str, spec: dict[str, Any]) -> Slices:
     check(name, spec)
     root, reader = Path(spec["root"]), READERS[spec["format"]]
     classes = reader.classes(root) if spec["format"] == "nnunet" else reader.CLASSES
+    files = reader.files(root)
     grid = Grid(spec["spacing_mm"], spec["size"], spec["crop"])
     images, labels, rows = [], [], []
     folders: dict[str, str | None] = {}
@@ -101,6 +103,7 @@ def prepare(name: str, spec: dict[str, Any]) -> Slices:
         "classes": {str(k): v for k, v in classes.items()},
         "spacing_mm": grid.spacing_mm,
         "split": spec["split"],
+        "raw": {"files": len(files), "sha256": digest_of(root, files)},
     }
     slices = Slices(np.concatenate(images), np.concatenate(labels), index, meta).take(used)
     log.info("prepare %s: %d slices of %d patients", name, len(slices.index), slices.index["patient"].nunique())

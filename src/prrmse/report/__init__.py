@@ -16,7 +16,7 @@ from prrmse.titles import FIGURES
 
 
 def render_report(
-    tables: Mapping[str, pd.DataFrame], figures: Path, params: Mapping[str, Any], manifest: Mapping[str, str]
+    tables: Mapping[str, pd.DataFrame], figures: Path, params: Mapping[str, Any], environment: Mapping[str, str]
 ) -> str:
     """The page, without any external resource.
 
@@ -24,13 +24,13 @@ def render_report(
         tables: the contract's tables by name.
         figures: folder of the PNG files.
         params: every section of params.
-        manifest: versions and machine.
+        environment: versions and machine.
     """
-    environment = Environment(
+    templates = Environment(
         loader=PackageLoader("prrmse", "report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
     base = tables["base"]
-    return environment.get_template("report.html.j2").render(
+    return templates.get_template("report.html.j2").render(
         provenance=sorted(set(tables["data"]["provenance"])),
         data=tables["data"].round(4),
         base=base_summary(base),
@@ -44,7 +44,7 @@ def render_report(
         patients=int(tables["verdict"]["n_patients"].max()),
         verdict=params["verdict"],
         params=json.dumps(dict(params), indent=1, sort_keys=True),
-        manifest=manifest,
+        environment=environment,
     )
 
 

@@ -1,0 +1,183 @@
+"""DVC and Snakemake on one folder: whichever ran first, wherever the files came from, nothing is computed twice."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import time
+
+import pytest
+from tiny import CHANGES, Folder, jobs
+
+pytestmark = pytest.mark.workflow
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory):
+    """`dvc repro` in a fresh checkout, pushed to a remote that is a folder."""
+    folder = Folder(tmp_path_factory.mktemp("dvc") / "main")
+    folder.git("init", "-q", "-b", "main")
+    folder.git("add", "-A")
+    folder.git("commit", "-qm", "Start")
+    folder.must("dvc", "remote", "add", "-q", "-d", "store", str(folder.path.parent / "store"))
+    folder.must("dvc", "repro")
+    folder.git("commit", "-qam", "Run")
+    folder.must("dvc", "push", "-q")
+    return folder
+
+
+@pytest.fixture
+def clone(recorded, tmp_path):
+    """A fresh clone elsewhere, pulled: every file has a new time, in random order."""
+    recorded.git("clone", "-q", str(recorded.path), str(tmp_path / "clone"))
+    folder = Folder.__new__(Folder)
+    folder.path = tmp_path / "clone"
+    folder.must("dvc", "pull", "-q")
+    return folder
+
+
+def test_repro_first_leaves_nothing_to_do_for_snakemake(recorded):
+    assert recorded.planned() == {}
+    assert "up to date" in recorded.must("dvc", "status")
+    tracked = recorded.git("ls-files")
+    assert "dvc.lock" in tracked
+    assert "results/" not in tracked, "results belong to DVC, not to git"
+
+
+def test_snakemake_first_then_commit_leaves_nothing_to_do_for_dvc(recorded, tmp_path):
+    folder = Folder(tmp_path / "first")
+    folder.must("snakemake", "--cores", "1")
+    folder.git("init", "-q", "-b", "main")
+    folder.git("add", "-A")
+    folder.git("commit", "-qm", "Start")
+    folder.must("dvc", "commit", "-f", "-q")
+    assert "up to date" in folder.must("dvc", "status")
+    folder.must("dvc", "repro")
+    assert folder.planned() == {}
+    # One job at a time here, two there, through five stages: the bytes are the same.
+    assert folder.must("prrmse", "diff", str(recorded.path), ".") == "the same bytes in every file\n"
+
+
+def test_push_clone_pull_leaves_nothing_to_do_for_both(clone):
+    assert "up to date" in clone.must("dvc", "status")
+    assert clone.planned() == {}
+    clone.must("dvc", "repro", "-q")
+    assert clone.planned() == {}
+    assert clone.git("status", "--porcelain") == ""
+
+
+def change(folder, name):
+    """Change a parameter; `dvc repro` then runs the jobs that read it and no other."""
+    ((key, value, expected),) = [found for found in CHANGES if found[0] == name]
+    folder.change(key, value)
+    assert folder.planned() == expected
+    done = jobs(folder.must("dvc", "repro"))
+    # Fewer, where a job wrote the bytes that were there.
+    assert done.items() <= expected.items()
+    assert set(expected) - set(done) <= {"claims", "metrics"}
+    assert "up to date" in folder.must("dvc", "status")
+    assert folder.planned() == {}
+
+
+# The other changes: tests/test_workflow.py, and all of them by both tools in bench/reproducibility.py.
+@pytest.mark.parametrize("name", ["verdict.tolerance", "datasets.t1.spacing_mm"])
+def test_a_change_in_a_clone_runs_the_jobs_that_read_it_and_no_other(clone, name):
+    change(clone, name)
+
+
+def test_metrics_params_and_plots_can_be_compared(clone):
+    change(clone, "nets.unet.arguments.width")
+    found = json.loads(clone.must("dvc", "metrics", "diff", "--json"))["results/metrics.json"]
+    assert "base.unet acdc-auto.mse" in found
+    assert "nets.unet.arguments.width" in clone.must("dvc", "params", "diff")
+    clone.must("dvc", "plots", "diff", "-o", "plots")
+    page = (clone.path / "plots/index.html").read_text()
+    assert "bar" in page
+    assert "verdict.png" in page
+
+
+def test_an_experiment_changes_a_parameter_by_its_key(clone):
+    clone.git("config", "user.name", "test")
+    clone.git("config", "user.email", "test@example.org")
+    printed = clone.must("dvc", "exp", "run", "-S", "figures.palette=Set2")
+    assert jobs(printed) == {"figures": 1, "report": 1, "manifest": 1}
+    assert "figures.palette" in clone.must("dvc", "params", "diff")
+    clone.must("dvc", "exp", "run", "--queue", "-S", "figures.palette=Set3")
+    clone.must("dvc", "queue", "start")
+    wait_for(lambda: "Success" in clone.must("dvc", "queue", "status"))
+    assert "Set3" in clone.must("dvc", "exp", "show", "--csv")
+
+
+def wait_for(condition, seconds=300):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited too long"
+        time.sleep(1)
+
+
+def test_a_result_edited_by_hand_is_named_and_can_be_restored(clone):
+    table = clone.path / "results/tables/transfer.csv"
+    original = table.read_text()
+    table.write_text(original.replace("0.", "9.", 1))
+    assert "modified:           results/tables/transfer.csv" in clone.run("dvc", "status").stdout
+    done = clone.run("dvc", "repro")
+    assert done.returncode != 0
+    assert "results/tables/transfer.csv: changed by hand" in done.stdout
+    clone.must("dvc", "checkout", "--force", "-q")
+    assert table.read_text() == original
+    assert "up to date" in clone.must("dvc", "repro")
+
+
+def test_a_phantom_edited_by_hand_is_named(clone):
+    image = sorted((clone.path / "data/phantom/acdc").rglob("*_frame01.nii.gz"))[0]
+    image.write_bytes(image.read_bytes() + b"x")
+    done = clone.run("dvc", "repro")
+    assert done.returncode != 0
+    assert f"{image.relative_to(clone.path)}: changed by hand" in done.stdout
+
+
+def test_a_killed_repro_and_its_locks_do_not_stop_the_next(clone):
+    clone.change("base.steps", 3)
+    before = {path: path.read_bytes() for path in clone.path.glob("results/checkpoints/*/*/*")}
+    run = subprocess.Popen(
+        ["dvc", "repro"],
+        cwd=clone.path,
+        env=clone.environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    wait_for(lambda: any(path.read_bytes() != old for path, old in before.items() if path.exists()))
+    os.killpg(run.pid, signal.SIGKILL)
+    run.wait()
+    done = clone.run("dvc", "repro")
+    if done.returncode:  # Snakemake cannot know that the run that held its lock is dead; it says so
+        assert "--unlock" in done.stdout
+        clone.must("snakemake", "--unlock")
+        done = clone.run("dvc", "repro")
+    assert done.returncode == 0, done.stdout[-3000:]
+    assert jobs(done.stdout)["base"] < 8, "models that were finished are not trained again"
+    assert "up to date" in clone.must("dvc", "status")
+
+
+def test_a_missing_remote_is_said_and_loses_nothing(clone):
+    clone.must("dvc", "remote", "remove", "store")
+    push = clone.run("dvc", "push")
+    assert push.returncode != 0
+    # `dvc pull` ends well if the cache has everything, but says it too.
+    for printed in (push.stdout, clone.run("dvc", "pull").stdout):
+        assert "no remote" in printed.lower()
+    assert "up to date" in clone.must("dvc", "status")
+
+
+def test_a_data_set_of_the_user_is_an_input_of_the_first_stage(clone, tmp_path):
+    folder = clone.path
+    raw = folder / "data/raw/heart"
+    raw.parent.mkdir(exist_ok=True)
+    (folder / "data/phantom/acdc").rename(raw)
+    (raw / "PHANTOM.md").unlink()
+    clone.must("dvc", "add", "-q", "data/raw/heart")
+    assert "data/raw/heart.dvc" in clone.git("ls-files", "--others", "--cached", "--exclude-standard")
+    assert "data/raw" in clone.run("dvc", "status", "data").stdout

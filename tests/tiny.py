@@ -1,0 +1,135 @@
+"""A copy of the workflow in a folder of its own, on a tiny configuration, run by the real programs."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+ROOT = Path(__file__).parents[1]
+COPIED = ["Snakefile", "workflow", "src", "profiles", "params.yaml", "environment.yml"]
+COPIED += [".dvc/config", ".dvc/.gitignore", ".dvcignore", ".gitignore", "dvc.yaml", "data/raw/README.md", "configs"]
+
+
+def parameters() -> dict[str, Any]:
+    """The demo's parameters, made small: two data sets, one seed, two steps."""
+    params = yaml.safe_load((ROOT / "params.yaml").read_text())
+    params["seeds"] = [0]
+    del params["datasets"]["rvsc"]
+    for name, patients in (("acdc", 6), ("t1", 4)):
+        spec = params["datasets"][name]
+        spec["phantom"]["patients"], spec["size"], spec["max_slices_per_volume"] = patients, 32, 2
+        spec["split"] |= {"train": 4, "val": 2} if name == "acdc" else {"train": 2, "val": 2}
+    params["nets"]["unet"]["arguments"]["width"] = 4
+    params["nets"]["pspnet"]["arguments"] |= {"width": 8, "head_width": 64}
+    params["base"]["steps"] = params["transfer"]["train"]["steps"] = 2
+    params["swap"]["sources"] = {"acdc-seg": ["acdc-auto", "t1-seg"]}
+    params["transfer"] |= {"sources": ["t1-seg"], "samples": [2, 50]}
+    params["figures"]["dpi"] = 60
+    return params
+
+
+class Folder:
+    """A copy of the workflow in a folder of its own."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        path.mkdir(parents=True, exist_ok=True)
+        for name in COPIED:
+            source = ROOT / name
+            if source.is_dir():
+                shutil.copytree(source, path / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
+            else:
+                (path / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(source, path / name)
+        self.write(parameters())
+
+    def write(self, params: dict) -> None:
+        (self.path / "params.yaml").write_text(yaml.safe_dump(params))
+
+    def change(self, path: str, value: object) -> None:
+        params = yaml.safe_load((self.path / "params.yaml").read_text())
+        node = params
+        *parents, last = path.split(".")
+        for key in parents:
+            node = node[key]
+        node[last] = value
+        self.write(params)
+
+    def copy(self, path: Path) -> Folder:
+        """The same files with the same times elsewhere; the code and environment stay those of the original."""
+        shutil.copytree(self.path, path)
+        twin = Folder.__new__(Folder)
+        twin.path = path
+        return twin
+
+    @property
+    def environment(self) -> dict[str, str]:
+        # The code under test is the folder's own.
+        path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+        return {**os.environ, "PATH": path, "PYTHONPATH": str(self.path / "src")}
+
+    def run(self, *command: str) -> subprocess.CompletedProcess[str]:
+        """A command in this folder, its two streams as one text."""
+        return subprocess.run(
+            command,
+            cwd=self.path,
+            env=self.environment,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            check=False,
+        )
+
+    def must(self, *command: str) -> str:
+        """The output of a command that has to succeed."""
+        done = self.run(*command)
+        assert done.returncode == 0, f"{command}: {done.stdout[-6000:]}"
+        return done.stdout
+
+    def git(self, *arguments: str) -> str:
+        return self.must("git", "-c", "user.name=test", "-c", "user.email=test@example.org", *arguments)
+
+    def snakemake(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        return self.run("snakemake", "--cores", "2", *arguments)
+
+    def planned(self, *arguments: str) -> dict[str, int]:
+        """Rule -> number of jobs that a dry run would run."""
+        printed = self.must("snakemake", "--cores", "2", "--dry-run", *arguments)
+        return jobs(printed.rpartition("Job stats:")[2])  # a dry run prints its table twice
+
+
+# What a change of one parameter re-runs: rule -> number of jobs, on the tiny configuration.
+_TABLES = {"claims": 1, "figures": 1, "metrics": 1, "report": 1, "manifest": 1}
+_REUSE = {"base_table": 1, "swap_table": 1, "rmse": 1, "bn_shift": 1, "verdict": 1}
+CHANGES: list[tuple[str, Any, dict[str, int]]] = [
+    ("verdict.tolerance", 0.3, {"verdict": 1, **_TABLES}),
+    ("figures.palette", "Set2", {"figures": 1, "report": 1, "manifest": 1}),
+    ("transfer.samples", [2, 3, 50], {"transfer": 3, "transfer_table": 1, **_TABLES}),
+    ("nets.unet.arguments.width", 5, {"base": 4, "swap": 2, **_REUSE, **_TABLES}),
+    (
+        "datasets.t1.spacing_mm",
+        2.5,
+        {"prepare": 1, "data_table": 1, "base": 4, "swap": 2, "transfer": 4, "transfer_table": 1, **_REUSE, **_TABLES},
+    ),
+]
+# Rules that only name other rules' outputs.
+COLLECTIONS = {"all", "reuse"}
+
+
+def jobs(printed: str) -> dict[str, int]:
+    """Rule -> number of jobs, of all of Snakemake's job tables in a text."""
+    tables = re.findall(r"^job +count\n-+ +-+\n(.*?)^total", printed, re.M | re.S)
+    assert tables or "Nothing to be done" in printed, printed
+    found: dict[str, int] = {}
+    for line in "".join(tables).strip().splitlines():
+        name, count = line.split()
+        if name not in COLLECTIONS:
+            found[name] = found.get(name, 0) + int(count)
+    return found

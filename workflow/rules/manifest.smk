@@ -1,0 +1,36 @@
+"""manifest: what the run was made with, and a hash of every file it made.
+
+REQUIRED INPUTS: every output of the other rules
+OUTPUTS: results/manifest.json
+"""
+
+
+rule manifest:
+    input:
+        files=[
+            *rules.data_table.input.data,
+            *rules.rmse.input.checkpoints,
+            *rules.base_table.input.parts,
+            *rules.swap_table.input.parts,
+            *transfer_parts(None),
+            *TABLES,
+            rules.transfer_table.output.markdown,
+            rules.transfer_table.output.latex,
+            *rules.figures.output,
+            *rules.metrics.output,
+            rules.report.output[0],
+        ],
+        code=code("manifest"),
+    output:
+        "results/manifest.json",
+    log:
+        "logs/manifest.log",
+    conda:
+        "../../environment.yml"
+    params:
+        json=section(config, *sorted(config)),
+    message:
+        "manifest: results/manifest.json"
+    shell:
+        "python workflow/scripts/manifest.py --params {params.json:q} --manifest {output}"
+        " --files {input.files} 2>&1 | tee {log}"

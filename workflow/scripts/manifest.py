@@ -1,0 +1,14 @@
+"""The record of the run: versions, device, commit, parameters, and a hash of every file."""
+
+import json
+from argparse import Namespace
+
+from prrmse.job import run, write_text
+from prrmse.manifest import manifest
+
+
+def main(a: Namespace) -> None:
+    write_text(json.dumps(manifest(a.params, a.files), indent=1) + "\n", a.manifest)
+
+
+run(main, "params", "manifest", many="files")

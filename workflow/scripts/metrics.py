@@ -1,0 +1,18 @@
+"""The run in few numbers, for `dvc metrics` and `dvc plots`."""
+
+import json
+from argparse import Namespace
+from pathlib import Path
+
+from prrmse.job import read_table, run, write_table, write_text
+from prrmse.summary import metrics, reuse_plot, transfer_plot
+
+
+def main(a: Namespace) -> None:
+    tables = {Path(path).stem: read_table(path) for path in a.tables}
+    write_text(json.dumps(metrics(tables), indent=1) + "\n", a.metrics)
+    write_table(transfer_plot(tables["transfer"]), f"{a.plots}/transfer.csv")
+    write_table(reuse_plot(tables["network"]), f"{a.plots}/reuse.csv")
+
+
+run(main, "metrics", "plots", many="tables")
