@@ -1,5 +1,7 @@
 """Training: the same bytes each time, also after a kill; frozen stays frozen; divergence is said."""
 
+import signal
+
 import pytest
 import torch
 from conftest import ARGUMENTS, COMPUTE, SETTINGS
@@ -15,8 +17,8 @@ def network(net="unet"):
     return initialise(net, ARGUMENTS[net], "shared", "none", "a-seg", 0)
 
 
-def run(slices, net="unet", task="seg", seed=1, **options):
-    return train(network(net), slices.split("train"), task, SETTINGS, seed, COMPUTE, **options)
+def run(slices, net="unet", task="seg", seed=1, compute=COMPUTE, **options):
+    return train(network(net), slices.split("train"), task, SETTINGS, seed, compute, **options)
 
 
 def equal(a, b):
@@ -51,6 +53,28 @@ def test_killed_training_resumes_and_ends_with_the_same_bytes(net, slices, tmp_p
     assert equal(run(slices, net, resume=resume), undisturbed)
     assert len(counted) == SETTINGS["steps"] - 4, "it started again instead of resuming"
     assert not resume.exists()
+
+
+def test_asked_to_stop_it_saves_the_step_it_is_in(slices, tmp_path, monkeypatch):
+    undisturbed = run(slices)
+    original, steps = module.loss_of, []
+
+    def stopped(*arguments):
+        steps.append(0)
+        if len(steps) == 3:
+            signal.raise_signal(signal.SIGTERM)
+        return original(*arguments)
+
+    monkeypatch.setattr(module, "loss_of", stopped)
+    never = {**COMPUTE, "resume_seconds": 3600}
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit) as stop:
+        run(slices, resume=tmp_path / ".resume", compute=never)
+    assert stop.value.code == 143
+    assert len(steps) == 3
+    assert signal.getsignal(signal.SIGTERM) is before
+    assert equal(run(slices, resume=tmp_path / ".resume", compute=never), undisturbed)
+    assert len(steps) == SETTINGS["steps"], "the stopped step was done twice, or not at all"
 
 
 def test_truncated_or_foreign_snapshot_is_not_taken(slices, tmp_path):

@@ -3,17 +3,67 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
-from typing import Any
+import shutil
+import subprocess
+import tempfile
+from functools import cache
+from pathlib import Path
+from typing import IO, Any
 
 import torch
 
 
 def choose_device(name: str = "auto") -> torch.device:
     """``auto`` is CUDA where there is one, else the CPU."""
+    if name != "cpu":
+        lease_gpu()
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     return torch.device(name)
+
+
+@cache
+def lease_gpu() -> str | None:
+    """Reserve, for the life of this process, the GPU that fewest jobs of this user hold; its id.
+
+    Snakemake counts GPUs but does not say which one a job may take, so that every job would take the first.
+    Here the job takes the first free file lock: slot 0 of each GPU, then slot 1, and so on. ``CUDA_VISIBLE_DEVICES``
+    then names that GPU alone. None where there is no choice: no GPU, one, or one given by the cluster.
+    """
+    gpus = _visible_gpus()
+    if len(gpus) < 2:
+        return None
+    import fcntl  # absent on Windows
+
+    folder = Path(tempfile.gettempdir()) / f"prrmse-{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    for slot in itertools.count():
+        for gpu in gpus:
+            lock = open(folder / f"gpu-{gpu}-{slot}.lock", "w")  # noqa: SIM115 (held until the process ends)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                lock.close()
+                continue
+            _leases.append(lock)
+            os.environ["CUDA_VISIBLE_DEVICES"] = gpu
+            return gpu
+    raise AssertionError("unreachable: slots are endless")
+
+
+_leases: list[IO[str]] = []
+
+
+def _visible_gpus() -> list[str]:
+    given = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if given is not None:
+        return [gpu.strip() for gpu in given.split(",") if gpu.strip()]
+    if shutil.which("nvidia-smi") is None:
+        return []
+    command = ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"]
+    return subprocess.run(command, text=True, capture_output=True, check=False).stdout.split()
 
 
 def choose_precision(name: str, device: torch.device) -> torch.dtype:
@@ -40,6 +90,13 @@ def _cpu_flags() -> set[str]:
             if line.startswith("flags"):
                 return set(line.split(":", 1)[1].split())
     return set()
+
+
+def describe(compute: dict[str, Any]) -> dict[str, Any]:
+    """What decides how sums round: device, number format and threads, as chosen here."""
+    device = choose_device(compute["device"])
+    dtype = choose_precision(compute["precision"], device)
+    return {"device": device.type, "precision": str(dtype).removeprefix("torch."), "threads": compute["threads"]}
 
 
 def make_deterministic(threads: int) -> None:

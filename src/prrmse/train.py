@@ -6,6 +6,8 @@ import hashlib
 import json
 import logging
 import os
+import signal
+import threading
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -84,6 +86,7 @@ def train(
     snapshot = Snapshot(resume, _identity(slices, task, settings, seed, title), compute["resume_seconds"])
     first = snapshot.restore(network, optimiser, schedule, draws)
     progress = Progress(title, steps, task)
+    stop = StopRequest()
     for step in range(first, steps):
         rows = order[step].to(device)
         x, y = image[rows], label[rows]
@@ -98,7 +101,9 @@ def train(
         schedule.step()
         hold.restore()
         progress.show(step + 1, loss, output, y)
-        snapshot.save(step + 1, network, optimiser, schedule, draws)
+        snapshot.save(step + 1, network, optimiser, schedule, draws, now=stop.made)
+        stop.obey()
+    stop.forget()
     if not all(bool(torch.isfinite(v).all()) for v in network.state_dict().values()):
         raise InputError(f"{title}: training diverged (parameters not finite); lower learning_rate in params.yaml")
     snapshot.delete()
@@ -217,9 +222,11 @@ class Snapshot:
         log.info("resuming after step %d from %s", state["step"], self.path)
         return int(state["step"])
 
-    def save(self, step: int, network: nn.Module, optimiser: Any, schedule: Any, draws: torch.Generator) -> None:
-        """Save if the interval has passed."""
-        if self.path is None or time.monotonic() - self._last < self.every:
+    def save(
+        self, step: int, network: nn.Module, optimiser: Any, schedule: Any, draws: torch.Generator, *, now: bool = False
+    ) -> None:
+        """Save if the interval has passed, or ``now``."""
+        if self.path is None or not (now or time.monotonic() - self._last >= self.every):
             return
         self.path.parent.mkdir(parents=True, exist_ok=True)
         partial = self.path.with_name(self.path.name + ".partial")
@@ -233,6 +240,31 @@ class Snapshot:
         """The training is complete."""
         if self.path is not None:
             self.path.unlink(missing_ok=True)
+
+
+class StopRequest:
+    """SIGTERM, which a cluster sends before it kills (time limit, preemption, scancel): end after the present step."""
+
+    def __init__(self) -> None:
+        self.made = False
+        self._before: Any = None
+        if threading.current_thread() is threading.main_thread():  # elsewhere Python allows no handler
+            self._before = signal.signal(signal.SIGTERM, self._make)
+
+    def _make(self, *_: object) -> None:
+        self.made = True
+
+    def obey(self) -> None:
+        """End the process if it was asked to."""
+        if self.made:
+            log.warning("asked to stop (SIGTERM): the state is saved; run again to go on from here")
+            self.forget()
+            raise SystemExit(128 + signal.SIGTERM)
+
+    def forget(self) -> None:
+        """Give SIGTERM back to whoever had it."""
+        if self._before is not None:
+            signal.signal(signal.SIGTERM, self._before)
 
 
 def _identity(slices: Slices, task: str, settings: dict[str, Any], seed: int, title: str) -> str:
