@@ -148,10 +148,11 @@ def check_data(params: Params) -> None:
     Raises:
         InputError: names the key, the path and where the data can be had.
     """
-    from prrmse.data.prepare import check
+    own = {name: spec for name, spec in params["datasets"].items() if not spec.get("phantom")}
+    if own:
+        from prrmse.data.prepare import check  # most of a second, at each start of Snakemake
 
-    for name, spec in params["datasets"].items():
-        if not spec.get("phantom"):
+        for name, spec in own.items():
             check(name, spec)
 
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
 from prrmse.errors import InputError
-from prrmse.layers import Layer
+
+if TYPE_CHECKING:  # at run time it would cost the tables' rules an import of torch
+    from prrmse.layers import Layer
 
 # Paper: "non-reused" pairs of PSPNet; all others are reused.
 PAPER_NOT_REUSED = {

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +26,15 @@ def draw_figures(tables: Tables, settings: Mapping[str, Any], out: Path) -> None
         settings: context, palette, dpi; tolerance and rule of the verdict; target, whose sweeps are drawn.
         out: folder.
     """
-    use_style(settings)
     tables = {k: t[t["target"] == settings["target"]] if "target" in t else t for k, t in tables.items()}
-    for name, draw in _drawings(tables, settings).items():
-        save(draw(), name, out, settings)
+    # Two at a time: drawing is what a user waits for after a change of the verdict or of the style.
+    with ProcessPoolExecutor(2) as pool:
+        list(pool.map(partial(_write, tables, settings, out), _drawings(tables, settings)))
+
+
+def _write(tables: Tables, settings: Mapping[str, Any], out: Path, name: str) -> None:
+    use_style(settings)
+    save(_drawings(tables, settings)[name](), name, out, settings)
 
 
 def _drawings(tables: Tables, settings: Mapping[str, Any]) -> dict[str, Callable[[], Figure]]:
