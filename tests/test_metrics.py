@@ -3,14 +3,15 @@
 import numpy as np
 import torch
 
-from prrmse.metrics import Counts, count, dice, dice_table, mean_over_patients
+from prrmse.metrics import Counts, Masks, dice, dice_table, mean_over_patients
 
 
 def test_counts_give_dice_per_patient_volume():
     rng = np.random.default_rng(0)
     prediction, label = rng.integers(0, 4, (2, 6, 9, 9))
     patient = np.array([0, 0, 1, 1, 1, 0])
-    counts = count(*(torch.from_numpy(a) for a in (prediction, label, patient)), (2, 4)).numpy()
+    masks = Masks(torch.from_numpy(label), torch.from_numpy(patient), (2, 4))
+    counts = masks.count(torch.from_numpy(prediction)).numpy()
     found = dice(Counts(*counts))
     for p in range(2):
         for c in range(4):

@@ -1,58 +1,112 @@
-"""The sweep engine answers exactly what the plain way answers."""
+"""The sweep engine answers what the plain way answers, and stays under its bound of memory."""
 
 import copy
+import dataclasses
 
 import numpy as np
 import pytest
 import torch
 from conftest import ARGUMENTS, COMPUTE, SETTINGS
 from torch import nn
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.nn import functional as F
+from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from prrmse.engine import outlines, rewrite, trace
+from prrmse.errors import InputError
 from prrmse.evaluate import Evaluation
 from prrmse.layers import inventory, swap
+from prrmse.metrics import dice
 from prrmse.nets import initialise
 from prrmse.sweep import sweep
 from prrmse.train import train
 
 
 class Branches(nn.Module):
-    """A user's network: a skip, a sum of two branches, a module used by both ends of a concatenation."""
+    """A user's network: a skip, a sum of two branches, a module used twice, maps resized before a convolution."""
 
     def __init__(self):
         super().__init__()
-        self.stem = nn.Conv2d(1, 6, 3, padding=1)
-        self.left = nn.Sequential(nn.Conv2d(6, 6, 3, padding=1), nn.BatchNorm2d(6), nn.ReLU())
-        self.right = nn.Conv2d(6, 6, 1, bias=False)
-        self.norm = nn.BatchNorm2d(12)
-        self.out = nn.Conv2d(12, 4, 1)
+        self.stem = nn.Conv2d(1, 16, 3, padding=1)
+        self.left = nn.Sequential(nn.Conv2d(16, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU(inplace=True))
+        self.right = nn.Conv2d(16, 16, 1, bias=False)
+        self.twice = nn.Conv2d(16, 16, 3, padding=1, groups=2)
+        self.norm = nn.BatchNorm2d(32)
+        self.deep = nn.Conv2d(32, 64, 3, padding=1, bias=False)
+        self.wide = nn.Conv2d(64, 16, 3, padding=1)
+        self.point = nn.Conv2d(64, 16, 1)
+        self.after = nn.BatchNorm2d(16)
+        self.out = nn.Conv2d(48, 4, 1)
 
     def forward(self, x):
         x = self.stem(x).relu()
         y = self.left(x) + self.right(x)
-        return self.out(self.norm(torch.cat([x, y], 1)))
+        y = self.twice(self.twice(y))
+        z = F.relu(self.deep(F.avg_pool2d(self.norm(torch.cat([x, y], 1)), 4)))
+        large = F.interpolate(z, scale_factor=4, mode="bilinear")
+        point = self.point(F.interpolate(z, size=x.shape[-2:], mode="nearest"))
+        return {"out": self.out(torch.cat([x, self.after(self.wide(large)), point], 1))}
+
+
+class Choosing(nn.Module):
+    """Cannot be traced: which way it goes depends on the image."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Conv2d(1, 4, 1), nn.Conv2d(1, 4, 3, padding=1)
+
+    def forward(self, x):
+        return self.a(x) if x.sum() > 0 else self.b(x)
+
+
+class Accumulating(nn.Module):
+    """Changes a value that something else has already read."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Conv2d(1, 4, 1), nn.Conv2d(4, 4, 3, padding=1)
+
+    def forward(self, x):
+        x = self.a(x)
+        y = self.b(x)
+        return x.mul_(2) + y
+
+
+OWN = {"branches": Branches, "choosing": Choosing, "accumulating": Accumulating}
 
 
 def networks(name, slices):
     """Target and source, trained a little on different tasks, so that swaps matter."""
-    if name == "branches":
+    if name in OWN:
         torch.manual_seed(0)
-        pair = Branches(), Branches()
-    else:
-        pair = tuple(initialise(name, ARGUMENTS[name], "independent", "none", m, 0) for m in ("a-seg", "b-seg"))
+        return disturbed(OWN[name]()), disturbed(OWN[name]())
+    pair = tuple(initialise(name, ARGUMENTS[name], "independent", "none", m, 0) for m in ("a-seg", "b-seg"))
     settings = {**SETTINGS, "steps": 12, "learning_rate": 0.01}
     for network, task in zip(pair, ("seg", "auto"), strict=True):
         train(network, slices.split("train"), task, settings, 0, COMPUTE)
     return pair
 
 
+def disturbed(network):
+    with torch.no_grad():
+        for tensor in network.state_dict().values():
+            if tensor.is_floating_point():
+                tensor.add_(0.3 * torch.randn_like(tensor)).clamp_(-2, 2)
+        for module in network.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.running_var.uniform_(0.5, 2)
+    return network.eval()
+
+
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-@pytest.mark.parametrize("name", ["unet", "pspnet", "branches"])
-def test_sweep_counts_are_bit_equal_to_the_plain_way(name, precision, slices):
+@pytest.mark.parametrize("name", ["unet", "pspnet", "branches", "choosing", "accumulating"])
+def test_exact_counts_are_bit_equal_to_the_plain_way(name, precision, slices):
     target, source = networks(name, slices)
     evaluation = Evaluation(slices.split("val"), {**COMPUTE, "precision": precision}, 4)
-    layers = inventory(target)[:: 1 if name == "branches" else 9]
+    layers = inventory(target)[:: 1 if name in OWN else 9]
     before = {k: v.clone() for k, v in target.state_dict().items()}
-    baseline, swapped = sweep(target, source.state_dict(), layers, evaluation)
+    baseline, swapped = sweep(target, source.state_dict(), layers, evaluation, engine="exact")
     assert all(torch.equal(v, before[k]) for k, v in target.state_dict().items()), "the target was changed"
     assert np.array_equal(baseline.both, evaluation.counts(evaluation.place(target)).both)
     changed = 0
@@ -63,6 +117,77 @@ def test_sweep_counts_are_bit_equal_to_the_plain_way(name, precision, slices):
         assert all(np.array_equal(a, b) for a, b in zip(counts, expected, strict=True)), layer
         changed += not np.array_equal(counts.predicted, baseline.predicted)
     assert changed > len(layers) // 3, "hardly any swap changed anything: the test shows nothing"
+
+
+@pytest.mark.parametrize("name", ["unet", "pspnet", "branches"])
+def test_fast_dice_equals_the_plain_way(name, slices):
+    target, source = networks(name, slices)
+    evaluation = Evaluation(slices.split("val"), COMPUTE, 4)
+    layers = inventory(target)
+    fast = sweep(target, source.state_dict(), layers, evaluation, engine="fast")
+    plain = sweep(target, source.state_dict(), layers, evaluation, engine="plain")
+    for a, b in zip([fast[0], *fast[1]], [plain[0], *plain[1]], strict=True):
+        np.testing.assert_allclose(dice(a), dice(b), atol=1e-4)
+
+
+def test_fast_rewrites_what_it_says(slices):
+    """Else the test above would compare the plain way with itself."""
+    target, _ = networks("branches", slices)
+    image = torch.zeros(1, 1, 32, 32)
+    with torch.inference_mode():
+        traced = trace(target)
+        steps = rewrite(traced, outlines(traced, image), torch.float32, image.device).steps
+    kinds = {name: type(step).__name__ for name, step in steps.items()}
+    assert (kinds["left_0:raw"], kinds["left_2"]) == ("Conv", "Affine")
+    assert (kinds["wide:raw"], kinds["after"]) == ("ConvOfResized", "Affine")
+    assert kinds["point:raw"] == "ResizedConv"
+    assert [kinds[f"out:{i}"] for i in range(3)] == ["Conv"] * 3
+    assert kinds["out:raw"] == "Sum"
+    assert kinds["twice"] == kinds["twice_1"] == "Call", "a module used twice stays as it is"
+    assert "cat_1" not in kinds
+
+
+class Alive(TorchDispatchMode):
+    """Counts the bytes of all tensors alive that operations have made."""
+
+    def __init__(self):
+        super().__init__()
+        self.made, self.peak = {}, 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        for leaf in pytree.tree_leaves(result):
+            if isinstance(leaf, torch.Tensor) and leaf.device.type != "meta":
+                storage = leaf.untyped_storage()
+                self.made[storage._cdata] = (StorageWeakRef(storage), storage.nbytes())
+        self.made = {k: v for k, v in self.made.items() if not v[0].expired()}
+        self.peak = max(self.peak, sum(size for _, size in self.made.values()))
+        return result
+
+
+@pytest.mark.parametrize("engine", ["fast", "exact"])
+def test_memory_stays_under_the_bound_and_the_answer_does_not_change(engine, slices):
+    target, source = networks("unet", slices)
+    tiled = {key: np.tile(getattr(slices, key), (1, 4, 4)) for key in ("image", "label")}
+    large = dataclasses.replace(slices, **tiled)
+    evaluation = Evaluation(large.split("val"), COMPUTE, 4)
+    layers = inventory(target)[::5]
+    generous, expected = peak_of(lambda: sweep(target, source.state_dict(), layers, evaluation, engine=engine))
+    bound = 4 if engine == "fast" else 16  # MiB; the exact engine takes all five slices at once
+    tight = {"engine": engine, "memory_mb": bound}
+    peak, counts = peak_of(lambda: sweep(target, source.state_dict(), layers, evaluation, **tight))
+    copies = 6 * sum(v.nbytes for v in target.state_dict().values())  # own, swapped, cut in parts, folded
+    assert peak < bound * 2**20 + copies < generous / 2
+    for a, b in zip(counts[1], expected[1], strict=True):
+        np.testing.assert_allclose(dice(a), dice(b), atol=0 if engine == "exact" else 1e-4)
+    with pytest.raises(InputError, match=r"swap\.memory_mb: 0\.01 is too little: .* slice\(s\)"):
+        sweep(target, source.state_dict(), layers, evaluation, engine=engine, memory_mb=0.01)
+
+
+def peak_of(work):
+    with Alive() as alive:
+        result = work()
+    return alive.peak, result
 
 
 @pytest.mark.parametrize("name", ["unet", "pspnet"])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,7 +11,7 @@ from torch import nn
 
 from prrmse.data.slices import Slices
 from prrmse.device import autocast, choose_device, choose_precision
-from prrmse.metrics import Counts, count
+from prrmse.metrics import Counts, Masks
 
 
 class Batch(NamedTuple):
@@ -20,6 +20,14 @@ class Batch(NamedTuple):
     image: torch.Tensor
     label: torch.Tensor
     patient: torch.Tensor
+
+
+def prediction_of(output: Any) -> torch.Tensor:
+    """Classes ``[N, H, W]`` of a network's output ``[N, C, H, W]``, or of the ``out`` of torchvision's models."""
+    if isinstance(output, Mapping):
+        output = output["out"]
+    # In this layout the classes of a pixel lie side by side: ten times faster on a CPU.
+    return output.contiguous(memory_format=torch.channels_last).argmax(1)
 
 
 class Evaluation:
@@ -56,7 +64,7 @@ class Evaluation:
         shape = (len(self.patients), self.channels)
         total = torch.zeros((3, *shape), dtype=torch.int64, device=self.device)
         for output, batch in zip(outputs, self.batches, strict=True):
-            total += count(output.argmax(1), batch.label, batch.patient, shape)
+            total += Masks(batch.label, batch.patient, shape).count(prediction_of(output))
         return Counts(*total.cpu().numpy())
 
     @torch.inference_mode()

@@ -17,23 +17,36 @@ class Counts(NamedTuple):
     true: np.ndarray
 
 
-def count(prediction: torch.Tensor, label: torch.Tensor, patient: torch.Tensor, shape: tuple[int, int]) -> torch.Tensor:
-    """Add up pixels on the device, without a synchronisation.
+class Masks:
+    """The truth of some slices, against which many predictions are counted on the device, without a synchronisation.
 
     Args:
-        prediction, label: integer classes ``[N, H, W]``.
+        label: integer classes ``[N, H, W]``.
         patient: row of each slice's patient, int64 ``[N]``.
         shape: (P, C).
-
-    Returns:
-        int64 ``[3, P, C]``: in both, predicted, true.
     """
-    patients, classes = shape
-    row = (patient * classes).view(-1, 1, 1)
-    p, t = (row + prediction).flatten(), (row + label).flatten()
-    n = patients * classes
-    both = torch.bincount(t[p == t], minlength=n)
-    return torch.stack([both, torch.bincount(p, minlength=n), torch.bincount(t, minlength=n)]).view(3, *shape)
+
+    def __init__(self, label: torch.Tensor, patient: torch.Tensor, shape: tuple[int, int]) -> None:
+        self.patient, self.shape = patient, shape
+        self._classes = torch.arange(shape[1], device=label.device).view(1, -1, 1)
+        self._truth = self._one_hot(label)
+
+    def _one_hot(self, classes: torch.Tensor) -> torch.Tensor:
+        return (classes.flatten(1).unsqueeze(1) == self._classes).float()
+
+    def count(self, prediction: torch.Tensor) -> torch.Tensor:
+        """Pixels per patient and class: int64 ``[3, P, C]``: in both, predicted, true.
+
+        Args:
+            prediction: integer classes ``[N, H, W]``.
+        """
+        # A matrix product of zeros and ones in float32 is exact below 2^24 pixels a slice; torch.bincount would wait
+        # for the device.
+        with torch.autocast(prediction.device.type, enabled=False):
+            confusion = torch.bmm(self._truth, self._one_hot(prediction).transpose(1, 2)).long()  # [N, true, predicted]
+        per_slice = torch.stack([confusion.diagonal(dim1=1, dim2=2), confusion.sum(1), confusion.sum(2)])
+        total = torch.zeros((3, *self.shape), dtype=torch.int64, device=prediction.device)
+        return total.index_add_(1, self.patient, per_slice)
 
 
 def dice(counts: Counts) -> np.ndarray:

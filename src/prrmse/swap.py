@@ -13,6 +13,7 @@ import pandas as pd
 
 from prrmse.checkpoint import load_checkpoint, load_network
 from prrmse.data.slices import load_slices
+from prrmse.device import make_deterministic
 from prrmse.evaluate import Evaluation
 from prrmse.layers import inventory
 from prrmse.metrics import dice_table, mean_over_patients
@@ -23,13 +24,16 @@ log = logging.getLogger(__name__)
 PAIR_COLUMNS = ["kind", "layer", "module", "final", "scalars"]
 
 
-def swap_experiment(target: Path, source: Path, data: Path, compute: dict[str, Any]) -> pd.DataFrame:
+def swap_experiment(
+    target: Path, source: Path, data: Path, compute: dict[str, Any], *, engine: str = "fast", memory_mb: float = 2000
+) -> pd.DataFrame:
     """Dice of the target on its validation slices, with each pair swapped in turn.
 
     Args:
         target, source: checkpoints of the same network.
         data: processed data set of the target.
         compute: device, precision, threads, evaluation_batch_size.
+        engine, memory_mb: see `prrmse.sweep.sweep`.
 
     Returns:
         One row per (pair, patient, class): kind, layer, module, final, scalars, patient, class,
@@ -40,7 +44,8 @@ def swap_experiment(target: Path, source: Path, data: Path, compute: dict[str, A
     evaluation = Evaluation(load_slices(data).split("val"), compute, header["arguments"]["out_channels"])
     layers = inventory(network)
     log.info("%d pairs on %d validation patients", len(layers), len(evaluation.patients))
-    own, swapped = sweep(network, source_state, layers, evaluation)
+    make_deterministic(compute["threads"])
+    own, swapped = sweep(network, source_state, layers, evaluation, engine=engine, memory_mb=memory_mb)
     baseline = dice_table(own, evaluation.patients, evaluation.classes).rename(columns={"dice": "baseline"})
     tables = []
     for layer, counts in zip(layers, swapped, strict=True):

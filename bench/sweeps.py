@@ -1,0 +1,205 @@
+"""The sweep against the plain way, against the floor, and how it grows."""
+
+from __future__ import annotations
+
+import copy
+import multiprocessing
+import resource
+import time
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+import torch
+from common import CLASSES, NETS, PAPER, noise, pair, seconds, table
+from torch import nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.flop_counter import FlopCounterMode
+
+from prrmse.data.slices import Slices
+from prrmse.device import choose_device, make_deterministic
+from prrmse.engine import outlines, rewrite, trace
+from prrmse.evaluate import Evaluation
+from prrmse.layers import Layer, inventory
+from prrmse.metrics import Counts, dice
+from prrmse.sweep import sweep
+
+BATCH = 16
+COMPUTE = {"device": "auto", "precision": "float32", "evaluation_batch_size": BATCH}
+
+
+def plain_way(target: nn.Module, source: dict[str, torch.Tensor], layer: Layer, data: Slices, batch: int) -> Counts:
+    """What one would write: deepcopy, load_state_dict, evaluate the network with a DataLoader. No code of ours."""
+    device = choose_device("auto")
+    network = copy.deepcopy(target)
+    state = network.state_dict()
+    network.load_state_dict({**state, layer.tensor: source[layer.tensor]})
+    network.to(device).eval()
+    patients = sorted(set(data.index["patient"]))
+    patient = torch.tensor([patients.index(p) for p in data.index["patient"]])
+    dataset = TensorDataset(torch.from_numpy(data.image).unsqueeze(1), torch.from_numpy(data.label).long(), patient)
+    both, predicted, true = (np.zeros((len(patients), CLASSES), np.int64) for _ in range(3))
+    with torch.inference_mode():
+        for image, label, row in DataLoader(dataset, batch_size=batch):
+            found = network(image.to(device)).argmax(dim=1).cpu()
+            for c in range(CLASSES):
+                p, t = found == c, label == c
+                for total, mask in ((both, p & t), (predicted, p), (true, t)):
+                    np.add.at(total[:, c], row.numpy(), mask.sum((1, 2)).numpy())
+    return Counts(both, predicted, true)
+
+
+def against_the_plain_way(slices: int) -> str:
+    """Every pair of one (network, source), all three ways; then the plain way with other batch sizes."""
+    data = noise(slices)
+    rows: list[dict[str, object]] = []
+    others: list[dict[str, object]] = []
+    for net, arguments in NETS.items():
+        target, source = pair(net, arguments)
+        layers, evaluation = inventory(target), Evaluation(data, COMPUTE, CLASSES)
+        found: dict[str, list[Counts]] = {}
+        start = time.perf_counter()
+        textbook = [plain_way(target, source.state_dict(), layer, data, BATCH) for layer in layers]
+        plain = time.perf_counter() - start
+        for engine in ("plain", "exact", "fast"):
+            start = time.perf_counter()
+            _, found[engine] = sweep(target, source.state_dict(), layers, evaluation, engine=engine)
+            took = time.perf_counter() - start
+            rows.append({"network": f"{net} {arguments}", "pairs": len(layers), "engine": engine,
+                         "engine, s": f"{took:.1f}", "plain way, s": f"{plain:.1f}",
+                         "ratio": f"{plain / took:.2f}", **_differences(found[engine], textbook),
+                         "pixels that differ from engine plain": _pixels(found[engine], found["plain"])})  # fmt: skip
+        for batch in (1, 4, 64):
+            one = seconds(lambda b=batch: plain_way(target, source.state_dict(), layers[0], data, b), 2)  # noqa: B023
+            others.append({"network": net, "plain way's batch": batch, "a pair, s": f"{one:.2f}",
+                           "ratio to fast": f"{one * len(layers) / took:.2f}"})  # fmt: skip
+    text = f"\n### Full sweep, {slices} slices of 128 x 128, float32; plain way with batches of {BATCH}\n\n"
+    text += table(rows) + "\n\nThe plain way with other batch sizes (one pair, times the number of pairs):\n\n"
+    return text + table(others)
+
+
+def _differences(found: list[Counts], plain: list[Counts]) -> dict[str, object]:
+    largest = max(float(np.nanmax(np.abs(dice(a) - dice(b)))) for a, b in zip(found, plain, strict=True))
+    return {"largest difference of Dice": f"{largest:.1e}", "pixels that differ": _pixels(found, plain)}
+
+
+def _pixels(found: list[Counts], others: list[Counts]) -> int:
+    return sum(int(np.abs(a.predicted - b.predicted).sum()) // 2 for a, b in zip(found, others, strict=True))
+
+
+def at_paper_width(slices: int, every: int) -> str:
+    """The paper's widths, on every so many pairs."""
+    data = noise(slices)
+    rows: list[dict[str, object]] = []
+    for net, arguments in PAPER.items():
+        target, source = pair(net, arguments)
+        layers, evaluation = inventory(target)[::every], Evaluation(data, COMPUTE, CLASSES)
+        fast = seconds(lambda: sweep(target, source.state_dict(), layers, evaluation))  # noqa: B023
+        plain = seconds(lambda: plain_way(target, source.state_dict(), layers[0], data, BATCH), 2)  # noqa: B023
+        plain *= len(layers)
+        rows.append({"network": f"{net} {arguments}", "pairs": len(layers), "fast, s": f"{fast:.1f}",
+                     "plain way, s": f"{plain:.1f}", "ratio": f"{plain / fast:.2f}"})  # fmt: skip
+    return f"\n### The paper's widths, every {every}th pair, {slices} slices\n\n" + table(rows)
+
+
+def against_the_floor(slices: int) -> str:
+    """Operations of the convolutions that no sharing spares, at the device's measured rate, against the sweep."""
+    rate = matrix_rate()
+    rows: list[dict[str, object]] = []
+    device = choose_device("auto")
+    for net, arguments in NETS.items():
+        target, source = pair(net, arguments)
+        layers, evaluation = inventory(target), Evaluation(noise(slices), COMPUTE, CLASSES)
+        operations = operations_of(target.to(device), source.state_dict(), layers, evaluation) * slices
+        took = seconds(lambda: sweep(target, source.state_dict(), layers, evaluation), 2)  # noqa: B023
+        floor = operations / rate
+        rows.append({"network": f"{net} {arguments}", "operations, 1e12": f"{operations / 1e12:.2f}",
+                     "floor, s": f"{floor:.1f}", "fast, s": f"{took:.1f}",
+                     "fraction of the floor": f"{floor / took:.2f}"})  # fmt: skip
+    title = f"\n### The floor: operations over the measured rate, {rate / 1e9:.0f} GFLOP/s float32, {slices} slices\n\n"
+    return title + table(rows)
+
+
+@torch.inference_mode()
+def operations_of(target: nn.Module, source: dict[str, torch.Tensor], layers: list[Layer], on: Evaluation) -> int:
+    """Floating-point operations of all convolutions and matrix products of a sweep, for one slice."""
+    image = on.batches[0].image[:1]
+    program = trace(copy.deepcopy(target).eval())
+    program = rewrite(program, outlines(program, image), torch.float32, on.device)
+    total = 0
+    recorded = program.record(program.steps).run({program.image: image})
+    for layer in layers:
+        value = source[layer.tensor].to(on.device)
+        changes = {name: program.steps[name].replaced(layer.tensor, value) for name in program.readers(layer.tensor)}
+        with FlopCounterMode(display=False) as counter:
+            program.rerun(changes, program.steps).run(recorded)
+        total += counter.get_total_flops()
+    return total
+
+
+def matrix_rate() -> float:
+    """Best measured rate of dense products in float32, per second: large matrices, and a wide convolution."""
+    device = choose_device("auto")
+    a = torch.randn(2048, 2048, device=device)
+    x = torch.randn(16, 256, 32, 32, device=device).contiguous(memory_format=torch.channels_last)
+    w = torch.randn(256, 256, 3, 3, device=device).contiguous(memory_format=torch.channels_last)
+    with torch.inference_mode():
+        product = 2 * 2048**3 / seconds(lambda: a @ a, 5)
+        convolution = 2 * 16 * 32 * 32 * 256 * 256 * 9 / seconds(lambda: F.conv2d(x, w, padding=1), 5)
+    return max(product, convolution)
+
+
+GROWTH: dict[str, list[dict[str, Any]]] = {
+    "slices": [{"slices": n} for n in (25, 50, 100, 200)],
+    "width": [{"width": w} for w in (6, 12, 24, 48)],
+    "share of pairs": [{"pairs": share} for share in (0.25, 0.5, 0.75, 1.0)],
+    "bound, MiB": [{"memory_mb": m} for m in (15, 30, 60, 120, 240)],
+}
+
+
+def growth(folder: Path) -> str:
+    """Time and peak memory of a UNet's sweep against what they may depend on; a figure."""
+    rows = []
+    context = multiprocessing.get_context("spawn")
+    for axis, settings in GROWTH.items():
+        for setting in settings:
+            with context.Pool(1) as pool:
+                took, peak = pool.apply(_grown, (setting,))
+            rows.append({"axis": axis, "value": next(iter(setting.values())), "time, s": took, "peak, MiB": peak})
+    found = pd.DataFrame(rows)
+    figure, axes = plt.subplots(2, len(GROWTH), figsize=(12, 5), layout="constrained")
+    for column, axis in enumerate(GROWTH):
+        for row, measure in enumerate(("time, s", "peak, MiB")):
+            panel = axes[row, column]
+            sns.lineplot(found[found["axis"] == axis], x="value", y=measure, marker="o", ax=panel)
+            panel.set(xlabel=axis, ylabel=measure if column == 0 else "", ylim=(0, None))
+    folder.mkdir(parents=True, exist_ok=True)
+    figure.savefig(folder / "growth.png", dpi=120)
+    found = found.round(1).astype(str)
+    return "\n### Growth: UNet, width 12, 50 slices, all pairs, unless said\n\n" + table(found.to_dict("records"))
+
+
+def _grown(setting: dict[str, Any]) -> tuple[float, float]:
+    make_deterministic(torch.get_num_threads())
+    target, source = pair("unet", {"width": setting.get("width", 12)})
+    layers = inventory(target)
+    layers = layers[:: round(1 / setting["pairs"])] if setting.get("pairs", 1.0) in (0.25, 0.5) else layers
+    if setting.get("pairs") == 0.75:
+        layers = [layer for i, layer in enumerate(layers) if i % 4]
+    evaluation = Evaluation(noise(setting.get("slices", 50)), COMPUTE, CLASSES)
+    evaluation.counts(evaluation.place(copy.deepcopy(target)))  # what torch itself needs, once
+    before = _peak()
+    took = seconds(
+        lambda: sweep(target, source.state_dict(), layers, evaluation, memory_mb=setting.get("memory_mb", 2000))
+    )
+    return took, _peak() - before
+
+
+def _peak() -> float:
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

@@ -1,0 +1,158 @@
+"""A network as a list of steps that can be re-run from the middle, under a bound of memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
+
+import torch
+from torch import fx, nn
+from torch.utils import _pytree as pytree
+
+from prrmse.engine.steps import Affine, Call, Conv, Step
+
+IN_PLACE = {"iadd", "isub", "imul", "itruediv", "setitem"}
+
+
+class TracingError(ValueError):
+    """The network cannot be written as a fixed list of operations."""
+
+
+class Plan:
+    """Steps to run in order; after each, the values to forget because nothing needs them any more."""
+
+    def __init__(self, steps: Mapping[str, Step], held: Collection[str]) -> None:
+        last = {source: name for name, step in steps.items() for source in step.inputs}
+        forget: dict[str, list[str]] = {}
+        for source, user in last.items():
+            if source in steps and source not in held:
+                forget.setdefault(user, []).append(source)
+        self.steps = [(name, step, tuple(forget.get(name, ()))) for name, step in steps.items()]
+
+    def run(self, given: Mapping[str, Any], watch: Callable[[str, Any], None] | None = None) -> dict[str, Any]:
+        """The values given, those held, and the last one; ``watch`` is shown every value."""
+        values = dict(given)
+        for name, step, forget in self.steps:
+            values[name] = step.run(values)
+            if watch is not None:
+                watch(name, values[name])
+            for source in forget:
+                del values[source]
+        return values
+
+    def peak(self, size: Mapping[str, int]) -> int:
+        """Most bytes of values that are alive at once, beside those given."""
+        alive = most = 0
+        for name, _, forget in self.steps:
+            alive += size.get(name, 0)
+            most = max(most, alive)
+            alive -= sum(size.get(source, 0) for source in forget)
+        return most
+
+
+class Program:
+    """Steps by the name of their value, in an order in which they can be run."""
+
+    def __init__(self, image: str, output: str, steps: Mapping[str, Step]) -> None:
+        self.image, self.output, self.steps = image, output, dict(steps)
+        self._folded: dict[str, Conv] = {}
+
+    def readers(self, tensor: str) -> list[str]:
+        """The steps that a tensor of the network's state takes part in (several if a module is used twice)."""
+        return [name for name, step in self.steps.items() if tensor in step.tensors]
+
+    def record(self, kept: Collection[str]) -> Plan:
+        """Run everything; the values in ``kept``, and the output, are held."""
+        return Plan(self.steps, {*kept, self.output})
+
+    def rerun(self, changed: Mapping[str, Step], kept: Collection[str]) -> Plan:
+        """Run what lies downstream of changed steps, given the recorded values of ``kept`` and the image.
+
+        Recorded values that are needed and were not kept are computed again.
+        """
+        new = set(changed)
+        for name, step in self.steps.items():
+            if any(source in new for source in step.inputs):
+                new.add(name)
+        needed = set(new)
+        for name in reversed(self.steps):
+            if name in needed:
+                needed.update(s for s in self.steps[name].inputs if s in self.steps and (s in new or s not in kept))
+        steps = {name: changed.get(name, step) for name, step in self.steps.items() if name in needed}
+        return Plan(self._fold(steps, changed), {self.output})
+
+    def _fold(self, steps: dict[str, Step], changed: Mapping[str, Step]) -> dict[str, Step]:
+        """Make one step of each unchanged convolution and what follows it, if nothing else needs its value."""
+        users: dict[str, int] = {}
+        for step in steps.values():
+            for source in step.inputs:
+                users[source] = users.get(source, 0) + 1
+        for name, step in list(steps.items()):
+            if isinstance(step, Affine) and name not in changed and step.source not in changed:
+                conv = steps.get(step.source)
+                if isinstance(conv, Conv) and users[step.source] == 1:
+                    if name not in self._folded:
+                        self._folded[name] = step.folded_into(conv)
+                    steps[name] = self._folded[name]
+                    del steps[step.source]
+        return steps
+
+
+def trace(network: nn.Module) -> Program:
+    """The network's operations as they are, by torch.fx; the program reads the network's own tensors.
+
+    Raises:
+        TracingError: control flow that depends on values, an operation that changes a value in place,
+            or more than one input.
+    """
+    for part in network.modules():
+        if getattr(part, "inplace", False):
+            part.inplace = False  # type: ignore[assignment]
+    try:
+        graph = fx.GraphModule(network, fx.Tracer().trace(network)).graph
+    except Exception as e:
+        raise TracingError(f"torch.fx cannot trace {type(network).__name__}: {' '.join(str(e).split())}") from e
+    graph.eliminate_dead_code()
+    modules = dict(network.named_modules())
+    image, output, steps = "", "", {}
+    for node in graph.nodes:
+        target = getattr(node.target, "__name__", str(node.target))
+        if target in IN_PLACE or (node.op.startswith("call") and target.endswith("_") and not target.endswith("__")):
+            raise TracingError(f"{type(network).__name__}: {node.name} changes a value in place")
+        if node.op == "placeholder":
+            if not image:
+                image = node.name
+            elif node.args:
+                steps[node.name] = Call(node, constant=node.args[0])
+            elif node.users:
+                raise TracingError(f"{type(network).__name__}: has a second input, {node.target}")
+        else:
+            module = modules[str(node.target)] if node.op == "call_module" else None
+            constant = _attribute(network, str(node.target)) if node.op == "get_attr" else None
+            steps[node.name] = Call(node, module, constant)
+        if node.op == "output":
+            output = node.name
+    return Program(image, output, steps)
+
+
+def _attribute(network: nn.Module, path: str) -> Any:
+    value: Any = network
+    for part in path.split("."):
+        value = getattr(value, part)
+    return value
+
+
+def outlines(program: Program, image: torch.Tensor) -> dict[str, Any]:
+    """Every value for this image, its tensors without their contents (on torch's ``meta`` device)."""
+    found = {program.image: image.to("meta")}
+
+    def watch(name: str, value: Any) -> None:
+        found[name] = pytree.tree_map_only(torch.Tensor, lambda tensor: tensor.to("meta"), value)
+
+    program.record(()).run({program.image: image}, watch)
+    return found
+
+
+def size_of(value: Any) -> int:
+    """Bytes of the tensors in a value."""
+    return sum(leaf.nbytes for leaf in pytree.tree_leaves(value) if isinstance(leaf, torch.Tensor))

@@ -1,0 +1,208 @@
+"""Rewrite a traced network so that a sweep shares more and moves less. Equal up to the rounding of float32.
+
+- A convolution, the batch normalisation and the ReLU after it become two steps, the convolution's raw value between
+  them: a swap of its bias or of a BN tensor re-runs the second only. Where neither is swapped they become one.
+- A convolution over concatenated maps becomes a sum of convolutions of each: the part that a skip connection brings
+  does not change when something deeper is swapped.
+- A convolution of a resized map mixes channels before resizing, where that is much less work.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from prrmse.engine.program import Program
+from prrmse.engine.steps import Affine, Call, Conv, ConvOfResized, ResizedConv, Step, Sum
+
+# Less work by this factor, or the small matrices are not worth it (`make bench` on two cores).
+RESIZED_GAIN = 2.5
+LINEAR_MODES = {"nearest", "nearest-exact", "bilinear", "bicubic"}
+
+
+def rewrite(program: Program, outline: Mapping[str, Any], dtype: torch.dtype, device: torch.device) -> Program:
+    """The same network in fewer, larger and more shareable steps.
+
+    Args:
+        program: as traced.
+        outline: all its values for some image (`prrmse.engine.program.outlines`), which tell the shapes.
+        dtype: number format of the convolutions.
+        device: where the network is.
+    """
+    with torch.autocast(device.type, enabled=False):  # the matrices of resizing are float32
+        return _Rewriter(program, outline, dtype, device).result()
+
+
+class _Rewriter:
+    def __init__(self, program: Program, outline: Mapping[str, Any], dtype: torch.dtype, device: torch.device) -> None:
+        self.program, self.outline, self.dtype, self.device = program, outline, dtype, device
+        self.calls: dict[str, Call] = {n: s for n, s in program.steps.items() if isinstance(s, Call)}
+        self.users: dict[str, list[str]] = {}
+        for name, step in self.calls.items():
+            for source in step.inputs:
+                self.users.setdefault(source, []).append(name)
+        modules = [step.module for step in self.calls.values() if step.module is not None]
+        self.used_once = {id(m) for m in modules if sum(m is other for other in modules) == 1}
+
+    def result(self) -> Program:
+        steps: dict[str, Step] = {}
+        done: set[str] = set()
+        for name, call in self.calls.items():
+            if name in done:
+                continue
+            if self._is(call, nn.Conv2d) and call.module.padding_mode == "zeros":
+                norm, relu = self._what_follows(name)
+                done.update(n for n in (norm, relu) if n)
+                steps.update(self._block(name, norm, relu))
+            else:
+                steps[name] = call
+        return Program(self.program.image, self.program.output, self._in_order(steps))
+
+    def _is(self, call: Call, kind: type[nn.Module]) -> bool:
+        """Exactly this module, used once, without hooks: so what it computes is known."""
+        module = call.module
+        return (
+            type(module) is kind
+            and id(module) in self.used_once
+            and not (module._forward_hooks or module._forward_pre_hooks)
+            and len(call.node.all_input_nodes) == 1
+        )
+
+    def _only_user(self, name: str) -> str | None:
+        users = self.users.get(name, [])
+        return users[0] if len(users) == 1 and users[0] != self.program.output else None
+
+    def _what_follows(self, conv: str) -> tuple[str | None, str | None]:
+        """Names of the batch normalisation and of the ReLU that alone read the convolution, if there are such."""
+        norm = self._only_user(conv)
+        if norm is not None:
+            call = self.calls[norm]
+            if not self._is(call, nn.BatchNorm2d) or call.module.running_mean is None:
+                norm = None
+        relu = self._only_user(norm or conv)
+        return norm, relu if relu is not None and self._is_relu(self.calls[relu]) else None
+
+    def _is_relu(self, call: Call) -> bool:
+        node = call.node
+        if node.op == "call_module":
+            return type(call.module) is nn.ReLU
+        return node.target in (F.relu, torch.relu, "relu")
+
+    def _block(self, name: str, norm: str | None, relu: str | None) -> dict[str, Step]:
+        call = self.calls[name]
+        conv, last = call.module, relu or norm or name
+        assert isinstance(conv, nn.Conv2d)
+        path = str(call.node.target)
+        has_affine = norm is not None or relu is not None or conv.bias is not None
+        raw = f"{name}:raw" if has_affine else name
+        steps: dict[str, Step] = {}
+        parts = self._parts(call.inputs[0], conv)
+        for i, (source, first, last_channel) in enumerate(parts):
+            weight = conv.weight.detach()[:, first:last_channel] if len(parts) > 1 else conv.weight.detach()
+            weight = weight.to(self.dtype).contiguous(memory_format=torch.channels_last)
+            reach = conv.stride, conv.padding, conv.dilation, conv.groups
+            step = Conv(source, path, weight, first, last_channel, *reach)
+            steps[raw if len(parts) == 1 else f"{name}:{i}"] = self._before_resizing(step) or step
+        if len(parts) > 1:
+            steps[raw] = Sum(tuple(steps))
+        if has_affine:
+            state, bias, norm_path, eps = {}, None, None, 0.0
+            if conv.bias is not None:
+                bias = f"{path}.bias"
+                state[bias] = conv.bias.detach().float()
+            if norm is not None:
+                norm_path, module = str(self.calls[norm].node.target), self.calls[norm].module
+                assert isinstance(module, nn.BatchNorm2d)
+                eps = module.eps
+                state |= {
+                    f"{norm_path}.{key}": value.detach().float()
+                    for key, value in module.state_dict().items()
+                    if key != "num_batches_tracked"
+                }
+            steps[last] = Affine(raw, state, bias, norm_path, eps, relu is not None)
+        return steps
+
+    def _parts(self, source: str, conv: nn.Conv2d) -> list[tuple[str, int, int]]:
+        """(value, first and last input channel) of what is concatenated; the whole, if nothing is."""
+        call = self.calls.get(source)
+        whole = [(source, 0, conv.in_channels // conv.groups)]
+        if call is None or conv.groups != 1 or call.node.target not in (torch.cat, torch.concat) or not call.node.args:
+            return whole
+        dim = call.node.kwargs.get("dim", call.node.args[1] if len(call.node.args) > 1 else 0)
+        concatenated: Any = call.node.args[0]
+        names = [node.name for node in concatenated]
+        if dim not in (1, -3) or len(names) < 2:
+            return whole
+        parts, first = [], 0
+        for name in names:
+            channels = self.outline[name].shape[1]
+            parts.append((name, first, first + channels))
+            first += channels
+        return parts
+
+    def _before_resizing(self, step: Conv) -> ConvOfResized | ResizedConv | None:
+        """The convolution from the map before it was resized, if that is much less work."""
+        resize = self.calls.get(step.source)
+        if resize is None or not _is_linear_resize(resize) or step.groups != 1 or isinstance(step.padding, str):
+            return None
+        source = str(resize.node.args[0])
+        small, large = self.outline[source], self.outline[step.source]
+        (h, w), k = small.shape[-2:], step.weight.shape[-2:]
+        axes = []
+        for axis, length in ((0, h), (1, w)):
+            matrix = self._matrix(resize, source, axis, length)
+            reach = (step.stride[axis], step.padding[axis], step.dilation[axis])
+            axes.append(_shifted(matrix, k[axis], *reach))  # [k, out, in]
+        (rows, columns), (inside, outside) = axes, step.weight.shape[1::-1]
+        high, wide, taps = rows.shape[1], columns.shape[1], k[0] * k[1]
+        direct = high * wide * taps * inside * outside
+        mixed_first = h * w * taps * inside * outside + (k[0] * high * h + high * wide) * w * k[1] * outside
+        if mixed_first * RESIZED_GAIN > direct or not self._is_separable(resize, source):
+            return None
+        if tuple(k) == (1, 1) and (high, wide) == tuple(large.shape[-2:]):
+            return ResizedConv(replace(step, source=source), resize)
+        by_column = columns.permute(1, 2, 0).reshape(wide, -1)  # [W, w * kW]
+        rows, by_column = rows.to(self.dtype), by_column.to(self.dtype).contiguous()
+        return ConvOfResized(step, source, tuple(rows), by_column, ConvOfResized.taps_of(step.weight))
+
+    def _matrix(self, resize: Call, source: str, axis: int, length: int) -> torch.Tensor:
+        """Resizing along one axis, ``[out, in]``: what it makes of each unit vector."""
+        shape = (1, 1, length, 1) if axis == 0 else (1, 1, 1, length)
+        columns = []
+        for unit in torch.eye(length, device=self.device):  # one at a time: all at once are too many pixels
+            made = resize.run({**self.outline, source: unit.view(shape)})
+            columns.append(made[0, 0, :, 0] if axis == 0 else made[0, 0, 0, :])
+        return torch.stack(columns, dim=1)
+
+    def _is_separable(self, resize: Call, source: str) -> bool:
+        shape = self.outline[source].shape
+        some = torch.linspace(-1, 1, shape[-2] * shape[-1], device=self.device).cos().view(1, 1, *shape[-2:])
+        rows, columns = (self._matrix(resize, source, axis, shape[2 + axis]) for axis in (0, 1))
+        expected = torch.einsum("Hh,nchw,Ww->ncHW", rows, some, columns)
+        return torch.allclose(expected, resize.run({**self.outline, source: some}), atol=1e-5)
+
+    def _in_order(self, steps: dict[str, Step]) -> dict[str, Step]:
+        """Without what the output does not need any more."""
+        needed = {self.program.output}
+        for name in reversed(steps):
+            if name in needed:
+                needed.update(steps[name].inputs)
+        return {name: step for name, step in steps.items() if name in needed}
+
+
+def _is_linear_resize(call: Call) -> bool:
+    if type(call.module) in (nn.Upsample, nn.UpsamplingBilinear2d, nn.UpsamplingNearest2d):
+        return call.module.mode in LINEAR_MODES
+    return call.node.target is F.interpolate and call.node.kwargs.get("mode", "nearest") in LINEAR_MODES
+
+
+def _shifted(matrix: torch.Tensor, taps: int, stride: int, padding: int, dilation: int) -> torch.Tensor:
+    """``[taps, out, in]``: row i of tap t is row ``i * stride + t * dilation - padding`` of the matrix, or zero."""
+    padded = F.pad(matrix, (0, 0, padding, padding))
+    out = (padded.shape[0] - dilation * (taps - 1) - 1) // stride + 1
+    return torch.stack([padded[t * dilation :][: (out - 1) * stride + 1 : stride] for t in range(taps)])

@@ -1,0 +1,88 @@
+"""How many slices at once, and which values to keep, so that a sweep stays under its bound of memory."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from prrmse.engine.program import Program, size_of
+from prrmse.engine.steps import Step
+from prrmse.errors import InputError
+
+MIB = 2**20
+# A CPU is fastest while the largest value stays in its caches (`make bench`).
+CACHE_BYTES = 8 * MIB
+# For the output's every value: its part of the prediction, of the label, and of their one-hot masks.
+COUNT_BYTES = 16
+
+
+class Schedule(NamedTuple):
+    """Slices at once, the values to keep of the unchanged network, and the bytes that this takes."""
+
+    slices: int
+    kept: frozenset[str]
+    bytes: int
+
+
+def schedule(
+    program: Program,
+    changes: Sequence[Mapping[str, Step]],
+    outline: Mapping[str, Any],
+    most_slices: int,
+    memory_mb: float,
+    *,
+    on_cpu: bool,
+    fixed: bool = False,
+) -> Schedule:
+    """Fewer slices first, which costs nothing; then forget cheap values, then convolutions, and compute them again.
+
+    Args:
+        program: the network.
+        changes: the changed steps of every swap.
+        outline: all values for one slice (`outlines`).
+        most_slices: at once.
+        memory_mb: bound on what the sweep holds beside network and data, MiB; without the operations' own workspace.
+        on_cpu: also keep to what the caches hold.
+        fixed: exactly ``most_slices`` at once.
+
+    Raises:
+        InputError: not even the plain forward pass fits.
+    """
+    size = {name: size_of(value) for name, value in outline.items()}
+    bound = memory_mb * MIB
+    per_count = COUNT_BYTES * size_of(outline[program.output]) // 4
+
+    def needed(kept: frozenset[str]) -> int:
+        record = program.record(kept).peak(size)
+        held = sum(size.get(name, 0) for name in kept)
+        rerun = max((program.rerun(change, kept).peak(size) for change in changes), default=0)
+        return max(record, held + rerun) + per_count
+
+    # What costs most to compute again comes first.
+    ranked = sorted(program.steps, key=lambda name: not program.steps[name].heavy)
+    everything = frozenset(ranked)
+    one = needed(everything)
+    slices = most_slices
+    if not fixed:
+        largest = max(size.get(name, 0) for name in program.steps)
+        fit_cache = CACHE_BYTES // max(1, largest) if on_cpu else most_slices
+        slices = max(1, min(most_slices, int(fit_cache), int(bound // one)))
+    if slices * one <= bound:
+        return Schedule(slices, everything, slices * one)
+    free = frozenset(name for name in ranked if size.get(name, 0) == 0)
+    low, high = 0, len(ranked)  # the longest part of the ranking that fits
+    while low < high:
+        middle = (low + high + 1) // 2
+        if slices * needed(free.union(ranked[:middle])) <= bound:
+            low = middle
+        else:
+            high = middle - 1
+    kept = free.union(ranked[:low])
+    total = slices * needed(kept)
+    if total > bound:
+        raise InputError(
+            f"swap.memory_mb: {memory_mb:g} is too little: {slices} slice(s) of this size need "
+            f"{total / MIB:.0f} MiB without keeping anything"
+            + ("; or lower compute.evaluation_batch_size" if fixed and slices > 1 else "")
+        )
+    return Schedule(slices, kept, total)
