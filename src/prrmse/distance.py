@@ -45,6 +45,24 @@ def rmse_table(a: State, b: State, layers: pd.DataFrame) -> pd.DataFrame:
     return rows.drop(columns=["tensor", "scalars"])
 
 
+def distance_table(a: State, b: State, layers: pd.DataFrame) -> pd.DataFrame:
+    r"""Distances of every pair, of all kinds: columns below.
+
+    kind, layer, module, tensor, scalars, rmse, rmse_relative, norm_ratio, cosine.
+    ``norm_ratio`` is \|b\| / \|a\|, ``cosine`` the cosine of the angle between the two as vectors (ours; the paper
+    has the RMSE of kernels only). NaN where a norm is zero.
+    """
+    rows = layers[["kind", "layer", "module", "tensor", "scalars"]].copy()
+    pairs = [(a[name].astype(np.float64).ravel(), b[name].astype(np.float64).ravel()) for name in rows["tensor"]]
+    rows["rmse"] = [rmse(x, y) for x, y in pairs]
+    rows["rmse_relative"] = [relative_rmse(x, y) for x, y in pairs]
+    norms = np.array([(np.linalg.norm(x), np.linalg.norm(y)) for x, y in pairs]).reshape(-1, 2)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        rows["norm_ratio"] = norms[:, 1] / norms[:, 0]
+        rows["cosine"] = np.array([x @ y for x, y in pairs]) / norms.prod(axis=1)
+    return rows
+
+
 def bn_shift(target: State, source: State, module: str) -> dict[str, float]:
     """How swapping one kind of a BN layer moves its output, means over its channels [rec].
 
@@ -121,6 +139,8 @@ def read_arrays(path: str | Path) -> tuple[State, dict[str, Any]]:
             header = json.loads((f.metadata() or {})["prrmse"])
             return {name: f.get_tensor(name) for name in f.keys()}, header  # noqa: SIM118 (not a dict)
     except KeyError:
-        raise InputError(f"{path}: not a checkpoint of this program (its header has no key prrmse)") from None
+        raise InputError(
+            f"{path}: not a checkpoint of this program (its header has no key prrmse); name its network with --network"
+        ) from None
     except (FileNotFoundError, SafetensorError, OSError) as e:
         raise InputError(f"{path}: not a complete safetensors file ({e}); delete it and run again") from None

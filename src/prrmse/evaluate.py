@@ -26,6 +26,8 @@ def prediction_of(output: Any) -> torch.Tensor:
     """Classes ``[N, H, W]`` of a network's output ``[N, C, H, W]``, or of the ``out`` of torchvision's models."""
     if isinstance(output, Mapping):
         output = output["out"]
+    if output.ndim != 4:
+        return output.argmax(1)
     # In this layout the classes of a pixel lie side by side: ten times faster on a CPU.
     return output.contiguous(memory_format=torch.channels_last).argmax(1)
 
@@ -37,9 +39,10 @@ class Evaluation:
         slices: e.g. the validation slices.
         compute: device, precision, batch_size of evaluation.
         channels: classes including background.
+        image_channels: how often the grey image is repeated, for a network that takes colours.
     """
 
-    def __init__(self, slices: Slices, compute: dict[str, Any], channels: int) -> None:
+    def __init__(self, slices: Slices, compute: dict[str, Any], channels: int, image_channels: int = 1) -> None:
         self.device = choose_device(compute["device"])
         self.dtype = choose_precision(compute["precision"], self.device)
         self.patients = slices.patients()
@@ -47,7 +50,7 @@ class Evaluation:
         self.channels = channels
         rows = {p: i for i, p in enumerate(self.patients)}
         patient = torch.tensor([rows[p] for p in slices.index["patient"]], device=self.device)
-        image = torch.from_numpy(slices.image).to(self.device).unsqueeze(1)
+        image = torch.from_numpy(slices.image).to(self.device).unsqueeze(1).expand(-1, image_channels, -1, -1)
         image = image.contiguous(memory_format=torch.channels_last)
         label = torch.from_numpy(slices.label).to(self.device, torch.int64)
         size = compute["evaluation_batch_size"]

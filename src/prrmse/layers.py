@@ -1,9 +1,10 @@
 """The inventory of a network's reusable parameters: kind, layer number, module, tensor.
 
-Kinds and numbering follow DESIGN sections 1 and 2: ``W``, ``B`` are weight and bias of convolutions,
-``RM``, ``RV``, ``RW``, ``RB`` running mean, running variance, weight and bias of BN. Layers are
-numbered from 1 in registration order, separately for convolutions (W), biased convolutions (B) and
-BN layers. That this is the paper's order is a reconstruction [rec].
+``W``, ``B`` are weight and bias of convolutions (1D to 3D, transposed, grouped), ``RM``, ``RV``, ``RW``, ``RB``
+running mean, running variance, weight and bias of normalisations: batch, and as far as they have them, instance,
+group and layer normalisation (the paper has batch normalisation only). Each kind is numbered from 1 in registration
+order: so for a network of convolutions and BN, separately for convolutions (W), biased convolutions (B) and BN
+layers. That this is the paper's order is a reconstruction [rec].
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
+CONVOLUTIONS = (nn.modules.conv._ConvNd,)
+NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)
 CONV_KINDS = {"W": "weight", "B": "bias"}
 BN_KINDS = {"RM": "running_mean", "RV": "running_var", "RW": "weight", "RB": "bias"}
 KINDS = (*CONV_KINDS, *BN_KINDS)
@@ -37,14 +40,15 @@ class Layer(NamedTuple):
 def inventory(network: nn.Module) -> list[Layer]:
     """Every (kind, layer) pair of a network, by kind, then by layer.
 
-    A pair is ``final`` if it belongs to the convolution that maps to the outputs (``network.final_name``):
-    that one is reported apart and never reused unless asked.
+    A pair is ``final`` if it belongs to the convolution that maps to the outputs: that one is reported apart and never
+    reused unless asked. It is ``network.final_name``, or else the convolution that is registered last, unless
+    something else with parameters comes after it.
     """
-    final = getattr(network, "final_name", None)
+    final = getattr(network, "final_name", None) or _last_convolution(network)
     found: dict[str, list[Layer]] = {kind: [] for kind in KINDS}
     for name, module in network.named_modules():
         for kind, attribute in _kinds_of(module).items():
-            tensor = getattr(module, attribute)
+            tensor = getattr(module, attribute, None)
             if tensor is None:
                 continue
             number = len(found[kind]) + 1
@@ -53,11 +57,41 @@ def inventory(network: nn.Module) -> list[Layer]:
 
 
 def _kinds_of(module: nn.Module) -> dict[str, str]:
-    if isinstance(module, nn.Conv2d):
+    if isinstance(module, CONVOLUTIONS):
         return CONV_KINDS
-    if isinstance(module, nn.BatchNorm2d):
-        return BN_KINDS
-    return {}
+    return BN_KINDS if isinstance(module, NORMS) else {}
+
+
+def _last_convolution(network: nn.Module) -> str | None:
+    own = [(name, module) for name, module in network.named_modules() if list(module.parameters(recurse=False))]
+    return own[-1][0] if own and isinstance(own[-1][1], CONVOLUTIONS) else None
+
+
+def inventory_of_state(state: Mapping[str, torch.Tensor]) -> list[Layer]:
+    """The pairs of a checkpoint whose network is not at hand, told by the names and dimensions of its tensors.
+
+    A module with a weight of three or more dimensions is a convolution, one with weight and bias of one dimension or
+    with running statistics a normalisation; anything else (a linear layer, PReLU) has no pairs. None is known to be
+    ``final``.
+    """
+    modules: dict[str, dict[str, torch.Tensor]] = {}
+    for name, tensor in state.items():
+        module, _, attribute = name.rpartition(".")
+        modules.setdefault(module, {})[attribute] = tensor
+    found: dict[str, list[Layer]] = {kind: [] for kind in KINDS}
+    for module, tensors in modules.items():
+        weight = tensors.get("weight")
+        if weight is not None and weight.ndim >= 3:
+            kinds = CONV_KINDS
+        elif "running_mean" in tensors or (weight is not None and weight.ndim == 1 and "bias" in tensors):
+            kinds = BN_KINDS
+        else:
+            continue
+        for kind, attribute in kinds.items():
+            if attribute in tensors:
+                name, number = f"{module}.{attribute}".lstrip("."), len(found[kind]) + 1
+                found[kind].append(Layer(kind, number, module, name, tensors[attribute].numel(), False))
+    return [layer for kind in KINDS for layer in found[kind]]
 
 
 def swap(target: Mapping[str, torch.Tensor], source: Mapping[str, torch.Tensor], layers: Iterable[Layer]) -> dict:

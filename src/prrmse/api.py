@@ -1,0 +1,278 @@
+"""The tool as a library: your network, your checkpoints, your own way to evaluate.
+
+>>> import torch
+>>> from prrmse.api import sweep
+>>> network, source = (torch.nn.Sequential(torch.nn.Conv2d(1, 2, 1), torch.nn.ReLU()) for _ in range(2))
+>>> @torch.no_grad()
+... def evaluate(model):  # your own: a score, larger is better, or one for each case
+...     return {"case 1": model(torch.ones(1, 1, 4, 4)).mean(), "case 2": model(torch.zeros(1, 1, 4, 4)).mean()}
+>>> table = sweep(network, source.state_dict(), evaluate)
+>>> table[["kind", "layer", "case"]].to_dict("split")["data"]
+[['W', 1, 'case 1'], ['W', 1, 'case 2'], ['B', 1, 'case 1'], ['B', 1, 'case 2']]
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import nn
+from tqdm import tqdm
+
+from prrmse.distance import distance_table
+from prrmse.evaluate import Evaluation
+from prrmse.foreign import fit, read_state
+from prrmse.layers import Layer, inventory, inventory_of_state, swap
+from prrmse.metrics import dice_table
+from prrmse.sweep import sweep as swept_counts
+from prrmse.verdict import bootstrap_mean
+
+Score = float | Mapping[str, float]
+Evaluate = Callable[[nn.Module], Score] | Evaluation
+StateLike = Mapping[str, torch.Tensor] | str | Path
+
+PAIR = ["kind", "layer", "module", "tensor", "scalars", "final"]
+
+
+def inspect(checkpoint: StateLike | nn.Module) -> pd.DataFrame:
+    """The (kind, layer) pairs of a network, or of a checkpoint whose network need not be at hand.
+
+    Layers are numbered in the network's order; for a foreign ``.safetensors`` file, in which tensors are sorted by
+    name, in that order.
+
+    Returns:
+        One row per pair: kind, layer, module, tensor, scalars, shape, mean, sd.
+    """
+    if isinstance(checkpoint, nn.Module):
+        state, layers = dict(checkpoint.state_dict()), inventory(checkpoint)
+    else:
+        state, layers = _state(checkpoint), _layers(checkpoint)
+    table = pd.DataFrame([layer._asdict() for layer in layers], columns=list(Layer._fields)).drop(columns="final")
+    values = [state[layer.tensor].double() for layer in layers]
+    table["shape"] = ["x".join(map(str, v.shape)) for v in values]
+    table["mean"] = [float(v.mean()) for v in values]
+    table["sd"] = [float(v.std(correction=0)) for v in values]
+    return table
+
+
+def compare(a: StateLike, b: StateLike) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """How far two checkpoints of one network lie apart, and which of their tensors fit each other.
+
+    Returns:
+        `distance_table` of the pairs that fit; and the table of `prrmse.foreign.fit`, b's tensors offered to a.
+    """
+    own = _state(a)
+    fitted, table = fit(own, _state(b))
+    layers = [layer for layer in _layers(a) if layer.tensor in fitted]
+    names = pd.DataFrame([layer._asdict() for layer in layers], columns=list(Layer._fields))
+    own_arrays, other_arrays = (_arrays(state, names["tensor"]) for state in (own, fitted))
+    return distance_table(own_arrays, other_arrays, names), table
+
+
+def sweep(
+    model: nn.Module,
+    source: StateLike,
+    evaluate: Evaluate,
+    *,
+    layers: Iterable[Layer] | None = None,
+    engine: str = "fast",
+    memory_mb: float = 2000,
+    progress: bool = False,
+) -> pd.DataFrame:
+    """Take each pair from the source, alone, and evaluate.
+
+    Args:
+        model: the target; as it was afterwards.
+        source: a state or a file; what does not fit the model is left out.
+        evaluate: called with the model, which it must not train; a score (larger is better), or one per case. Or an
+            `Evaluation`, which is many times faster, since it shares what does not change.
+        layers: the pairs; all that fit, if not given.
+        engine, memory_mb: see `prrmse.sweep.sweep`; for an `Evaluation` only.
+        progress: show a bar.
+
+    Returns:
+        One row per (pair, case): kind, layer, module, tensor, scalars, final, case, score, baseline.
+
+    Raises:
+        ValueError: nothing of the source fits.
+    """
+    fitted, _ = fit(model.state_dict(), _state(source))
+    wanted = inventory(model) if layers is None else list(layers)
+    chosen = [layer for layer in wanted if layer.tensor in fitted]
+    if not chosen:
+        raise ValueError("nothing of the source fits the model; prrmse compare shows what is there")
+    own = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    if isinstance(evaluate, Evaluation):
+        baseline, counts = swept_counts(model, fitted, chosen, evaluate, engine=engine, memory_mb=memory_mb)
+        scores = [_mean_dice(evaluate, found) for found in (baseline, *counts)]
+    else:
+        states = [own, *(swap(own, fitted, [layer]) for layer in chosen)]
+        try:
+            scores = [_score(model, state, evaluate) for state in tqdm(states, disable=not progress, unit="swap")]
+        finally:
+            model.load_state_dict(own)
+    tables = []
+    for layer, score in zip(chosen, scores[1:], strict=True):
+        table = pd.DataFrame({"case": list(score), "score": list(score.values())})
+        table["baseline"] = table["case"].map(scores[0])
+        tables.append(table.assign(**layer._asdict()))
+    return pd.concat(tables, ignore_index=True)[[*PAIR, "case", "score", "baseline"]]
+
+
+class Advice(NamedTuple):
+    """What `advise` found.
+
+    ``ranking``: one row per source, best first. ``verdicts``: one row per (source, pair), with ``reusable``.
+    """
+
+    ranking: pd.DataFrame
+    verdicts: pd.DataFrame
+
+
+def advise(
+    model: nn.Module,
+    sources: Mapping[str, StateLike],
+    evaluate: Evaluate,
+    *,
+    tolerance: float = 0.05,
+    rule: str = "mean",
+    level: float = 0.95,
+    resamples: int = 2000,
+    engine: str = "fast",
+    memory_mb: float = 2000,
+) -> Advice:
+    """Which source, and which of its pairs, can be taken without a loss above the tolerance.
+
+    Args:
+        model: the target.
+        sources: states or files by name.
+        evaluate: as for `sweep`.
+        tolerance: largest loss of the score at which a pair counts as reusable.
+        rule: compare the mean loss with it (``mean``, as the paper seems to), or the upper end of its interval
+            (``upper``).
+        level, resamples: of the bootstrap over cases.
+
+    Returns:
+        The ranking: source, reusable_pairs, reusable_scalars (shares, the final convolution left out), joint_change
+        (of the score, when all reusable pairs are taken at once, without training) with its interval and n_cases,
+        rmse_relative (median over kernels), missing (pairs that the source does not have or that do not fit).
+        It is ordered by reusable_scalars, then by joint_change. It says what fits, not yet what training on will gain.
+    """
+    settings = {"level": level, "resamples": resamples}
+    everything = inventory(model)
+    own = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    verdicts, ranking = [], []
+    for name, source in sources.items():
+        fitted, _ = fit(own, _state(source))
+        table = sweep(model, fitted, evaluate, engine=engine, memory_mb=memory_mb)
+        losses = table.assign(loss=table["baseline"] - table["score"])
+        losses = losses.pivot_table(index=PAIR, columns="case", values="loss", sort=False, dropna=False)
+        losses = losses.dropna(how="all")
+        verdict = losses.mean(axis=1).rename("drop").reset_index()
+        verdict["drop_low"], verdict["drop_high"] = bootstrap_mean(losses.to_numpy(), settings, "advise", name)
+        verdict["reusable"] = verdict["drop" if rule == "mean" else "drop_high"] <= tolerance
+        verdict.insert(0, "source", name)
+        verdicts.append(verdict)
+        body = verdict[~verdict["final"]]
+        reused = [x for x in everything if x.tensor in set(body.loc[body["reusable"], "tensor"])]
+        change = _joint_change(model, own, fitted, reused, evaluate)
+        low, high = bootstrap_mean(change[None], settings, "advise", name, "joint")
+        kernels = body[body["kind"] == "W"]
+        distances = distance_table(_arrays(own, kernels["tensor"]), _arrays(fitted, kernels["tensor"]), kernels)
+        ranking.append({
+            "source": name,
+            "reusable_pairs": body["reusable"].mean(),
+            "reusable_scalars": (body["scalars"] * body["reusable"]).sum() / body["scalars"].sum(),
+            "joint_change": change.mean(),
+            "joint_low": low[0],
+            "joint_high": high[0],
+            "n_cases": len(change),
+            "rmse_relative": distances["rmse_relative"].median(),
+            "missing": len(everything) - len(verdict),
+        })  # fmt: skip
+    ordered = pd.DataFrame(ranking).sort_values(["reusable_scalars", "joint_change"], ascending=False)
+    return Advice(ordered.reset_index(drop=True), pd.concat(verdicts, ignore_index=True))
+
+
+def warmstart(
+    model: nn.Module, source: StateLike, layers: Sequence[Layer], path: str | Path, *, note: str = ""
+) -> dict[str, Any]:
+    """Write the model's state with these pairs taken from the source, and beside it what to freeze.
+
+    Args:
+        model: the target at its starting point.
+        source: a state or a file.
+        layers: the pairs to take; e.g. those an `Advice` calls reusable.
+        path: of the ``.safetensors`` file; ``.json`` beside it lists ``reused`` tensors, ``freeze`` (parameters among
+            them) and ``freeze_statistics`` (normalisations whose running statistics are reused).
+        note: kept in the list.
+
+    Returns:
+        The list.
+    """
+    own = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
+    fitted, _ = fit(own, _state(source))
+    state = swap(own, fitted, layers)
+    parameters = dict(model.named_parameters())
+    taken = [layer.tensor for layer in layers]
+    statistics = sorted({x.module for x in layers if x.kind == "RM"} & {x.module for x in layers if x.kind == "RV"})
+    found = {"reused": taken, "freeze": [t for t in taken if t in parameters], "freeze_statistics": statistics}
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file({name: tensor.contiguous() for name, tensor in state.items()}, path)
+    path.with_suffix(".json").write_text(json.dumps({**found, "note": note}, indent=1) + "\n")
+    return found
+
+
+def _state(source: StateLike) -> dict[str, torch.Tensor]:
+    return read_state(source) if isinstance(source, str | Path) else dict(source)
+
+
+def _layers(source: StateLike) -> list[Layer]:
+    """In the network's order where the checkpoint tells it (ours do), else in the order of its tensors."""
+    if isinstance(source, str | Path) and Path(source).suffix == ".safetensors":
+        with safe_open(source, framework="numpy") as f:
+            header = (f.metadata() or {}).get("prrmse")
+        if header:
+            return [Layer(**layer) for layer in json.loads(header)["layers"]]
+    return inventory_of_state(_state(source))
+
+
+def _arrays(state: Mapping[str, torch.Tensor], names: Iterable[str]) -> dict[str, np.ndarray]:
+    return {name: state[name].float().cpu().numpy() for name in names}
+
+
+def _score(model: nn.Module, state: Mapping[str, torch.Tensor], evaluate: Callable[[nn.Module], Score]) -> dict:
+    model.load_state_dict(state)
+    score = evaluate(model)
+    return {str(k): float(v) for k, v in score.items()} if isinstance(score, Mapping) else {"all": float(score)}
+
+
+def _mean_dice(evaluation: Evaluation, counts: Any) -> dict[str, float]:
+    table = dice_table(counts, evaluation.patients, evaluation.classes)
+    rows = table[table["class"] == "mean"]
+    return dict(zip(rows["patient"], rows["dice"], strict=True))
+
+
+def _joint_change(model: nn.Module, own: dict, fitted: dict, layers: list[Layer], evaluate: Evaluate) -> np.ndarray:
+    """Change of the score of each case when all these pairs are taken at once."""
+    found = []
+    try:
+        for state in (own, swap(own, fitted, layers)):
+            if isinstance(evaluate, Evaluation):
+                model.load_state_dict(state)
+                placed = evaluate.place(copy.deepcopy(model))
+                found.append(_mean_dice(evaluate, evaluate.counts(placed)))
+            else:
+                found.append(_score(model, state, evaluate))
+    finally:
+        model.load_state_dict(own)
+    return np.array([found[1].get(case, np.nan) - value for case, value in found[0].items()])

@@ -1,0 +1,164 @@
+"""The library face, on networks of others: what it lists, compares, sweeps, advises and writes."""
+
+import copy
+import doctest
+import json
+
+import numpy as np
+import pytest
+import torch
+from conftest import ARGUMENTS, COMPUTE, SETTINGS
+from safetensors.torch import load_file
+from torch import nn
+
+from prrmse import api
+from prrmse.evaluate import Evaluation
+from prrmse.layers import inventory, inventory_of_state
+from prrmse.nets import initialise
+from prrmse.train import train
+
+
+def torchvision_model(name, **arguments):
+    import torchvision.models as models
+
+    family = models if name == "resnet18" else models.segmentation
+    return getattr(family, name)(weights=None, **arguments)
+
+
+def monai_unet(dimensions):
+    from monai.networks.nets import UNet
+
+    return UNet(dimensions, 1, 3, (4, 8, 16), (2, 2), num_res_units=1)
+
+
+def smp_pspnet():
+    import segmentation_models_pytorch as smp
+
+    return smp.PSPNet("resnet18", encoder_weights=None, in_channels=1, classes=3)
+
+
+SEGMENTATION = {"weights_backbone": None, "num_classes": 3}
+# Network, its input, and its numbers of W, B, RM and RW pairs, counted from its papers' or its own description.
+NETWORKS = {
+    "resnet18": (lambda: torchvision_model("resnet18"), (1, 3, 32, 32), (20, 0, 20, 20)),
+    "fcn_resnet50": (lambda: torchvision_model("fcn_resnet50", **SEGMENTATION), (1, 3, 32, 32), (55, 1, 54, 54)),
+    "deeplabv3_resnet50": (
+        lambda: torchvision_model("deeplabv3_resnet50", **SEGMENTATION),
+        (1, 3, 32, 32),
+        (61, 1, 60, 60),
+    ),
+    # instance normalisation without parameters: convolutions only, of 3 levels, transposed ones on the way up
+    "monai_unet_2d": (lambda: monai_unet(2), (1, 1, 32, 32), (10, 10, 0, 0)),
+    "monai_unet_3d": (lambda: monai_unet(3), (1, 1, 16, 16, 16), (10, 10, 0, 0)),
+    "smp_pspnet": (smp_pspnet, (1, 1, 64, 64), None),
+}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_networks_of_others_pass_inspect_compare_and_sweep(name, tmp_path):
+    build, shape, numbers = NETWORKS[name]
+    torch.manual_seed(0)
+    network, source = build().eval(), build().eval()
+    listed = api.inspect(network)
+    if numbers is not None:
+        found = listed["kind"].value_counts()
+        assert tuple(found.get(kind, 0) for kind in ("W", "B", "RM", "RW")) == numbers
+    torch.save(network.state_dict(), tmp_path / "a.pth")
+    torch.save({"model": {f"module.{k}": v for k, v in source.state_dict().items()}}, tmp_path / "b.pth")
+    assert api.inspect(tmp_path / "a.pth")["tensor"].tolist() == listed["tensor"].tolist()
+    distances, fits = api.compare(tmp_path / "a.pth", tmp_path / "b.pth")
+    assert set(fits["status"]) == {"same"}
+    assert len(distances) == len(listed)
+    kernels = distances[distances["kind"] == "W"]
+    assert kernels["rmse_relative"].between(0.5, 1.5).all(), "independent draws are uncorrelated"
+
+    image = torch.rand(shape)
+    calls = []
+
+    @torch.no_grad()
+    def evaluate(model):
+        calls.append(1)
+        output = model(image)
+        output = output["out"] if isinstance(output, dict) else output
+        return {"mean": float(output.mean()), "sd": float(output.std())}
+
+    before = copy.deepcopy(network.state_dict())
+    layers = inventory(network)[:: max(1, len(listed) // 6)]
+    table = api.sweep(network, tmp_path / "b.pth", evaluate, layers=layers)
+    assert len(calls) == 1 + len(layers)
+    assert len(table) == 2 * len(layers)
+    moved = table[table["kind"] == "W"]
+    assert (moved["score"] != moved["baseline"]).any()
+    assert all(torch.equal(v, before[k]) for k, v in network.state_dict().items()), "the network was changed"
+
+
+def test_kinds_of_other_normalisations_and_convolutions():
+    network = nn.Sequential(
+        nn.Conv3d(1, 4, 3, groups=1), nn.InstanceNorm3d(4, affine=True, track_running_stats=True),
+        nn.ConvTranspose3d(4, 4, 2), nn.GroupNorm(2, 4), nn.Conv3d(4, 4, 1, groups=2, bias=False),
+    )  # fmt: skip
+    found = [(x.kind, x.layer, x.module) for x in inventory(network)]
+    assert found == [
+        ("W", 1, "0"), ("W", 2, "2"), ("W", 3, "4"), ("B", 1, "0"), ("B", 2, "2"),
+        ("RM", 1, "1"), ("RV", 1, "1"), ("RW", 1, "1"), ("RW", 2, "3"), ("RB", 1, "1"), ("RB", 2, "3"),
+    ]  # fmt: skip
+    assert [x._replace(final=False) for x in inventory(network)] == inventory_of_state(network.state_dict())
+    assert [x.module for x in inventory(network) if x.final] == ["4"]
+
+
+@pytest.fixture(scope="module")
+def target(slices_module):
+    network = initialise("unet", ARGUMENTS["unet"], "shared", "none", "a-seg", 0)
+    settings = {**SETTINGS, "steps": 60, "learning_rate": 0.01, "augment": False}
+    return train(network, slices_module.split("train"), "seg", settings, 0, COMPUTE)
+
+
+@pytest.fixture(scope="module")
+def slices_module(request):
+    return request.getfixturevalue("slices")
+
+
+def test_sweep_with_an_evaluation_equals_a_callable(target, slices):
+    evaluation = Evaluation(slices.split("val"), COMPUTE, 4)
+    source = initialise("unet", ARGUMENTS["unet"], "independent", "none", "b-seg", 0).state_dict()
+    layers = inventory(target)[::9]
+
+    def evaluate(model):
+        return api._mean_dice(evaluation, evaluation.counts(evaluation.place(copy.deepcopy(model))))
+
+    fast = api.sweep(target, source, evaluation, layers=layers)
+    plain = api.sweep(target, source, evaluate, layers=layers)
+    assert fast.drop(columns=["score", "baseline"]).equals(plain.drop(columns=["score", "baseline"]))
+    np.testing.assert_allclose(fast["score"], plain["score"], atol=1e-4)
+
+
+def test_advice_prefers_the_twin_and_warmstart_writes_it(target, slices, tmp_path):
+    evaluation = Evaluation(slices.split("val"), COMPUTE, 4)
+    twin = {k: v.clone() for k, v in target.state_dict().items()}
+    noise = {k: torch.randn_like(v) if v.is_floating_point() else v for k, v in twin.items()}
+    partly = {k: noise[k] if k.startswith("up") else v for k, v in twin.items()}
+    advice = api.advise(target, {"noise": noise, "partly": partly, "twin": twin}, evaluation, tolerance=0.02)
+    assert advice.ranking["source"].tolist() == ["twin", "partly", "noise"]
+    best = advice.ranking.iloc[0]
+    assert best["reusable_scalars"] == 1
+    assert best["joint_change"] == best["joint_low"] == best["joint_high"] == 0
+    assert best["rmse_relative"] == 0
+    half = advice.verdicts[(advice.verdicts["source"] == "partly") & advice.verdicts["reusable"]]
+    reused = [x for x in inventory(target) if x.tensor in set(half["tensor"]) and not x.final]
+    start = initialise("unet", ARGUMENTS["unet"], "shared", "none", "a-seg", 0)
+    found = api.warmstart(start, partly, reused, tmp_path / "warm.safetensors", note="a test")
+    written = load_file(tmp_path / "warm.safetensors")
+    for name, tensor in start.state_dict().items():
+        assert torch.equal(written[name], partly[name] if name in found["reused"] else tensor), name
+    assert json.loads((tmp_path / "warm.json").read_text()) == {**found, "note": "a test"}
+    # The two lines of the documentation:
+    start.load_state_dict(written)
+    frozen = set(found["freeze"])
+    for name, parameter in start.named_parameters():
+        parameter.requires_grad_(name not in frozen)
+    assert sum(not p.requires_grad for p in start.parameters()) == len(frozen) > 0
+
+
+def test_the_examples_in_the_docstrings_run():
+    assert doctest.testmod(api).failed == 0
+    assert doctest.testmod(api).attempted > 0

@@ -1,0 +1,134 @@
+"""The commands on checkpoints: what they print and write, as JSON and as text, and what they refuse."""
+
+import json
+
+import pytest
+import torch
+from cohorts import write_decathlon
+from conftest import ARGUMENTS, COMPUTE, SETTINGS
+from safetensors.torch import load_file
+
+from prrmse.checkpoint import save_checkpoint
+from prrmse.cli import main
+from prrmse.data.slices import save_slices
+from prrmse.layers import inventory
+from prrmse.nets import initialise
+from prrmse.train import train
+
+RUN = ["--threads", "1", "--device", "cpu"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, slices):
+    """A trained target, its start, a foreign source of the same network, a noise source, and slices."""
+    path = tmp_path_factory.mktemp("tool")
+    start = initialise("unet", ARGUMENTS["unet"], "shared", "none", "a-seg", 0)
+    header = {"net": "unet", "arguments": ARGUMENTS["unet"], "model": "a-seg", "seed": 0}
+    header["layers"] = [layer._asdict() for layer in inventory(start)]
+    save_checkpoint(start, path / "start.safetensors", header)
+    settings = {**SETTINGS, "steps": 60, "learning_rate": 0.01, "augment": False}
+    train(start, slices.split("train"), "seg", settings, 0, COMPUTE)
+    save_checkpoint(start, path / "target.safetensors", header)
+    torch.save({"state_dict": {f"module.{k}": v for k, v in start.state_dict().items()}}, path / "twin.pth")
+    noise = {k: torch.randn_like(v) if v.is_floating_point() else v for k, v in start.state_dict().items()}
+    torch.save(noise, path / "noise.pt")
+    save_slices(slices, path / "slices.npz")
+    return path
+
+
+def printed(capsys, *command):
+    assert main([str(part) for part in command]) == 0, capsys.readouterr().err
+    return capsys.readouterr().out
+
+
+def test_inspect_lists_ours_in_the_networks_order(folder, capsys):
+    rows = json.loads(printed(capsys, "inspect", folder / "target.safetensors", "--json"))
+    assert len(rows) == 110
+    assert (rows[0]["tensor"], rows[0]["shape"]) == ("inc.0.weight", "4x1x3x3")
+    assert "inc.0.weight" in printed(capsys, "inspect", folder / "twin.pth")
+
+
+def test_compare_prints_and_draws(folder, capsys, tmp_path):
+    figure = tmp_path / "compare.png"
+    command = ["compare", folder / "target.safetensors", folder / "noise.pt", "--figure", figure, "--json"]
+    found = json.loads(printed(capsys, *command))
+    assert found["does_not_fit"] == []
+    assert len(found["distances"]) == 110
+    assert figure.stat().st_size > 5000
+    twins = json.loads(printed(capsys, "compare", folder / "target.safetensors", folder / "twin.pth", "--json"))
+    assert {row["rmse"] for row in twins["distances"]} == {0}
+
+
+def test_sweep_of_a_foreign_source(folder, capsys, tmp_path):
+    files = ["--table", tmp_path / "rows.csv", "--figure", tmp_path / "sweep.svg"]
+    command = ["sweep", folder / "target.safetensors", folder / "noise.pt", "--data", folder / "slices.npz", *files]
+    rows = json.loads(printed(capsys, *command, *RUN, "--json"))
+    assert len(rows) == 110
+    assert max(row["drop"] for row in rows) > 0.2
+    assert len((tmp_path / "rows.csv").read_text().splitlines()) == 1 + 110 * 2
+    assert (tmp_path / "sweep.svg").stat().st_size > 5000
+
+
+def test_advice_then_warmstart(folder, capsys, tmp_path):
+    advice, out = tmp_path / "advice.json", tmp_path / "warm.safetensors"
+    sources = [folder / "noise.pt", folder / "twin.pth"]
+    data = ["--data", folder / "slices.npz", *RUN]
+    text = printed(capsys, "advise", folder / "target.safetensors", *sources, *data, "--out", advice)
+    assert "Best fit: twin. 100% of its parameters" in text
+    assert [row["source"] for row in json.loads(advice.read_text())["ranking"]] == ["twin", "noise"]
+    printed(capsys, "warmstart", folder / "start.safetensors", "--advice", advice, "--out", out, "--exclude", "W1,RM2")
+    twin, start = load_file(folder / "target.safetensors"), load_file(folder / "start.safetensors")
+    warm = load_file(out)
+    assert torch.equal(warm["inc.0.weight"], start["inc.0.weight"])
+    assert torch.equal(warm["outc.weight"], start["outc.weight"])
+    assert torch.equal(warm["inc.3.weight"], twin["inc.3.weight"])
+    freeze = json.loads(out.with_suffix(".json").read_text())["freeze"]
+    assert "inc.3.weight" in freeze
+    assert not {"inc.0.weight", "outc.weight"} & set(freeze)
+    printed(capsys, "warmstart", folder / "start.safetensors", "--source", folder / "twin.pth", "--out", out)
+    assert torch.equal(load_file(out)["inc.0.weight"], twin["inc.0.weight"])
+
+
+def test_a_network_by_import_path_on_a_folder_of_ones_own(folder, capsys, tmp_path):
+    write_decathlon(tmp_path / "Task01")
+    import torchvision
+
+    arguments = {"weights": None, "weights_backbone": None, "num_classes": 4}
+    torch.manual_seed(0)
+    for name in ("a", "b"):
+        network = torchvision.models.segmentation.fcn_resnet50(**arguments)
+        torch.save(network.state_dict(), tmp_path / f"{name}.pth")
+    spec = ["--network", "torchvision.models.segmentation:fcn_resnet50", "--arguments", json.dumps(arguments)]
+    data = ["--data", tmp_path / "Task01", "--spacing", "2", "--size", "32", "--split", "all", "--memory-mb", "300"]
+    command = ["sweep", tmp_path / "a.pth", tmp_path / "b.pth", *spec, *data, *RUN]
+    rows = json.loads(printed(capsys, *command, "--json"))
+    assert len(rows) == 55 + 1 + 4 * 54
+
+
+def refused(capsys, *command):
+    assert main([str(part) for part in command]) == 2
+    error = capsys.readouterr().err.strip().splitlines()
+    assert error[-1].startswith("error: ")
+    return error[-1]
+
+
+def test_what_is_refused_gets_one_line(folder, capsys, tmp_path):
+    target, data = folder / "target.safetensors", ["--data", folder / "slices.npz", *RUN]
+    (tmp_path / "half.pth").write_bytes((folder / "twin.pth").read_bytes()[:5000])
+    torch.save({"other.weight": torch.ones(3)}, tmp_path / "other.pth")
+    assert "not a complete checkpoint" in refused(capsys, "inspect", tmp_path / "half.pth")
+    assert "nothing in it fits" in refused(capsys, "compare", target, tmp_path / "other.pth")
+    assert "no such file" in refused(capsys, "sweep", target, tmp_path / "none.pth", *data)
+    assert "not a checkpoint of this program" in refused(capsys, "sweep", folder / "twin.pth", target, *data)
+    assert "does not fit unet" in refused(capsys, "sweep", tmp_path / "other.pth", target, *data, "--network", "unet")
+    assert "not a JSON object" in refused(
+        capsys, "sweep", folder / "twin.pth", target, *data, "--network", "unet", "--arguments", "width=4"
+    )
+    assert "--split all" in refused(capsys, "sweep", target, folder / "twin.pth", *data, "--split", "test")
+    assert "named twice" in refused(capsys, "advise", target, folder / "twin.pth", folder / "twin.pth", *data)
+    out = ["--out", tmp_path / "warm.safetensors"]
+    assert "no such pair" in refused(
+        capsys, "warmstart", target, "--source", folder / "twin.pth", *out, "--exclude", "W99"
+    )
+    assert "not an advice" in refused(capsys, "warmstart", target, "--advice", folder / "twin.pth", *out)
+    assert "name --source" in refused(capsys, "warmstart", target, *out)
