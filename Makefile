@@ -2,6 +2,7 @@
 # make test   set up .venv and pass the tests
 # make bench  speed, as ratios against named baselines
 # make reproducibility  what a change re-runs, and the DVC round trip, printed as a table
+# make demo-page        the tables and pictures of docs/ from the last run
 # make lint   format, lint and types
 SHELL := /bin/bash
 PYTHON ?= python3
@@ -9,7 +10,7 @@ CORES ?= $(shell nproc)
 VENV := .venv
 RUN := PATH="$(CURDIR)/$(VENV)/bin:$$PATH"
 
-.PHONY: all test bench reproducibility lint format lock clean
+.PHONY: all test bench reproducibility demo-page lint format lock clean
 
 all: $(VENV)/.complete
 	$(RUN) snakemake --cores $(CORES)
@@ -23,6 +24,9 @@ bench: $(VENV)/.complete
 
 reproducibility: $(VENV)/.complete
 	$(RUN) python bench/reproducibility.py
+
+demo-page: $(VENV)/.complete
+	$(RUN) python bench/demo_page.py
 
 lint: $(VENV)/.complete
 	$(RUN) ruff format --check .

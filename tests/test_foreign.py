@@ -10,7 +10,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 from prrmse.errors import InputError
-from prrmse.foreign import build_network, fit, read_state
+from prrmse.foreign import fit, read_state
+from prrmse.nets import build_network
 
 STATE = {"conv.weight": torch.arange(18.0).view(2, 1, 3, 3), "conv.bias": torch.ones(2)}
 

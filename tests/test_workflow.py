@@ -148,3 +148,38 @@ def test_a_killed_run_goes_on_where_it_stopped(finished, tmp_path):
     folder.must("snakemake", "--unlock")
     folder.must("snakemake", "--cores", "1")
     assert folder.must("prrmse", "diff", str(finished.path), ".") == "the same bytes in every file\n"
+
+
+def test_a_network_of_ones_own_by_params_alone(finished, tmp_path):
+    folder = finished.copy(tmp_path / "own")
+    arguments = {"spatial_dims": 2, "in_channels": 3, "out_channels": 4, "channels": [4, 8, 16], "strides": [2, 2]}
+    spec = {"factory": "monai.networks.nets:UNet", "arguments": {**arguments, "norm": "batch"}}
+    folder.change("nets.mine", {**spec, "in_channels": 3, "out_channels": 4, "pretrained": "none"})
+    folder.change("transfer.plan", "verdict")
+    folder.change("transfer.nets", ["mine"])
+    folder.must("snakemake", "--cores", "2")
+    for name in ("base", "swap", "rmse", "bn_shift", "verdict", "network", "transfer"):
+        table = pd.read_csv(folder.path / f"results/tables/{name}.csv")
+        assert "mine" in set(table["net"]), name
+    pairs = pd.read_csv(folder.path / "results/tables/verdict.csv").query("net == 'mine' and source == 't1-seg'")
+    assert pairs["kind"].value_counts().to_dict() == {"W": 7, "B": 7, "RM": 4, "RV": 4, "RW": 4, "RB": 4}
+    folder.change("nets.mine.factory", "monai.networks.nets:VNetwork")
+    refused = folder.snakemake()
+    assert refused.returncode != 0
+    assert "nets.mine.factory: network monai.networks.nets:VNetwork: cannot be imported" in refused.stdout
+
+
+def test_evidence_is_its_own_target(finished, tmp_path):
+    folder = finished.copy(tmp_path / "evidence")
+    folder.must("snakemake", "--cores", "2", "evidence")
+    out = folder.path / "results" / "evidence"
+    controls = pd.read_csv(out / "controls.csv").set_index(["net", "control"])
+    assert controls.loc[("unet", "self"), "fraction_reusable"] == 1
+    evidence = pd.read_csv(out / "evidence.csv")
+    assert len(evidence) == 2 * (110 + 126)
+    assert evidence["drop_seed"].isna().all(), "one seed: there is no other"
+    assert evidence["drop_random"].notna().all()
+    for name in ("evidence.md", "controls.svg", "controls.png"):
+        assert (out / name).stat().st_size > 500, name
+    assert folder.planned("evidence") == {}
+    assert folder.planned() == {}

@@ -14,7 +14,7 @@ from prrmse.device import describe
 from prrmse.evaluate import Evaluation
 from prrmse.layers import inventory
 from prrmse.metrics import dice_table, mean_over_patients
-from prrmse.nets import initialise
+from prrmse.nets import image_channels, initialise, out_channels
 from prrmse.params import split_model
 from prrmse.seeding import derive_seed
 from prrmse.train import train
@@ -35,7 +35,8 @@ def train_base(net: str, model: str, seed: int, data: Path, params: dict[str, An
     _, task = split_model(model)
     slices = load_slices(data)
     spec = params["net"]
-    network = initialise(net, spec["arguments"], params["init"], spec["pretrained"], model, seed)
+    start = (spec["arguments"], params["init"], spec["pretrained"], model, seed, spec.get("factory"))
+    network = initialise(net, *start)
     train(
         network,
         slices.split("train"),
@@ -43,13 +44,15 @@ def train_base(net: str, model: str, seed: int, data: Path, params: dict[str, An
         params["base"],
         derive_seed(net, model, "train", seed),
         params["compute"],
+        image_channels=image_channels(spec),
         title=f"{net} {model} seed {seed}",
         resume=checkpoint.parent / f".{checkpoint.stem}.resume",
     )
-    table = evaluate(network, slices, task, params["compute"], spec["arguments"]["out_channels"])
+    table = evaluate(network, slices, task, params["compute"], spec)
     header = {
         "net": net,
         "arguments": spec["arguments"],
+        **({"factory": spec["factory"]} if "factory" in spec else {}),
         "model": model,
         "seed": seed,
         "params": params,
@@ -61,9 +64,11 @@ def train_base(net: str, model: str, seed: int, data: Path, params: dict[str, An
     return table
 
 
-def evaluate(network: nn.Module, slices: Slices, task: str, compute: dict[str, Any], channels: int) -> pd.DataFrame:
-    """Per patient of the validation split: Dice by class, or the auto-encoder's MSE."""
-    evaluation = Evaluation(slices.split("val"), compute, channels)
+def evaluate(
+    network: nn.Module, slices: Slices, task: str, compute: dict[str, Any], spec: dict[str, Any]
+) -> pd.DataFrame:
+    """Per patient of the validation split: Dice by class, or the auto-encoder's MSE. ``spec`` is of ``nets.*``."""
+    evaluation = Evaluation(slices.split("val"), compute, out_channels(spec), image_channels(spec))
     evaluation.place(network)
     if task == "auto":
         mse = evaluation.squared_error(network)

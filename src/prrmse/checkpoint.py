@@ -14,7 +14,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 from prrmse.distance import read_arrays
-from prrmse.nets import build
+from prrmse.errors import InputError
+from prrmse.nets import build, build_network
 
 LIBRARIES = ("torch", "torchvision", "numpy")
 
@@ -49,9 +50,19 @@ def load_checkpoint(path: str | Path) -> tuple[dict[str, torch.Tensor], dict[str
     return {name: torch.from_numpy(array) for name, array in arrays.items()}, header
 
 
-def load_network(path: str | Path) -> tuple[nn.Module, dict[str, Any]]:
-    """The network of a checkpoint, in evaluation mode, and the header."""
+def load_network(path: str | Path, factory: str | None = None) -> tuple[nn.Module, dict[str, Any]]:
+    """The network of a checkpoint, in evaluation mode, and the header.
+
+    Args:
+        path: the checkpoint.
+        factory: import path of a network that is not ours. It must come from you: what a file names is not imported.
+
+    Raises:
+        InputError: as `load_checkpoint`; or the network is not ours and ``factory`` is not given.
+    """
     state, header = load_checkpoint(path)
-    network = build(header["net"], **header["arguments"])
+    if header.get("factory") and not factory:
+        raise InputError(f"{path}: of the network {header['factory']}; if you trust it, give that as --network")
+    network = build_network(factory, header["arguments"]) if factory else build(header["net"], **header["arguments"])
     network.load_state_dict(state, strict=True)
     return network.eval(), header

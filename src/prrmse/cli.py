@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from prrmse.errors import InputError
-from prrmse.params import check_data, read_params, schema, use_params
+from prrmse.params import check_data, check_networks, read_params, schema, use_params
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -131,7 +131,9 @@ def _tool(name: str, a: argparse.Namespace) -> None:
 
 
 def _check(a: argparse.Namespace) -> None:
-    check_data(read_params(*a.files))
+    params = read_params(*a.files)
+    check_networks(params)
+    check_data(params)
     print(f"{' + '.join(a.files)}: fine")
 
 

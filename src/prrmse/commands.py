@@ -20,9 +20,10 @@ from prrmse.data.prepare import prepare
 from prrmse.data.slices import Slices, load_slices
 from prrmse.device import make_deterministic
 from prrmse.errors import InputError
-from prrmse.evaluate import Evaluation, prediction_of
-from prrmse.foreign import build_network, fit, read_state
+from prrmse.evaluate import Evaluation, output_of, prediction_of
+from prrmse.foreign import fit, read_state
 from prrmse.layers import Layer, inventory
+from prrmse.nets import build_network
 
 
 def inspect(a: argparse.Namespace) -> None:
@@ -188,7 +189,7 @@ def evaluation_for(network: nn.Module, a: argparse.Namespace) -> Evaluation:
             prediction_of(output)
     except Exception as e:
         raise InputError(f"{a.target}: the network does not take a slice {tuple(image.shape)}: {e}") from None
-    channels = (output["out"] if isinstance(output, dict) else output).shape[1]
+    channels = output_of(output).shape[1]
     if slices.label.max() >= channels:
         raise InputError(f"{a.data}: has {slices.label.max() + 1} classes with the background, the network {channels}")
     compute = {"device": a.device, "precision": a.precision, "evaluation_batch_size": a.batch}

@@ -22,10 +22,15 @@ class Batch(NamedTuple):
     patient: torch.Tensor
 
 
-def prediction_of(output: Any) -> torch.Tensor:
-    """Classes ``[N, H, W]`` of a network's output ``[N, C, H, W]``, or of the ``out`` of torchvision's models."""
-    if isinstance(output, Mapping):
-        output = output["out"]
+def output_of(made: Any) -> torch.Tensor:
+    """The logits ``[N, C, ...]``: what a network makes, or the ``out`` of it (torchvision's segmentation models)."""
+    logits: torch.Tensor = made["out"] if isinstance(made, Mapping) else made
+    return logits
+
+
+def prediction_of(made: Any) -> torch.Tensor:
+    """Classes ``[N, H, W]`` of what a network makes of ``[N, C, H, W]``."""
+    output = output_of(made)
     if output.ndim != 4:
         return output.argmax(1)
     # In this layout the classes of a pixel lie side by side: ten times faster on a CPU.
@@ -83,7 +88,7 @@ class Evaluation:
         number = torch.zeros_like(total)
         with autocast(self.device, self.dtype):
             for batch in self.batches:
-                error = (network(batch.image).float() - batch.image).square().mean((1, 2, 3)).double()
+                error = (output_of(network(batch.image)).float() - batch.image[:, :1]).square().mean((1, 2, 3)).double()
                 total.index_add_(0, batch.patient, error)
                 number.index_add_(0, batch.patient, torch.ones_like(error))
         return (total / number).cpu().numpy()

@@ -1,9 +1,7 @@
-"""Checkpoints and networks that come from elsewhere: opened without running their code, and fitted name by name."""
+"""Checkpoints that come from elsewhere: opened without running their code, and fitted name by name."""
 
 from __future__ import annotations
 
-import importlib
-import inspect
 import pickle
 import zipfile
 from collections.abc import Mapping
@@ -14,10 +12,8 @@ import pandas as pd
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import nn
 
 from prrmse.errors import InputError
-from prrmse.nets import NETS
 
 State = dict[str, torch.Tensor]
 
@@ -84,45 +80,6 @@ def _pickled(path: Path) -> Mapping[str, Any]:
 
 def _short(error: Exception) -> str:
     return " ".join(str(error).split())[:120] or type(error).__name__
-
-
-def build_network(spec: str, arguments: Mapping[str, Any] | None = None) -> nn.Module:
-    """A network by name (``unet``, ``pspnet``) or by import path, e.g. ``torchvision.models:resnet18``.
-
-    Args:
-        spec: the name; or ``package.module:callable``, which is imported and called. Only you may name it: it is never
-            read from a checkpoint.
-        arguments: keyword arguments of the callable.
-
-    Raises:
-        InputError: it cannot be imported, called, or makes no ``torch.nn.Module``.
-    """
-    arguments = dict(arguments or {})
-    factory: Any = NETS.get(spec)
-    if factory is None:
-        module, _, name = spec.partition(":")
-        if not name:
-            raise InputError(f"network {spec!r}: neither one of {', '.join(NETS)} nor an import path module:callable")
-        try:
-            factory = importlib.import_module(module)
-            for part in name.split("."):
-                factory = getattr(factory, part)
-        except (ImportError, AttributeError) as e:
-            raise InputError(f"network {spec}: cannot be imported ({e}); install it or mend the path") from None
-    try:
-        network = factory(**arguments)
-    except TypeError as e:
-        raise InputError(f"network {spec}: {e}; it takes {_signature(factory)}") from None
-    if not isinstance(network, nn.Module):
-        raise InputError(f"network {spec}: gives a {type(network).__name__}, not a torch.nn.Module")
-    return network
-
-
-def _signature(factory: Any) -> str:
-    try:
-        return str(inspect.signature(factory))
-    except (TypeError, ValueError):
-        return "other arguments"
 
 
 def fit(own: Mapping[str, torch.Tensor], other: Mapping[str, torch.Tensor]) -> tuple[State, pd.DataFrame]:

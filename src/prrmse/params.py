@@ -156,6 +156,25 @@ def check_data(params: Params) -> None:
             check(name, spec)
 
 
+def check_networks(params: Params) -> None:
+    """Check that every network that is not ours can be built.
+
+    Raises:
+        InputError: names the key, and what is wrong.
+    """
+    for name, spec in params["nets"].items():
+        if "factory" in spec:
+            from prrmse.layers import inventory  # imports torch
+            from prrmse.nets import build_network
+
+            try:
+                pairs = inventory(build_network(spec["factory"], spec["arguments"]))
+            except InputError as e:
+                raise InputError(f"nets.{name}.factory: {e}") from None
+            if not pairs:
+                raise InputError(f"nets.{name}.factory: {spec['factory']} has no convolution and no normalisation")
+
+
 def models(params: Params) -> list[str]:
     """Ids of all base models: ``{dataset}-{task}``."""
     return [f"{dataset}-{task}" for dataset in params["datasets"] for task in params["tasks"]]

@@ -6,10 +6,13 @@ Paper, method step 1 and 3 (DESIGN section 1).
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import torch
+from torch import nn
 
 from prrmse.checkpoint import load_checkpoint, load_network
 from prrmse.data.slices import load_slices
@@ -17,6 +20,7 @@ from prrmse.device import make_deterministic
 from prrmse.evaluate import Evaluation
 from prrmse.layers import inventory
 from prrmse.metrics import dice_table, mean_over_patients
+from prrmse.nets import image_channels, out_channels
 from prrmse.sweep import sweep
 
 log = logging.getLogger(__name__)
@@ -25,13 +29,21 @@ PAIR_COLUMNS = ["kind", "layer", "module", "final", "scalars"]
 
 
 def swap_experiment(
-    target: Path, source: Path, data: Path, compute: dict[str, Any], *, engine: str = "fast", memory_mb: float = 2000
+    target: Path,
+    source: Path,
+    data: Path,
+    spec: dict[str, Any],
+    compute: dict[str, Any],
+    *,
+    engine: str = "fast",
+    memory_mb: float = 2000,
 ) -> pd.DataFrame:
     """Dice of the target on its validation slices, with each pair swapped in turn.
 
     Args:
         target, source: checkpoints of the same network.
         data: processed data set of the target.
+        spec: the network's entry in ``nets``.
         compute: device, precision, threads, evaluation_batch_size.
         engine, memory_mb: see `prrmse.sweep.sweep`.
 
@@ -39,13 +51,21 @@ def swap_experiment(
         One row per (pair, patient, class): kind, layer, module, final, scalars, patient, class,
         dice, baseline.
     """
-    network, header = load_network(target)
+    network, _ = load_network(target, spec.get("factory"))
     source_state, _ = load_checkpoint(source)
-    evaluation = Evaluation(load_slices(data).split("val"), compute, header["arguments"]["out_channels"])
+    slices = load_slices(data).split("val")
+    evaluation = Evaluation(slices, compute, out_channels(spec), image_channels(spec))
+    make_deterministic(compute["threads"])
+    return sweep_table(network, source_state, evaluation, engine=engine, memory_mb=memory_mb)
+
+
+def sweep_table(
+    network: nn.Module, source: Mapping[str, torch.Tensor], evaluation: Evaluation, *, engine: str, memory_mb: float
+) -> pd.DataFrame:
+    """`prrmse.sweep.sweep` of every pair, as the table that `swap_experiment` returns."""
     layers = inventory(network)
     log.info("%d pairs on %d validation patients", len(layers), len(evaluation.patients))
-    make_deterministic(compute["threads"])
-    own, swapped = sweep(network, source_state, layers, evaluation, engine=engine, memory_mb=memory_mb)
+    own, swapped = sweep(network, source, layers, evaluation, engine=engine, memory_mb=memory_mb)
     baseline = dice_table(own, evaluation.patients, evaluation.classes).rename(columns={"dice": "baseline"})
     tables = []
     for layer, counts in zip(layers, swapped, strict=True):

@@ -23,6 +23,7 @@ from prrmse.augment import augment
 from prrmse.data.slices import Slices
 from prrmse.device import autocast, choose_device, choose_precision, make_deterministic
 from prrmse.errors import InputError
+from prrmse.evaluate import output_of
 from prrmse.layers import Layer
 
 log = logging.getLogger(__name__)
@@ -38,6 +39,7 @@ def train(
     seed: int,
     compute: dict[str, Any],
     *,
+    image_channels: int = 1,
     frozen: Iterable[Layer] = (),
     title: str = "",
     resume: Path | None = None,
@@ -55,6 +57,7 @@ def train(
         settings: steps, batch_size, learning_rate, weight_decay, loss, augment.
         seed: of batch order and augmentation.
         compute: device, precision, threads, resume_seconds.
+        image_channels: how often the grey image is repeated, for a network that takes colours.
         frozen: pairs that keep their value (transfer arm ``freeze``).
         title: shown before the progress.
         resume: where the state is saved every ``compute.resume_seconds`` and looked for at the start;
@@ -80,7 +83,7 @@ def train(
     )
     steps, batch_size = settings["steps"], settings["batch_size"]
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
-    order = batch_order(len(slices.image), batch_size, steps, seed)
+    order = batch_order(len(slices.image), batch_size, steps, seed).to(device)
     draws = torch.Generator().manual_seed(seed)
 
     snapshot = Snapshot(resume, _identity(slices, task, settings, seed, title), compute["resume_seconds"])
@@ -88,12 +91,12 @@ def train(
     progress = Progress(title, steps, task)
     stop = StopRequest()
     for step in range(first, steps):
-        rows = order[step].to(device)
-        x, y = image[rows], label[rows]
+        x, y = image[order[step]], label[order[step]]
         if settings["augment"]:
             x, y = augment(x, y, draws)
         with autocast(device, dtype):
-            output = network(x.contiguous(memory_format=torch.channels_last))
+            shown = x.expand(-1, image_channels, -1, -1).contiguous(memory_format=torch.channels_last)
+            output = output_of(network(shown))
         loss = loss_of(output.float(), x, y, task, settings["loss"])
         optimiser.zero_grad(set_to_none=True)
         loss.backward()

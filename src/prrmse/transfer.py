@@ -16,7 +16,7 @@ from prrmse.checkpoint import load_checkpoint
 from prrmse.data.slices import Slices, load_slices
 from prrmse.layers import inventory, swap
 from prrmse.metrics import mean_over_patients
-from prrmse.nets import initialise
+from prrmse.nets import image_channels, initialise
 from prrmse.params import split_model
 from prrmse.plan import reused_pairs
 from prrmse.seeding import derive_seed
@@ -69,7 +69,8 @@ def transfer_run(
     spec = params["net"]
     slices = load_slices(data)
     drawn = draw_patients(slices, samples, seed)
-    network = initialise(net, spec["arguments"], params["init"], spec["pretrained"], transfer["target"], seed)
+    start = (spec["arguments"], params["init"], spec["pretrained"], transfer["target"], seed, spec.get("factory"))
+    network = initialise(net, *start)
     reused = []
     if arm != "scratch":
         assert checkpoint is not None
@@ -84,11 +85,12 @@ def transfer_run(
         transfer["train"],
         derive_seed(net, transfer["target"], "transfer", samples, seed),
         params["compute"],
+        image_channels=image_channels(spec),
         frozen=reused if arm == "freeze" else (),
         title=f"{net} n={samples} {arm} {source} seed {seed}",
         resume=resume,
     )
-    table = evaluate(network, slices, "seg", params["compute"], spec["arguments"]["out_channels"])
+    table = evaluate(network, slices, "seg", params["compute"], spec)
     table["n_train"], table["pairs_reused"] = len(drawn.patients()), len(reused)
     return table
 

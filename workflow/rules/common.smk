@@ -12,12 +12,21 @@ shell.prefix("export PYTHONPATH=src; ")
 
 from prrmse.code import imported_files
 from prrmse.errors import InputError
+from prrmse.evidence import CONTROLS
 from prrmse.manifest import check_untouched
-from prrmse.params import check_data, check_params, models, section, split_model
+from prrmse.params import (
+    check_data,
+    check_networks,
+    check_params,
+    models,
+    section,
+    split_model,
+)
 from prrmse.titles import FIGURES
 
 try:
     check_params(config)
+    check_networks(config)
     check_data(config)
     if workflow.is_main_process:
         check_untouched()
@@ -59,6 +68,7 @@ wildcard_constraints:
     seed=r"\d+",
     samples=r"\d+",
     arm="scratch|freeze|finetune",
+    control="|".join([*CONTROLS, "noise-.*"]),
 
 
 def code(rule_name):
@@ -116,4 +126,27 @@ def transfer_parts(wildcards):
         for samples in t["samples"]
         for arm, source in arms
         for seed in SEEDS
+    ]
+
+
+def control_other(wildcards):
+    """The checkpoint that a control refers to: the target's next seed, or the source whose distance noise has."""
+    if wildcards.control == "seed":
+        seed = SEEDS[(SEEDS.index(int(wildcards.seed)) + 1) % len(SEEDS)]
+        return checkpoint(wildcards.net, wildcards.target, seed)
+    if wildcards.control.startswith("noise-"):
+        source = wildcards.control.removeprefix("noise-")
+        return checkpoint(wildcards.net, source, wildcards.seed)
+    return []
+
+
+def control_parts(wildcards):
+    """Every control of every target; a second seed where there is one."""
+    return [
+        f"results/evidence/{net}/{target}/{control}/seed{seed}.csv"
+        for net in config["nets"]
+        for target, sources in config["swap"]["sources"].items()
+        for control in [*CONTROLS, *(f"noise-{source}" for source in sources)]
+        for seed in SEEDS
+        if control != "seed" or len(SEEDS) > 1
     ]

@@ -25,7 +25,9 @@ rule swap:
         mem_mb=lambda w, attempt: 4000 * attempt,
         runtime=120,
     params:
-        json=section(config, "compute", "swap.engine", "swap.memory_mb"),
+        json=lambda w: section(
+            config, f"nets.{w.net}", "compute", "swap.engine", "swap.memory_mb"
+        ),
     message:
         "swap: {wildcards.net}, every layer of {wildcards.target} from {wildcards.source}, seed {wildcards.seed}"
     shell:

@@ -33,7 +33,7 @@ def verdict_map(tables: Tables, settings: Mapping[str, Any]) -> Figure:
             s=4, color="teal",
         )  # fmt: skip
         share = rows[~rows["final"]]["reusable"].mean()
-        ax.set_title(f"{NET_NAMES[str(net)]} from {source}: {share:.0%} of pairs reusable")
+        ax.set_title(f"{NET_NAMES.get(str(net), str(net))} from {source}: {share:.0%} of pairs reusable")
         names = [str(layer) for layer in drop.columns]
         ax.set_xticks(np.arange(0, len(names), 3) + 0.5, names[::3], rotation=0)
         ax.tick_params(length=0)
@@ -84,7 +84,7 @@ def transfer_gain(tables: Tables, settings: Mapping[str, Any]) -> Figure:
             )  # fmt: skip
         ax.set_xticks(range(len(runs)), runs)
         ax.set_ylabel(DICE)
-        ax.set_title(NET_NAMES[net])
+        ax.set_title(NET_NAMES.get(net, net))
     legend_above(figure, axes[0], 4)
     footnote(
         figure,

@@ -1,7 +1,10 @@
-"""The networks by name, and how they are initialised."""
+"""The networks by name or by import path, and how they are initialised."""
 
 from __future__ import annotations
 
+import importlib
+import inspect
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +20,59 @@ NETS: dict[str, type[UNet] | type[PSPNet]] = {"unet": UNet, "pspnet": PSPNet}
 
 
 def build(net: str, **arguments: Any) -> UNet | PSPNet:
-    """A network by its name in params, with torch's own initialisation (unseeded: see `initialise`)."""
+    """One of our networks by its name, with torch's own initialisation (unseeded: see `initialise`)."""
     if net not in NETS:
-        raise InputError(f"nets.{net}: unknown network; known are {', '.join(NETS)}")
+        raise InputError(f"nets.{net}: unknown network; known are {', '.join(NETS)}, others need a factory")
     return NETS[net](**arguments)
 
 
-def initialise(net: str, arguments: dict[str, Any], init: str, pretrained: str, model: str, seed: int) -> nn.Module:
+def build_network(spec: str, arguments: Mapping[str, Any]) -> nn.Module:
+    """A network by name (``unet``, ``pspnet``) or by import path, e.g. ``torchvision.models:resnet18``.
+
+    Args:
+        spec: the name; or ``package.module:callable``, which is imported and called. Only you may name it: it is never
+            read from a checkpoint.
+        arguments: keyword arguments of the callable.
+
+    Raises:
+        InputError: it cannot be imported, called, or makes no ``torch.nn.Module``.
+    """
+    factory: Any = NETS.get(spec)
+    if factory is None:
+        module, _, name = spec.partition(":")
+        if not name:
+            raise InputError(f"network {spec!r}: neither one of {', '.join(NETS)} nor an import path module:callable")
+        try:
+            factory = importlib.import_module(module)
+            for part in name.split("."):
+                factory = getattr(factory, part)
+        except (ImportError, AttributeError) as e:
+            raise InputError(f"network {spec}: cannot be imported ({e}); install it or mend the path") from None
+    try:
+        network = factory(**arguments)
+    except TypeError as e:
+        raise InputError(f"network {spec}: {e}; it takes {_signature(factory)}") from None
+    if not isinstance(network, nn.Module):
+        raise InputError(f"network {spec}: gives a {type(network).__name__}, not a torch.nn.Module")
+    return network
+
+
+def _signature(factory: Any) -> str:
+    try:
+        return str(inspect.signature(factory))
+    except (TypeError, ValueError):
+        return "other arguments"
+
+
+def initialise(
+    net: str,
+    arguments: dict[str, Any],
+    init: str,
+    pretrained: str,
+    model: str,
+    seed: int,
+    factory: str | None = None,
+) -> nn.Module:
     """A network at its starting point.
 
     Args:
@@ -34,11 +83,12 @@ def initialise(net: str, arguments: dict[str, Any], init: str, pretrained: str, 
         pretrained: ``none``, ``imagenet`` or a file of weights for the ResNet-18 backbone.
         model: id of the base model; used by ``independent`` only.
         seed: run seed; used by ``independent`` only.
+        factory: import path of a network that is not ours (`build_network`).
     """
     identity = (net, "init") if init == "shared" else (net, "init", model, seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(*identity))
-        network = build(net, **arguments)
+        network = build_network(factory or net, arguments)
     if pretrained != "none":
         if not isinstance(network, PSPNet):
             raise InputError(f"nets.{net}.pretrained: only pspnet has a pretrained backbone; set it to none")
@@ -88,3 +138,13 @@ def _resnet18_weights(pretrained: str) -> dict[str, torch.Tensor]:
         return dict(torch.load(pretrained, map_location="cpu", weights_only=True))
     except Exception as e:
         raise InputError(f"nets.pspnet.pretrained: {pretrained} cannot be read as weights: {e}") from None
+
+
+def out_channels(spec: Mapping[str, Any]) -> int:
+    """Classes that a network of ``nets.*`` puts out, the background included."""
+    return int(spec["out_channels"] if "factory" in spec else spec["arguments"].get("out_channels", 4))
+
+
+def image_channels(spec: Mapping[str, Any]) -> int:
+    """Channels that it wants an image to have; ours repeat a grey image by themselves."""
+    return int(spec.get("in_channels", 1))

@@ -1,0 +1,58 @@
+"""Write the tables of docs/demo.md, and its pictures, from results/: `make demo-page` after `make`.
+
+What stands above the first table is written by hand and stays.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+
+from prrmse.report import base_summary
+
+ROOT = Path(__file__).parents[1]
+TABLES = ROOT / "results" / "tables"
+CHECKPOINTS = ROOT / "results" / "checkpoints" / "unet"
+FIRST = "## Base models"
+
+
+def table(rows: pd.DataFrame) -> str:
+    """Markdown."""
+    lines = [list(rows.columns), ["---"] * len(rows.columns), *rows.astype(str).to_numpy().tolist()]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def read(name: str) -> pd.DataFrame:
+    """A table of the run."""
+    return pd.read_csv(TABLES / f"{name}.csv", keep_default_na=False, na_values=[""])
+
+
+def main() -> None:
+    page = ROOT / "docs" / "demo.md"
+    head = page.read_text().partition(FIRST)[0]
+    mean = "Mean ± SD over seeds; Dice per patient over all its slices, then the mean over the validation patients."
+    parts = [
+        f"{FIRST}\n\n{mean}\n\n{table(base_summary(read('base')))}",
+        f"## Reusable shares (network.csv)\n\n{table(read('network').round(3))}",
+        f"## Claims (claims.csv)\n\n{table(read('claims')[['claim', 'text', 'answer', 'statistic']])}",
+        f"## Transfer (transfer.md)\n\n{(TABLES / 'transfer.md').read_text().strip()}",
+    ]
+    page.write_text(head + "\n\n".join(parts) + "\n")
+    images = ROOT / "docs" / "images"
+    for name in ("fig03", "verdict", "transfer"):
+        shutil.copy(ROOT / "results" / "figures" / f"{name}.png", images)
+    prrmse = [f"{Path(sys.executable).parent}/prrmse"]
+    pair = [str(CHECKPOINTS / model / "seed0.safetensors") for model in ("acdc-seg", "t1-seg")]
+    data = ["--data", str(ROOT / "data/processed/acdc.npz")]
+    for command in (["compare", *pair], ["sweep", *pair, *data]):
+        subprocess.run(
+            [*prrmse, *command, "--figure", str(images / f"{command[0]}.png")], check=True, stdout=subprocess.DEVNULL
+        )
+
+
+if __name__ == "__main__":
+    main()

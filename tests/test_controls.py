@@ -1,0 +1,86 @@
+"""Controls say what they must: the planted truth of every one of them, on a trained network."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from conftest import ARGUMENTS, COMPUTE, SETTINGS
+
+from prrmse.controls import control_state
+from prrmse.evaluate import Evaluation
+from prrmse.evidence import CONTROLS, control_summary, evidence_table, evidence_text
+from prrmse.nets import initialise
+from prrmse.swap import sweep_table
+from prrmse.train import train
+
+IMAGE = torch.rand(2, 1, 32, 32, generator=torch.Generator().manual_seed(0))
+VERDICT = {"tolerance": 0.05, "level": 0.95, "resamples": 200}
+
+
+def trained(net, seed, slices):
+    network = initialise(net, ARGUMENTS[net], "shared", "none", "a-seg", seed)
+    settings = {**SETTINGS, "steps": 80, "learning_rate": 0.01, "augment": False}
+    return train(network, slices.split("train"), "seg", settings, seed, COMPUTE)
+
+
+@pytest.fixture(scope="module", params=["unet", "pspnet"])
+def swept(request):
+    """Sweeps of every control of a trained network, and of a source that is its other seed."""
+    slices = request.getfixturevalue("slices")
+    target, second = (trained(request.param, seed, slices) for seed in (0, 1))
+    start = initialise(request.param, ARGUMENTS[request.param], "shared", "none", "a-seg", 0).state_dict()
+    evaluation = Evaluation(slices.split("val"), COMPUTE, 4)
+    others = {"seed": second.state_dict(), "start": dict(start), "noise-b": second.state_dict()}
+    tables, states = [], {}
+    for name in [*CONTROLS, "noise-b"]:
+        states[name] = control_state(name, target, IMAGE, 1, others.get(name))
+        table = sweep_table(target, states[name], evaluation, engine="fast", memory_mb=500)
+        tables.append(table.assign(net=request.param, target="a-seg", source=name, seed=0))
+    return target, states, pd.concat(tables).query("`class` == 'mean'").drop(columns="class")
+
+
+def test_twins_compute_the_same(swept):
+    target, states, _ = swept
+    with torch.no_grad():
+        expected = target(IMAGE)
+        own = {k: v.clone() for k, v in target.state_dict().items()}
+        for name in ("self", "aligned", "permuted", "rescaled"):
+            target.load_state_dict(states[name])
+            torch.testing.assert_close(target(IMAGE), expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max()))
+        for name in ("random", "shuffled", "noise-b"):
+            target.load_state_dict(states[name])
+            assert not torch.allclose(target(IMAGE), expected, rtol=0.1), name
+        target.load_state_dict(own)
+
+
+def test_every_control_says_what_it_must(swept):
+    _, states, table = swept
+    found = control_summary(table, 0.05).set_index("control")
+    for harmless in ("self", "aligned"):
+        assert found.loc[harmless, "largest_drop_kernels"] == 0, harmless
+        assert found.loc[harmless, "fraction_reusable"] == 1, harmless
+    for harmful in ("permuted", "rescaled", "random", "shuffled"):
+        assert found.loc[harmful, "drop_kernels"] > 0.05, harmful
+    for key, value in states["self"].items():
+        if value.ndim == 4:
+            assert sorted(value.flatten().tolist()) == sorted(states["shuffled"][key].flatten().tolist())
+            norms = [(states[name][key] - value).norm() for name in ("noise-b", "seed")]
+            torch.testing.assert_close(*norms, rtol=1e-4, atol=1e-6)
+
+
+def test_evidence_is_relative_to_the_controls(swept):
+    _, _, table = swept
+    real = table[table["source"].isin(["seed", "random"])].replace({"seed": "b", "random": "c"})
+    evidence = evidence_table(real, table, VERDICT)
+    twin, useless = (evidence[evidence["source"] == name] for name in ("b", "c"))
+    assert np.allclose(twin["excess"], 0)
+    assert twin["equivalent"].astype(bool).all()
+    known = useless["reuse"].dropna()
+    assert len(known) > 5
+    assert np.allclose(known, 0)
+    summary = control_summary(table, 0.05)
+    text = evidence_text(summary, evidence, VERDICT)
+    assert text.count("\n| ") == 2 + len(summary) + 2 + 2
+    alone = evidence_table(real, table[table["source"] != "seed"], VERDICT)
+    assert alone["equivalent"].isna().all()
+    assert alone["drop_seed"].isna().all()

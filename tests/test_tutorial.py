@@ -1,0 +1,34 @@
+"""The tutorial, run from its own text in a folder where the workflow has run."""
+
+import re
+import shlex
+
+import pytest
+import torch
+import yaml
+from tiny import ROOT, Folder
+
+TEXT = (ROOT / "docs" / "tutorial.md").read_text()
+COMMANDS = [line for block in re.findall(r"```\n(.*?)```", TEXT, re.S) for line in block.strip().splitlines()]
+PYTHON = re.findall(r"```python\n(.*?)```", TEXT, re.S)
+
+
+@pytest.mark.workflow
+def test_the_tutorial_runs_from_its_own_text(tmp_path, monkeypatch):
+    folder = Folder(tmp_path / "work")
+    folder.must("snakemake", "--cores", "2", "swap_table")
+    assert [shlex.split(command)[1] for command in COMMANDS] == ["inspect", "compare", "sweep", "advise", "warmstart"]
+    for command in COMMANDS:
+        assert folder.must(*shlex.split(command)), command
+    for made in ("compare.png", "sweep.png", "sweep.csv", "advice.json", "warm.safetensors", "warm.json"):
+        assert (folder.path / "results" / made).stat().st_size > 50, made
+
+    monkeypatch.chdir(folder.path)
+    arguments = yaml.safe_load((folder.path / "params.yaml").read_text())["nets"]["unet"]["arguments"]
+    image = torch.zeros(1, 1, 32, 32)
+    names = {"ARGUMENTS": arguments, "evaluate": torch.no_grad()(lambda model: float(model(image).mean()))}
+    assert len(PYTHON) == 2
+    for block in PYTHON:
+        exec(block, names)
+    assert any(not p.requires_grad for p in names["network"].parameters())
+    assert len(names["table"]) == 110

@@ -1,0 +1,72 @@
+"""evidence: the same sweeps with sources of which it is known what must come out, and what that says of the real ones.
+
+Run by `snakemake evidence`, not by default.
+REQUIRED INPUTS: checkpoints of target, of its other seeds and of its sources; the target's processed data; the swaps
+OUTPUTS: results/evidence/controls.csv, evidence.csv, evidence.md, controls.svg and .png
+"""
+
+
+rule control:
+    input:
+        target=lambda w: checkpoint(w.net, w.target, w.seed),
+        other=control_other,
+        data=lambda w: data_of(w.target),
+        code=code("control"),
+    output:
+        "results/evidence/{net}/{target}/{control}/seed{seed}.csv",
+    log:
+        "logs/control/{net}/{target}/{control}/seed{seed}.log",
+    benchmark:
+        "benchmarks/control/{net}/{target}/{control}/seed{seed}.tsv"
+    conda:
+        "../../environment.yml"
+    threads: config["compute"]["threads"]
+    resources:
+        gpu=GPU,
+        mem_mb=lambda w, attempt: 4000 * attempt,
+        runtime=120,
+    params:
+        json=lambda w: section(
+            config,
+            f"nets.{w.net}",
+            "init",
+            "compute",
+            "swap.engine",
+            "swap.memory_mb",
+        ),
+        other=lambda w, input: input.other or "none",
+    message:
+        "control: {wildcards.net}, every layer of {wildcards.target} from its {wildcards.control}, seed {wildcards.seed}"
+    shell:
+        "python -m prrmse.warm workflow/scripts/control.py --net {wildcards.net} --target {wildcards.target}"
+        " --control {wildcards.control} --seed {wildcards.seed} --checkpoint {input.target} --other {params.other}"
+        " --data {input.data} --params {params.json:q} --table {output} 2>&1 | tee {log}"
+
+
+rule evidence:
+    input:
+        parts=control_parts,
+        swaps="results/swap/mean_dice.csv",
+        code=code("evidence"),
+    output:
+        expand(
+            "results/evidence/{name}",
+            name=[
+                "controls.csv",
+                "evidence.csv",
+                "evidence.md",
+                "controls.svg",
+                "controls.png",
+            ],
+        ),
+    log:
+        "logs/evidence.log",
+    conda:
+        "../../environment.yml"
+    params:
+        json=section(config, "verdict", "figures"),
+    message:
+        "evidence: every swap beside its controls"
+    shell:
+        "python workflow/scripts/evidence.py --params {params.json:q} --swaps {input.swaps} --out results/evidence"
+        " --parts {input.parts} 2>&1 | tee {log}"

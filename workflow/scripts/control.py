@@ -1,0 +1,19 @@
+"""Swap every pair of one target by one control's."""
+
+from argparse import Namespace
+from pathlib import Path
+
+from prrmse.controls import control_experiment
+from prrmse.job import run, write_table
+
+
+def main(a: Namespace) -> None:
+    params = {"net": a.params[f"nets.{a.net}"], "init": a.params["init"], "compute": a.params["compute"]}
+    other = None if a.other == "none" else Path(a.other)
+    engine = {"engine": a.params["swap.engine"], "memory_mb": a.params["swap.memory_mb"]}
+    paths = Path(a.checkpoint), other, Path(a.data)
+    part = control_experiment(a.control, *paths, int(a.seed), params, **engine)
+    write_table(part.assign(net=a.net, target=a.target, source=a.control, seed=int(a.seed)), a.table)
+
+
+run(main, *("net", "target", "control", "seed", "checkpoint", "other", "data", "params", "table"))
