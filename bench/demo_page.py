@@ -1,6 +1,8 @@
-"""Write the tables of docs/demo.md, and its pictures, from results/: `make demo-page` after `make`.
+"""Write the tables of docs/demo.md, docs/evidence.md and the pictures from results/: `make demo-page`.
 
-What stands above the first table is written by hand and stays.
+After `make` and `snakemake evidence`.
+
+What stands above the first table of a page is written by hand and stays.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ ROOT = Path(__file__).parents[1]
 TABLES = ROOT / "results" / "tables"
 CHECKPOINTS = ROOT / "results" / "checkpoints" / "unet"
 FIRST = "## Base models"
+CONTROLS = "## Controls"
 
 
 def table(rows: pd.DataFrame) -> str:
@@ -42,7 +45,11 @@ def main() -> None:
         f"## Transfer (transfer.md)\n\n{(TABLES / 'transfer.md').read_text().strip()}",
     ]
     page.write_text(head + "\n\n".join(parts) + "\n")
+    evidence = ROOT / "docs" / "evidence.md"
+    found = (ROOT / "results" / "evidence" / "evidence.md").read_text()
+    evidence.write_text(evidence.read_text().partition(CONTROLS)[0] + CONTROLS + found.partition(CONTROLS)[2])
     images = ROOT / "docs" / "images"
+    shutil.copy(ROOT / "results" / "evidence" / "controls.png", images)
     for name in ("fig03", "verdict", "transfer"):
         shutil.copy(ROOT / "results" / "figures" / f"{name}.png", images)
     prrmse = [f"{Path(sys.executable).parent}/prrmse"]

@@ -8,9 +8,10 @@ from conftest import ARGUMENTS, COMPUTE, SETTINGS
 
 from prrmse.controls import control_state
 from prrmse.evaluate import Evaluation
-from prrmse.evidence import CONTROLS, control_summary, evidence_table, evidence_text
+from prrmse.evidence import control_summary, evidence_table, evidence_text
 from prrmse.nets import initialise
 from prrmse.swap import sweep_table
+from prrmse.titles import CONTROLS
 from prrmse.train import train
 
 IMAGE = torch.rand(2, 1, 32, 32, generator=torch.Generator().manual_seed(0))

@@ -53,7 +53,7 @@ def control_experiment(
     """Sweep one control as `prrmse.swap.swap_experiment` sweeps a source.
 
     Args:
-        name: of `prrmse.evidence.CONTROLS`, or ``noise-SOURCE``.
+        name: of `prrmse.titles.CONTROLS`, or ``noise-SOURCE``.
         target: checkpoint.
         other: the other seed's checkpoint for ``seed``, SOURCE's for noise; else None.
         data: processed data set of the target.
@@ -79,7 +79,7 @@ def control_state(name: str, network: nn.Module, image: torch.Tensor, seed: int,
     """The state of a control.
 
     Args:
-        name: of `prrmse.evidence.CONTROLS`, or ``noise-SOURCE``.
+        name: of `prrmse.titles.CONTROLS`, or ``noise-SOURCE``.
         network: the target, in evaluation mode.
         image: any input of the right shape.
         seed: of what is drawn.

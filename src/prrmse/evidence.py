@@ -8,10 +8,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from prrmse.titles import CONTROLS
 from prrmse.verdict import GROUP, PAIR_COLUMNS, bootstrap_mean
-
-# In the order of the table and the figure; `prrmse.controls` says what each is. Then one ``noise-SOURCE`` per source.
-CONTROLS = ("self", "aligned", "seed", "permuted", "rescaled", "start", "random", "shuffled")
 
 
 def evidence_table(swaps: pd.DataFrame, controls: pd.DataFrame, settings: Mapping[str, Any]) -> pd.DataFrame:

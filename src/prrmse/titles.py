@@ -14,3 +14,6 @@ FIGURES = {
     "verdict": "Verdicts: which parameters can be reused (ours)",
     "transfer": "Transfer: what reuse gains (ours)",
 }
+
+# Sources of which the answer is known (`prrmse.controls`), in the order of tables; then one noise-SOURCE per source.
+CONTROLS = ("self", "aligned", "seed", "permuted", "rescaled", "start", "random", "shuffled")

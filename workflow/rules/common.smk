@@ -12,7 +12,6 @@ shell.prefix("export PYTHONPATH=src; ")
 
 from prrmse.code import imported_files
 from prrmse.errors import InputError
-from prrmse.evidence import CONTROLS
 from prrmse.manifest import check_untouched
 from prrmse.params import (
     check_data,
@@ -22,7 +21,7 @@ from prrmse.params import (
     section,
     split_model,
 )
-from prrmse.titles import FIGURES
+from prrmse.titles import CONTROLS, FIGURES
 
 try:
     check_params(config)

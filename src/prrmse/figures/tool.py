@@ -7,6 +7,7 @@ from pathlib import Path
 import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from prrmse.layers import KINDS
 
@@ -33,6 +34,7 @@ def distances_by_layer(distances: pd.DataFrame, path: str | Path) -> None:
             ax.plot(rows["layer"], rows[column], marker="o", markersize=3, linewidth=1, label=label)
         ax.set_title(NAMES[kind], fontsize=9)
         ax.set_ylim(-0.1 if (rows["cosine"] >= -0.1).all() else -1.05, 1.1)
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         ax.axhline(0, color="0.8", linewidth=0.8, zorder=0)
     axes[0].legend(fontsize=7, frameon=False)
     figure.supxlabel("layer (number of the kind)", fontsize=9)
