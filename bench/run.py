@@ -17,18 +17,23 @@ from prrmse.device import make_deterministic
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--folder", type=Path, default=Path("results/benchmark"), help="where the figure goes")
+    parser.add_argument("--only", choices=["overhead", "sweep", "width", "floor", "training", "growth"])
     parser.add_argument("--quick", action="store_true", help="much less of everything: shows that it runs")
     options = parser.parse_args()
     make_deterministic(min(2, os.cpu_count() or 1))
     quick = options.quick
     print(f"{machine()}\n", flush=True)
-    print(against_imports(), flush=True)
-    print(against_the_plain_way(8 if quick else 200), flush=True)
-    print(at_paper_width(2 if quick else 48, 40 if quick else 9), flush=True)
-    print(against_the_floor(8 if quick else 200), flush=True)
-    print(against_others(2 if quick else 24), flush=True)
-    if not quick:
-        print(growth(options.folder), flush=True)
+    parts = {
+        "overhead": against_imports,
+        "sweep": lambda: against_the_plain_way(8 if quick else 200),
+        "width": lambda: at_paper_width(2 if quick else 48, 40 if quick else 9),
+        "floor": lambda: against_the_floor(8 if quick else 200),
+        "training": lambda: against_others(2 if quick else 24),
+        "growth": lambda: growth(options.folder, 4 if quick else 50),
+    }
+    for name, part in parts.items():
+        if options.only in (None, name):
+            print(part(), flush=True)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import multiprocessing
-import resource
 import time
 from pathlib import Path
 from typing import Any
@@ -161,14 +160,14 @@ GROWTH: dict[str, list[dict[str, Any]]] = {
 }
 
 
-def growth(folder: Path) -> str:
+def growth(folder: Path, slices: int) -> str:
     """Time and peak memory of a UNet's sweep against what they may depend on; a figure."""
     rows = []
     context = multiprocessing.get_context("spawn")
     for axis, settings in GROWTH.items():
         for setting in settings:
             with context.Pool(1) as pool:
-                took, peak = pool.apply(_grown, (setting,))
+                took, peak = pool.apply(_grown, ({"slices": slices, **setting},))
             rows.append({"axis": axis, "value": next(iter(setting.values())), "time, s": took, "peak, MiB": peak})
     found = pd.DataFrame(rows)
     figure, axes = plt.subplots(2, len(GROWTH), figsize=(12, 5), layout="constrained")
@@ -179,8 +178,10 @@ def growth(folder: Path) -> str:
             panel.set(xlabel=axis, ylabel=measure if column == 0 else "", ylim=(0, None))
     folder.mkdir(parents=True, exist_ok=True)
     figure.savefig(folder / "growth.png", dpi=120)
-    found = found.round(1).astype(str)
-    return "\n### Growth: UNet, width 12, 50 slices, all pairs, unless said\n\n" + table(found.to_dict("records"))
+    found = found.assign(value=found["value"].map("{:g}".format)).round(1).astype(str)
+    return f"\n### Growth: UNet, width 12, {slices} slices, all pairs, unless said\n\n" + table(
+        found.to_dict("records")
+    )
 
 
 def _grown(setting: dict[str, Any]) -> tuple[float, float]:
@@ -190,7 +191,7 @@ def _grown(setting: dict[str, Any]) -> tuple[float, float]:
     layers = layers[:: round(1 / setting["pairs"])] if setting.get("pairs", 1.0) in (0.25, 0.5) else layers
     if setting.get("pairs") == 0.75:
         layers = [layer for i, layer in enumerate(layers) if i % 4]
-    evaluation = Evaluation(noise(setting.get("slices", 50)), COMPUTE, CLASSES)
+    evaluation = Evaluation(noise(setting["slices"]), COMPUTE, CLASSES)
     evaluation.counts(evaluation.place(copy.deepcopy(target)))  # what torch itself needs, once
     before = _peak()
     took = seconds(
@@ -202,4 +203,6 @@ def _grown(setting: dict[str, Any]) -> tuple[float, float]:
 def _peak() -> float:
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / 2**20
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    # Not getrusage: its maximum is inherited from the process that started this one.
+    status = Path("/proc/self/status").read_text()
+    return int(status.partition("VmHWM:")[2].split()[0]) / 1024

@@ -9,8 +9,9 @@ import yaml
 from tiny import ROOT, Folder
 
 TEXT = (ROOT / "docs" / "tutorial.md").read_text()
-COMMANDS = [line for block in re.findall(r"```\n(.*?)```", TEXT, re.S) for line in block.strip().splitlines()]
-PYTHON = re.findall(r"```python\n(.*?)```", TEXT, re.S)
+BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```$", TEXT, re.S | re.M)
+COMMANDS = [line for language, block in BLOCKS if not language for line in block.strip().splitlines()]
+PYTHON = [block for language, block in BLOCKS if language == "python"]
 
 
 @pytest.mark.workflow

@@ -116,8 +116,7 @@ def make_deterministic(threads: int) -> None:
 def keep_freed_memory() -> None:
     """Let the C library keep large freed blocks for the next use (glibc; elsewhere nothing happens).
 
-    It gives them back to the system otherwise, and each activation then costs its page faults anew: a sweep is up to
-    a third slower.
+    It gives them back to the system otherwise, and each activation then costs its page faults anew.
     """
     trim_threshold, mmap_threshold = -1, -3
     with contextlib.suppress(OSError, AttributeError):

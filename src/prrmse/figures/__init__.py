@@ -38,17 +38,17 @@ def _write(tables: Tables, settings: Mapping[str, Any], out: Path, name: str) ->
 
 
 def _drawings(tables: Tables, settings: Mapping[str, Any]) -> dict[str, Callable[[], Figure]]:
-    return {
+    return {  # the slowest first, so that the two processes end together
+        "verdict": lambda: verdict_map(tables, settings),
+        "fig07": lambda: swap_panels(tables, settings, [("unet", kind) for kind in BN_KINDS], 2),
+        "fig08": lambda: swap_panels(tables, settings, [("pspnet", kind) for kind in BN_KINDS], 2),
+        "fig09": lambda: bn_shifts(tables, settings),
+        "fig11": lambda: rmse_matrices(tables, settings),
         "fig03": lambda: swap_panels(tables, settings, [("unet", "W")], 1),
         "fig04": lambda: swap_panels(tables, settings, [("pspnet", "W")], 1),
         "fig05": lambda: swap_panels(tables, settings, [("unet", "B"), ("pspnet", "B")], 2),
         "fig06": lambda: rmse_by_layer(tables, settings, "unet"),
-        "fig07": lambda: swap_panels(tables, settings, [("unet", kind) for kind in BN_KINDS], 2),
-        "fig08": lambda: swap_panels(tables, settings, [("pspnet", kind) for kind in BN_KINDS], 2),
-        "fig09": lambda: bn_shifts(tables, settings),
         "fig10": lambda: rmse_by_layer(tables, settings, "pspnet"),
-        "fig11": lambda: rmse_matrices(tables, settings),
         "fig12": lambda: rmse_groups(tables, settings),
-        "verdict": lambda: verdict_map(tables, settings),
         "transfer": lambda: transfer_gain(tables, settings),
     }
