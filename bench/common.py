@@ -14,6 +14,7 @@ from torch import nn
 
 from prrmse.data.slices import Slices
 from prrmse.device import choose_device
+from prrmse.markdown import markdown_table
 from prrmse.nets import initialise
 
 SIZE = 128
@@ -79,6 +80,4 @@ def machine() -> str:
 
 def table(rows: list[dict[str, object]]) -> str:
     """Rows as a Markdown table."""
-    head = list(rows[0])
-    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
-    return "\n".join([*lines, *("| " + " | ".join(str(row[key]) for key in head) + " |" for row in rows)])
+    return markdown_table(pd.DataFrame(rows))

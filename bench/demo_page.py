@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from prrmse.markdown import markdown_table
 from prrmse.report import base_summary
 
 ROOT = Path(__file__).parents[1]
@@ -21,12 +22,6 @@ TABLES = ROOT / "results" / "tables"
 CHECKPOINTS = ROOT / "results" / "checkpoints" / "unet"
 FIRST = "## Base models"
 CONTROLS = "## Controls"
-
-
-def table(rows: pd.DataFrame) -> str:
-    """Markdown."""
-    lines = [list(rows.columns), ["---"] * len(rows.columns), *rows.astype(str).to_numpy().tolist()]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def read(name: str) -> pd.DataFrame:
@@ -39,9 +34,9 @@ def main() -> None:
     head = page.read_text().partition(FIRST)[0]
     mean = "Mean ± SD over seeds; Dice per patient over all its slices, then the mean over the validation patients."
     parts = [
-        f"{FIRST}\n\n{mean}\n\n{table(base_summary(read('base')))}",
-        f"## Reusable shares (network.csv)\n\n{table(read('network').round(3))}",
-        f"## Claims (claims.csv)\n\n{table(read('claims')[['claim', 'text', 'answer', 'statistic']])}",
+        f"{FIRST}\n\n{mean}\n\n{markdown_table(base_summary(read('base')))}",
+        f"## Reusable shares (network.csv)\n\n{markdown_table(read('network'))}",
+        f"## Claims (claims.csv)\n\n{markdown_table(read('claims')[['claim', 'text', 'answer', 'statistic']])}",
         f"## Transfer (transfer.md)\n\n{(TABLES / 'transfer.md').read_text().strip()}",
     ]
     page.write_text(head + "\n\n".join(parts) + "\n")

@@ -85,3 +85,13 @@ def test_evidence_is_relative_to_the_controls(swept):
     alone = evidence_table(real, table[table["source"] != "seed"], VERDICT)
     assert alone["equivalent"].isna().all()
     assert alone["drop_seed"].isna().all()
+
+
+def test_each_target_counts_its_own_patients(swept):
+    _, _, table = swept
+    other = table.assign(target="b-seg", patient="b" + table["patient"])
+    both = pd.concat([table, other])
+    evidence = evidence_table(both[both["source"] == "seed"].replace({"seed": "b"}), both, VERDICT)
+    assert set(evidence["n_patients"]) == {table["patient"].nunique()}
+    halves = [rows.drop(columns="target").reset_index(drop=True) for _, rows in evidence.groupby("target")]
+    assert np.allclose(halves[0]["excess"], halves[1]["excess"])

@@ -205,3 +205,22 @@ def test_sweep_refuses_another_shape_before_it_runs(slices):
     large = initialise("unet", {"width": 8}, "shared", "none", "a-seg", 0)
     with pytest.raises(ValueError, match=r"inc\.0\.weight: shape"):
         sweep(small, large.state_dict(), inventory(small), Evaluation(slices.split("val"), COMPUTE, 4))
+
+
+class Halved(nn.Module):
+    """An input with a default, which torch.fx makes a second placeholder of."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(1, 4, 1)
+
+    def forward(self, image, factor=0.5):
+        return self.conv(image) * factor
+
+
+def test_an_argument_with_a_default_is_a_constant():
+    network = Halved().eval()
+    program = trace(network)
+    image = torch.randn(1, 1, 3, 3)
+    with torch.no_grad():
+        assert torch.equal(program.record(()).run({program.image: image})[program.output], network(image))

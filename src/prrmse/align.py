@@ -213,10 +213,10 @@ def match(target: State, source: State, channels: Channels, seed: int, rounds: i
     for _ in range(rounds):
         changed = False
         for group in rng.permutation(sorted(order)):
-            agreement = sum(_agreement(own, other, a, of_tensor[a.tensor], group, order) for a in touching[group])
-            found = linear_sum_assignment(np.asarray(agreement), maximize=True)[1]
-            before = np.asarray(agreement)[np.arange(len(found)), order[group]].sum()
-            after = np.asarray(agreement)[np.arange(len(found)), found].sum()
+            parts = [_agreement(own, other, a, of_tensor[a.tensor], group, order) for a in touching[group]]
+            agreement = np.sum(parts, axis=0)
+            rows, found = linear_sum_assignment(agreement, maximize=True)
+            before, after = agreement[rows, order[group]].sum(), agreement[rows, found].sum()
             if after > before + 1e-9 * abs(before):
                 order[group], changed = found, True
         if not changed:
@@ -232,15 +232,13 @@ def _agreement(
     for another in axes:
         if another.axis != axis.axis:
             b = b.index_select(another.axis, torch.from_numpy(_index(another.layout, order)))
-    total = np.zeros((0, 0))
-    start = 0
+    products, start = [], 0
     for name, size in axis.layout:
         if name == group:
             x, y = (t.narrow(axis.axis, start, size).movedim(axis.axis, 0).reshape(size, -1) for t in (a, b))
-            product = (x @ y.T).numpy()
-            total = product if total.size == 0 else total + product
+            products.append((x @ y.T).numpy())
         start += size
-    return total
+    return np.sum(products, axis=0)
 
 
 def _index(layout: Layout, order: Mapping[str, np.ndarray]) -> np.ndarray:

@@ -33,7 +33,7 @@ from prrmse.foreign import fit, read_state
 from prrmse.layers import Layer, inventory, inventory_of_state, swap
 from prrmse.metrics import dice_table
 from prrmse.sweep import sweep as swept_counts
-from prrmse.verdict import bootstrap_mean
+from prrmse.verdict import bootstrap_mean, drops_by_patient, is_reusable, mean_drops
 
 Score = float | Mapping[str, float]
 Evaluate = Callable[[nn.Module], Score] | Evaluation
@@ -54,7 +54,7 @@ def inspect(checkpoint: StateLike | nn.Module) -> pd.DataFrame:
     if isinstance(checkpoint, nn.Module):
         state, layers = dict(checkpoint.state_dict()), inventory(checkpoint)
     else:
-        state, layers = _state(checkpoint), _layers(checkpoint)
+        state, layers = _read(checkpoint)
     table = pd.DataFrame([layer._asdict() for layer in layers], columns=list(Layer._fields)).drop(columns="final")
     values = [state[layer.tensor].double() for layer in layers]
     table["shape"] = ["x".join(map(str, v.shape)) for v in values]
@@ -69,9 +69,9 @@ def compare(a: StateLike, b: StateLike) -> tuple[pd.DataFrame, pd.DataFrame]:
     Returns:
         `distance_table` of the pairs that fit; and the table of `prrmse.foreign.fit`, b's tensors offered to a.
     """
-    own = _state(a)
+    own, all_layers = _read(a)
     fitted, table = fit(own, _state(b))
-    layers = [layer for layer in _layers(a) if layer.tensor in fitted]
+    layers = [layer for layer in all_layers if layer.tensor in fitted]
     names = pd.DataFrame([layer._asdict() for layer in layers], columns=list(Layer._fields))
     own_arrays, other_arrays = (_arrays(state, names["tensor"]) for state in (own, fitted))
     return distance_table(own_arrays, other_arrays, names), table
@@ -173,12 +173,9 @@ def advise(
     for name, source in sources.items():
         fitted, _ = fit(own, _state(source))
         table = sweep(model, fitted, evaluate, engine=engine, memory_mb=memory_mb)
-        losses = table.assign(loss=table["baseline"] - table["score"])
-        losses = losses.pivot_table(index=PAIR, columns="case", values="loss", sort=False, dropna=False)
-        losses = losses.dropna(how="all")
-        verdict = losses.mean(axis=1).rename("drop").reset_index()
-        verdict["drop_low"], verdict["drop_high"] = bootstrap_mean(losses.to_numpy(), settings, "advise", name)
-        verdict["reusable"] = verdict["drop" if rule == "mean" else "drop_high"] <= tolerance
+        drops = drops_by_patient(table.rename(columns={"case": "patient", "score": "dice"}), PAIR)
+        verdict = mean_drops(drops, settings, "advise", name)
+        verdict["reusable"] = is_reusable(verdict, rule, tolerance)
         verdict.insert(0, "source", name)
         verdicts.append(verdict)
         body = verdict[~verdict["final"]]
@@ -236,14 +233,15 @@ def _state(source: StateLike) -> dict[str, torch.Tensor]:
     return read_state(source) if isinstance(source, str | Path) else dict(source)
 
 
-def _layers(source: StateLike) -> list[Layer]:
-    """In the network's order where the checkpoint tells it (ours do), else in the order of its tensors."""
+def _read(source: StateLike) -> tuple[dict[str, torch.Tensor], list[Layer]]:
+    """State and layers: in the network's order where the checkpoint tells it (ours do), else in that of its tensors."""
+    state = _state(source)
     if isinstance(source, str | Path) and Path(source).suffix == ".safetensors":
         with safe_open(source, framework="numpy") as f:
             header = (f.metadata() or {}).get("prrmse")
         if header:
-            return [Layer(**layer) for layer in json.loads(header)["layers"]]
-    return inventory_of_state(_state(source))
+            return state, [Layer(**layer) for layer in json.loads(header)["layers"]]
+    return state, inventory_of_state(state)
 
 
 def _arrays(state: Mapping[str, torch.Tensor], names: Iterable[str]) -> dict[str, np.ndarray]:

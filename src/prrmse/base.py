@@ -14,7 +14,7 @@ from prrmse.device import describe
 from prrmse.evaluate import Evaluation
 from prrmse.layers import inventory
 from prrmse.metrics import dice_table, mean_over_patients
-from prrmse.nets import image_channels, initialise, out_channels
+from prrmse.nets import image_channels, starting_point
 from prrmse.params import split_model
 from prrmse.seeding import derive_seed
 from prrmse.train import train
@@ -35,8 +35,7 @@ def train_base(net: str, model: str, seed: int, data: Path, params: dict[str, An
     _, task = split_model(model)
     slices = load_slices(data)
     spec = params["net"]
-    start = (spec["arguments"], params["init"], spec["pretrained"], model, seed, spec.get("factory"))
-    network = initialise(net, *start)
+    network = starting_point(net, spec, params["init"], model, seed)
     train(
         network,
         slices.split("train"),
@@ -68,7 +67,7 @@ def evaluate(
     network: nn.Module, slices: Slices, task: str, compute: dict[str, Any], spec: dict[str, Any]
 ) -> pd.DataFrame:
     """Per patient of the validation split: Dice by class, or the auto-encoder's MSE. ``spec`` is of ``nets.*``."""
-    evaluation = Evaluation(slices.split("val"), compute, out_channels(spec), image_channels(spec))
+    evaluation = Evaluation.of_split(slices, "val", compute, spec)
     evaluation.place(network)
     if task == "auto":
         mse = evaluation.squared_error(network)

@@ -53,9 +53,7 @@ def compare(a: argparse.Namespace) -> None:
 def sweep(a: argparse.Namespace) -> None:
     """Print the change of Dice when each pair is taken from the source."""
     network = target_network(a)
-    fitted, _ = fit(network.state_dict(), read_state(a.source))
-    if not fitted:
-        raise InputError(f"{a.source}: nothing in it fits {a.target}; see prrmse compare")
+    fitted = fitting(network, a.source, a.target)
     evaluation = evaluation_for(network, a)
     table = api.sweep(network, fitted, evaluation, engine=a.engine, memory_mb=a.memory_mb)
     means = table.groupby(api.PAIR, sort=False)[["baseline", "score"]].mean().reset_index()
@@ -75,8 +73,7 @@ def advise(a: argparse.Namespace) -> None:
     evaluation = evaluation_for(network, a)
     names = short_names(a.sources)
     for path in a.sources:  # before any of them takes minutes
-        if fit(network.state_dict(), read_state(path))[1]["status"].isin(["missing", "other shape", "surplus"]).all():
-            raise InputError(f"{path}: nothing in it fits {a.target}; see prrmse compare")
+        fitting(network, path, a.target)
     advice = api.advise(
         network, names, evaluation, tolerance=a.tolerance, rule=a.rule, engine=a.engine, memory_mb=a.memory_mb
     )
@@ -149,12 +146,23 @@ def short_names(paths: list[str]) -> dict[str, str]:
     return names if len(names) == len(paths) else {path: path for path in paths}
 
 
+def fitting(network: nn.Module, path: str, target: str) -> dict[str, torch.Tensor]:
+    """What of a checkpoint fits the network; at least something."""
+    fitted, _ = fit(network.state_dict(), read_state(path))
+    if not fitted:
+        raise InputError(f"{path}: nothing in it fits {target}; see prrmse compare")
+    return fitted
+
+
 def target_network(a: argparse.Namespace) -> nn.Module:
     """The target: a checkpoint of ours rebuilds itself; for any other the network is named."""
     if a.network is None:
         if Path(a.target).suffix != ".safetensors":
             raise InputError(f"{a.target}: not a checkpoint of this program; name its network with --network")
-        return load_network(a.target)[0]
+        try:
+            return load_network(a.target)[0]
+        except InputError as e:
+            raise InputError(f"{e}; if it is of another program, name its network with --network") from None
     try:
         arguments = json.loads(a.arguments)
         if not isinstance(arguments, dict):
@@ -178,9 +186,8 @@ def evaluation_for(network: nn.Module, a: argparse.Namespace) -> Evaluation:
     """The chosen slices, for a network with as many image channels and classes as it has."""
     slices = slices_of(a)
     first = next((x for x in network.state_dict().values() if x.ndim == 4), None)
-    image_channels = getattr(network, "in_channels", None)
-    if not isinstance(image_channels, int) or image_channels == 3:  # ours repeats the image itself
-        image_channels = 1 if hasattr(network, "final_name") or first is None else int(first.shape[1])
+    # Ours take the grey image and repeat it themselves.
+    image_channels = 1 if hasattr(network, "final_name") or first is None else int(first.shape[1])
     make_deterministic(a.threads)
     image = torch.zeros(1, image_channels, *slices.image.shape[1:])
     try:

@@ -29,10 +29,9 @@ from prrmse.align import channels_of, match, permute, random_order
 from prrmse.checkpoint import load_checkpoint, load_network
 from prrmse.data.slices import load_slices
 from prrmse.device import make_deterministic
-from prrmse.engine.program import trace
-from prrmse.engine.steps import Call
+from prrmse.engine.program import norms_behind, trace
 from prrmse.evaluate import Evaluation
-from prrmse.nets import image_channels, initialise, out_channels
+from prrmse.nets import starting_point
 from prrmse.seeding import derive_seed
 from prrmse.swap import sweep_table
 
@@ -64,13 +63,12 @@ def control_experiment(
     spec, compute = params["net"], params["compute"]
     network, header = load_network(target, spec.get("factory"))
     other_state = load_checkpoint(other)[0] if other else None
-    slices = load_slices(data).split("val")
-    image = torch.zeros(1, image_channels(spec), *slices.image.shape[1:])
-    identity = (header["net"], header["model"], "control", name, seed)
-    start = (header["net"], spec["arguments"], params["init"], spec["pretrained"], header["model"], seed)
-    begun = dict(initialise(*start, spec.get("factory")).state_dict()) if name == "start" else None
-    source = control_state(name, network, image, derive_seed(*identity), other_state or begun)
-    evaluation = Evaluation(slices, compute, out_channels(spec), image_channels(spec))
+    net, model = header["net"], header["model"]
+    if name == "start":
+        other_state = starting_point(net, spec, params["init"], model, seed).state_dict()
+    evaluation = Evaluation.of_split(load_slices(data), "val", compute, spec)
+    image = evaluation.batches[0].image[:1].cpu()
+    source = control_state(name, network, image, derive_seed(net, model, "control", name, seed), other_state)
     make_deterministic(compute["threads"])
     return sweep_table(network, source, evaluation, engine=engine, memory_mb=memory_mb)
 
@@ -114,21 +112,11 @@ def rescaled(network: nn.Module, seed: int) -> State:
     """
     state = {key: value.clone() for key, value in network.state_dict().items()}
     rng = np.random.default_rng(seed)
-    program = trace(network)
-    calls = {name: step for name, step in program.steps.items() if isinstance(step, Call)}
-    users: dict[str, int] = {}
-    for call in calls.values():
-        for source in call.inputs:
-            users[source] = users.get(source, 0) + 1
-    for call in calls.values():
-        before = calls.get(call.inputs[0]) if call.inputs else None
-        norm, conv = call.module, before.module if before else None
-        if not (isinstance(norm, nn.modules.batchnorm._BatchNorm) and isinstance(conv, nn.modules.conv._ConvNd)):
+    for into, path in norms_behind(trace(network)).items():
+        conv, norm = network.get_submodule(into), network.get_submodule(path)
+        assert isinstance(conv, nn.modules.conv._ConvNd) and isinstance(norm, nn.modules.batchnorm._BatchNorm)
+        if conv.transposed or norm.running_var is None:
             continue
-        if conv.transposed or norm.running_var is None or users[call.inputs[0]] > 1:
-            continue
-        assert before is not None
-        path, into = str(call.node.target), str(before.node.target)
         scale = torch.from_numpy(np.exp(rng.uniform(np.log(2), np.log(4), conv.out_channels))).float()
         state[f"{into}.weight"] *= scale.view(-1, *[1] * (state[f"{into}.weight"].ndim - 1))
         if conv.bias is not None:
@@ -139,7 +127,7 @@ def rescaled(network: nn.Module, seed: int) -> State:
 
 
 def _fresh(name: str, value: torch.Tensor, draws: torch.Generator) -> torch.Tensor:
-    """As before any training: kernels and biases uniform as torch draws them, normalisations neutral."""
+    """Kernels uniform as torch draws them, running statistics neutral, vectors drawn again from their own values."""
     if name.endswith("running_mean") or not value.is_floating_point():
         return torch.zeros_like(value)
     if name.endswith("running_var"):
@@ -147,7 +135,7 @@ def _fresh(name: str, value: torch.Tensor, draws: torch.Generator) -> torch.Tens
     if value.ndim > 1:
         bound = float(value[0].numel()) ** -0.5
         return (2 * torch.rand(value.shape, generator=draws) - 1) * bound
-    # A vector is a normalisation's weight or bias, or a convolution's bias: its values are drawn again from its own.
+    # A normalisation's weight or bias, or a convolution's bias: torch starts most of them as constants.
     return value[torch.randint(value.numel(), value.shape, generator=draws)]
 
 

@@ -139,8 +139,6 @@ def read_arrays(path: str | Path) -> tuple[State, dict[str, Any]]:
             header = json.loads((f.metadata() or {})["prrmse"])
             return {name: f.get_tensor(name) for name in f.keys()}, header  # noqa: SIM118 (not a dict)
     except KeyError:
-        raise InputError(
-            f"{path}: not a checkpoint of this program (its header has no key prrmse); name its network with --network"
-        ) from None
+        raise InputError(f"{path}: not a checkpoint of this program (its header has no key prrmse)") from None
     except (FileNotFoundError, SafetensorError, OSError) as e:
         raise InputError(f"{path}: not a complete safetensors file ({e}); delete it and run again") from None

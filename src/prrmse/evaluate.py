@@ -12,6 +12,7 @@ from torch import nn
 from prrmse.data.slices import Slices
 from prrmse.device import autocast, choose_device, choose_precision
 from prrmse.metrics import Counts, Masks
+from prrmse.nets import image_channels, out_channels
 
 
 class Batch(NamedTuple):
@@ -62,6 +63,11 @@ class Evaluation:
         self.batches = [
             Batch(image[i : i + size], label[i : i + size], patient[i : i + size]) for i in range(0, len(image), size)
         ]
+
+    @classmethod
+    def of_split(cls, slices: Slices, split: str, compute: dict[str, Any], spec: Mapping[str, Any]) -> Evaluation:
+        """On a split of a data set, for a network of ``nets``."""
+        return cls(slices.split(split), compute, out_channels(spec), image_channels(spec))
 
     def place(self, network: nn.Module) -> nn.Module:
         """The network on the device, in evaluation mode."""

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from prrmse.markdown import markdown_table
 from prrmse.titles import CONTROLS
-from prrmse.verdict import GROUP, PAIR_COLUMNS, bootstrap_mean
+from prrmse.verdict import GROUP, PAIR_COLUMNS, bootstrap_mean, drops_by_patient
 
 
 def evidence_table(swaps: pd.DataFrame, controls: pd.DataFrame, settings: Mapping[str, Any]) -> pd.DataFrame:
@@ -27,11 +28,11 @@ def evidence_table(swaps: pd.DataFrame, controls: pd.DataFrame, settings: Mappin
         n_patients, n_seeds.
     """
     names: list[Hashable] = [*GROUP]
-    real, sham = (_drops(rows) for rows in (swaps, controls))
+    real, sham = (drops_by_patient(rows, [*GROUP, *PAIR_COLUMNS]) for rows in (swaps, controls))
     tables = []
     for key, rows in real.groupby(level=GROUP, sort=False):
         net, target, source = (str(part) for part in key)
-        own = rows.droplevel(names)
+        own = rows.droplevel(names).dropna(axis=1, how="all")  # without the patients of other targets
         table = own.mean(axis=1).rename("drop").reset_index()
         of = {name: _control(sham, net, target, name, own) for name in ("random", "seed", f"noise-{source}")}
         for name, values in of.items():
@@ -52,12 +53,6 @@ def evidence_table(swaps: pd.DataFrame, controls: pd.DataFrame, settings: Mappin
     return pd.concat(tables, ignore_index=True)
 
 
-def _drops(rows: pd.DataFrame) -> pd.DataFrame:
-    """Drop by patient, mean over seeds: rows are (net, target, source, pair), columns patients."""
-    drops = rows.assign(drop=rows["baseline"] - rows["dice"])
-    return drops.pivot_table(index=[*GROUP, *PAIR_COLUMNS], columns="patient", values="drop", sort=False)
-
-
 def _control(drops: pd.DataFrame, net: str, target: str, name: str, like: pd.DataFrame) -> pd.DataFrame:
     """The control's drops in the order of ``like``; NaN where it was not swept."""
     level: list[Hashable] = [*GROUP]
@@ -73,7 +68,7 @@ def control_summary(controls: pd.DataFrame, tolerance: float) -> pd.DataFrame:
         controls: rows of sweeps, the control's name in ``source``.
         tolerance: of the verdict.
     """
-    drops = _drops(controls).mean(axis=1).rename("drop").reset_index()
+    drops = drops_by_patient(controls, [*GROUP, *PAIR_COLUMNS]).mean(axis=1).rename("drop").reset_index()
     drops = drops[~drops["final"]]
     rows = []
     for (net, control), group in drops.groupby(["net", "source"], sort=False):
@@ -114,15 +109,9 @@ def evidence_text(summary: pd.DataFrame, evidence: pd.DataFrame, settings: Mappi
         "`src/prrmse/controls.py` says what each control is. Drops are losses of mean foreground Dice, means over "
         f"pairs (final convolution left out), {seeds} seeds and {patients} validation patients. Ours, not the "
         "paper's.\n\n"
-        f"## Controls\n\n{_markdown(summary)}\n\n## Sources\n\n"
+        f"## Controls\n\n{markdown_table(summary)}\n\n## Sources\n\n"
         "`reuse` is 1 - drop / drop of a random kernel, where that does harm: 1 as good as the target's own, 0 no "
         f"better than random. The last column: pairs whose drop exceeds that of the target's other seed by at most "
         f"{settings['tolerance']:g}, by the upper end of the paired interval over patients.\n\n"
-        f"{_markdown(pd.DataFrame(lines))}\n"
+        f"{markdown_table(pd.DataFrame(lines))}\n"
     )
-
-
-def _markdown(table: pd.DataFrame) -> str:
-    shown = table.map(lambda v: "-" if v is None or v != v else f"{v:.3f}" if isinstance(v, float) else str(v))
-    lines = [list(shown.columns), ["---"] * len(shown.columns), *shown.to_numpy().tolist()]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)

@@ -20,7 +20,6 @@ from prrmse.device import make_deterministic
 from prrmse.evaluate import Evaluation
 from prrmse.layers import inventory
 from prrmse.metrics import dice_table, mean_over_patients
-from prrmse.nets import image_channels, out_channels
 from prrmse.sweep import sweep
 
 log = logging.getLogger(__name__)
@@ -53,8 +52,7 @@ def swap_experiment(
     """
     network, _ = load_network(target, spec.get("factory"))
     source_state, _ = load_checkpoint(source)
-    slices = load_slices(data).split("val")
-    evaluation = Evaluation(slices, compute, out_channels(spec), image_channels(spec))
+    evaluation = Evaluation.of_split(load_slices(data), "val", compute, spec)
     make_deterministic(compute["threads"])
     return sweep_table(network, source_state, evaluation, engine=engine, memory_mb=memory_mb)
 

@@ -16,7 +16,7 @@ from prrmse.checkpoint import load_checkpoint
 from prrmse.data.slices import Slices, load_slices
 from prrmse.layers import inventory, swap
 from prrmse.metrics import mean_over_patients
-from prrmse.nets import image_channels, initialise
+from prrmse.nets import image_channels, starting_point
 from prrmse.params import split_model
 from prrmse.plan import reused_pairs
 from prrmse.seeding import derive_seed
@@ -69,8 +69,7 @@ def transfer_run(
     spec = params["net"]
     slices = load_slices(data)
     drawn = draw_patients(slices, samples, seed)
-    start = (spec["arguments"], params["init"], spec["pretrained"], transfer["target"], seed, spec.get("factory"))
-    network = initialise(net, *start)
+    network = starting_point(net, spec, params["init"], transfer["target"], seed)
     reused = []
     if arm != "scratch":
         assert checkpoint is not None

@@ -6,6 +6,7 @@ RN are ours and come from params [rec].
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -30,25 +31,44 @@ def verdict_table(parts: pd.DataFrame, settings: dict[str, Any]) -> pd.DataFrame
             both are means over foreground structures.
         settings: tolerance, rule, level, resamples.
     """
-    rows = parts.assign(drop=parts["baseline"] - parts["dice"])
     tables = []
-    for key, group in rows.groupby(GROUP, sort=False):
+    for key, group in parts.groupby(GROUP, sort=False):
         names = [str(name) for name in key]
-        drops = group.pivot_table(index=PAIR_COLUMNS, columns="patient", values="drop", sort=False)
-        low, high = bootstrap_mean(drops.to_numpy(), settings, "verdict", *names)
-        table = drops.mean(axis=1).rename("drop").reset_index()
-        table["drop_low"], table["drop_high"] = low, high
+        drops = drops_by_patient(group, PAIR_COLUMNS)
+        table = mean_drops(drops, settings, "verdict", *names)
         table["n_patients"], table["n_seeds"] = drops.shape[1], group["seed"].nunique()
         for column, name in zip(reversed(GROUP), reversed(names), strict=True):
             table.insert(0, column, name)
         tables.append(table)
     verdict = pd.concat(tables, ignore_index=True)
-    decisive = "drop" if settings["rule"] == "mean" else "drop_high"
-    verdict["reusable"] = verdict[decisive] <= settings["tolerance"]
+    verdict["reusable"] = is_reusable(verdict, settings["rule"], settings["tolerance"])
     return verdict
 
 
-def bootstrap_mean(values: np.ndarray, settings: dict[str, Any], *identity: object) -> tuple[np.ndarray, np.ndarray]:
+def drops_by_patient(parts: pd.DataFrame, index: list[str]) -> pd.DataFrame:
+    """Loss of Dice, mean over seeds: rows are ``index``, columns patients.
+
+    Args:
+        parts: patient, dice, baseline and the columns of ``index``.
+        index: what makes a row.
+    """
+    rows = parts.assign(drop=parts["baseline"] - parts["dice"])
+    return rows.pivot_table(index=index, columns="patient", values="drop", sort=False)
+
+
+def mean_drops(drops: pd.DataFrame, settings: Mapping[str, Any], *identity: object) -> pd.DataFrame:
+    """The index of ``drops`` (columns are patients) with drop, drop_low, drop_high: the mean and its interval."""
+    table = drops.mean(axis=1).rename("drop").reset_index()
+    table["drop_low"], table["drop_high"] = bootstrap_mean(drops.to_numpy(), settings, *identity)
+    return table
+
+
+def is_reusable(table: pd.DataFrame, rule: str, tolerance: float) -> pd.Series:
+    """Whether each row of `mean_drops` is within the tolerance, by the rule ``mean`` or ``upper``."""
+    return table["drop" if rule == "mean" else "drop_high"] <= tolerance
+
+
+def bootstrap_mean(values: np.ndarray, settings: Mapping[str, Any], *identity: object) -> tuple[np.ndarray, np.ndarray]:
     """Percentile interval of the mean over the last axis ``[..., P]``, resampling P; ignores NaN."""
     rng = np.random.default_rng(derive_seed(*identity))
     n = values.shape[-1]

@@ -50,6 +50,15 @@ class Plan:
         return most
 
 
+def users_of(steps: Mapping[str, Step]) -> dict[str, list[str]]:
+    """The steps that read each value."""
+    users: dict[str, list[str]] = {}
+    for name, step in steps.items():
+        for source in step.inputs:
+            users.setdefault(source, []).append(name)
+    return users
+
+
 class Program:
     """Steps by the name of their value, in an order in which they can be run."""
 
@@ -83,14 +92,11 @@ class Program:
 
     def _fold(self, steps: dict[str, Step], changed: Mapping[str, Step]) -> dict[str, Step]:
         """Make one step of each unchanged convolution and what follows it, if nothing else needs its value."""
-        users: dict[str, int] = {}
-        for step in steps.values():
-            for source in step.inputs:
-                users[source] = users.get(source, 0) + 1
+        users = users_of(steps)
         for name, step in list(steps.items()):
             if isinstance(step, Affine) and name not in changed and step.source not in changed:
                 conv = steps.get(step.source)
-                if isinstance(conv, Conv) and users[step.source] == 1:
+                if isinstance(conv, Conv) and len(users[step.source]) == 1:
                     if name not in self._folded:
                         self._folded[name] = step.folded_into(conv)
                     steps[name] = self._folded[name]
@@ -140,6 +146,26 @@ def _attribute(network: nn.Module, path: str) -> Any:
     for part in path.split("."):
         value = getattr(value, part)
     return value
+
+
+def norms_behind(program: Program) -> dict[str, str]:
+    """Paths of the batch normalisations that alone read a convolution's value, by the path of that convolution.
+
+    Args:
+        program: as traced.
+    """
+    users = users_of(program.steps)
+    found = {}
+    for name, call in program.steps.items():
+        readers = users.get(name, [])
+        norm = program.steps[readers[0]] if len(readers) == 1 else None
+        if not isinstance(call, Call) or not isinstance(norm, Call):
+            continue
+        if isinstance(call.module, nn.modules.conv._ConvNd) and isinstance(
+            norm.module, nn.modules.batchnorm._BatchNorm
+        ):
+            found[str(call.node.target)] = str(norm.node.target)
+    return found
 
 
 def outlines(program: Program, image: torch.Tensor) -> dict[str, Any]:

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from prrmse.engine.program import Program
+from prrmse.engine.program import Program, users_of
 from prrmse.engine.steps import Affine, Call, Conv, ConvOfResized, ResizedConv, Step, Sum
 
 # Less work by this factor, or the small matrices are not worth it (`make bench` on two cores).
@@ -42,10 +42,7 @@ class _Rewriter:
     def __init__(self, program: Program, outline: Mapping[str, Any], dtype: torch.dtype, device: torch.device) -> None:
         self.program, self.outline, self.dtype, self.device = program, outline, dtype, device
         self.calls: dict[str, Call] = {n: s for n, s in program.steps.items() if isinstance(s, Call)}
-        self.users: dict[str, list[str]] = {}
-        for name, step in self.calls.items():
-            for source in step.inputs:
-                self.users.setdefault(source, []).append(name)
+        self.users = users_of(self.calls)
         modules = [step.module for step in self.calls.values() if step.module is not None]
         self.used_once = {id(m) for m in modules if sum(m is other for other in modules) == 1}
 
@@ -61,7 +58,7 @@ class _Rewriter:
                 steps.update(self._block(name, norm, relu))
             else:
                 steps[name] = call
-        return Program(self.program.image, self.program.output, self._in_order(steps))
+        return Program(self.program.image, self.program.output, self._needed(steps))
 
     def _is(self, call: Call, kind: type[nn.Module]) -> bool:
         """Exactly this module, used once, without hooks: so what it computes is known."""
@@ -103,10 +100,9 @@ class _Rewriter:
         steps: dict[str, Step] = {}
         parts = self._parts(call.inputs[0], conv)
         for i, (source, first, last_channel) in enumerate(parts):
-            weight = conv.weight.detach()[:, first:last_channel] if len(parts) > 1 else conv.weight.detach()
-            weight = weight.to(self.dtype).contiguous(memory_format=torch.channels_last)
+            weight = conv.weight.detach().to(self.dtype)
             reach = conv.stride, conv.padding, conv.dilation, conv.groups
-            step = Conv(source, path, weight, first, last_channel, *reach)
+            step = Conv(source, path, weight, first, last_channel, *reach).replaced(f"{path}.weight", weight)
             steps[raw if len(parts) == 1 else f"{name}:{i}"] = self._before_resizing(step) or step
         if len(parts) > 1:
             steps[raw] = Sum(tuple(steps))
@@ -153,16 +149,14 @@ class _Rewriter:
         source = str(resize.node.args[0])
         small, large = self.outline[source], self.outline[step.source]
         (h, w), k = small.shape[-2:], step.weight.shape[-2:]
-        axes = []
-        for axis, length in ((0, h), (1, w)):
-            matrix = self._matrix(resize, source, axis, length)
-            reach = (step.stride[axis], step.padding[axis], step.dilation[axis])
-            axes.append(_shifted(matrix, k[axis], *reach))  # [k, out, in]
-        (rows, columns), (inside, outside) = axes, step.weight.shape[1::-1]
+        resizing = [self._matrix(resize, source, axis, length) for axis, length in ((0, h), (1, w))]
+        reaches = zip(k, step.stride, step.padding, step.dilation, strict=True)
+        axes = [_shifted(matrix, *reach) for matrix, reach in zip(resizing, reaches, strict=True)]
+        (rows, columns), (inside, outside) = axes, step.weight.shape[1::-1]  # rows, columns: [k, out, in]
         high, wide, taps = rows.shape[1], columns.shape[1], k[0] * k[1]
         direct = high * wide * taps * inside * outside
         mixed_first = h * w * taps * inside * outside + (k[0] * high * h + high * wide) * w * k[1] * outside
-        if mixed_first * RESIZED_GAIN > direct or not self._is_separable(resize, source):
+        if mixed_first * RESIZED_GAIN > direct or not self._is_separable(resize, source, *resizing):
             return None
         if tuple(k) == (1, 1) and (high, wide) == tuple(large.shape[-2:]):
             return ResizedConv(replace(step, source=source), resize)
@@ -179,14 +173,13 @@ class _Rewriter:
             columns.append(made[0, 0, :, 0] if axis == 0 else made[0, 0, 0, :])
         return torch.stack(columns, dim=1)
 
-    def _is_separable(self, resize: Call, source: str) -> bool:
+    def _is_separable(self, resize: Call, source: str, rows: torch.Tensor, columns: torch.Tensor) -> bool:
         shape = self.outline[source].shape
         some = torch.linspace(-1, 1, shape[-2] * shape[-1], device=self.device).cos().view(1, 1, *shape[-2:])
-        rows, columns = (self._matrix(resize, source, axis, shape[2 + axis]) for axis in (0, 1))
         expected = torch.einsum("Hh,nchw,Ww->ncHW", rows, some, columns)
         return torch.allclose(expected, resize.run({**self.outline, source: some}), atol=1e-5)
 
-    def _in_order(self, steps: dict[str, Step]) -> dict[str, Step]:
+    def _needed(self, steps: dict[str, Step]) -> dict[str, Step]:
         """Without what the output does not need any more."""
         needed = {self.program.output}
         for name in reversed(steps):

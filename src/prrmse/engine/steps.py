@@ -59,7 +59,7 @@ class Call:
         return any(True for _ in self.module.parameters()) if self.module else False
 
     def run(self, values: Values) -> Any:
-        if self.node.op == "get_attr":
+        if self.node.op in ("get_attr", "placeholder"):
             return self.constant
         args = fx.node.map_arg(self.node.args, lambda node: values[node.name])
         kwargs = fx.node.map_arg(self.node.kwargs, lambda node: values[node.name])

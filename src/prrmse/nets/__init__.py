@@ -5,13 +5,13 @@ from __future__ import annotations
 import importlib
 import inspect
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
 from prrmse.errors import InputError
+from prrmse.foreign import fit, read_state
 from prrmse.nets.pspnet import PSPNet
 from prrmse.nets.unet import UNet
 from prrmse.seeding import derive_seed
@@ -106,15 +106,14 @@ def load_backbone(network: PSPNet, pretrained: str) -> None:
     Raises:
         InputError: the file or the download is missing, or a tensor is missing or of another shape.
     """
-    state = _resnet18_weights(pretrained)
-    state = {k: v for k, v in state.items() if not k.startswith("fc.")}
-    if "conv1.weight" in state and network.in_channels == 1 and state["conv1.weight"].shape[1:2] == (3,):
-        state["conv1.weight"] = state["conv1.weight"].sum(dim=1, keepdim=True)
-    try:
-        network.backbone.load_state_dict(state, strict=True)
-    except RuntimeError as e:
-        detail = str(e).splitlines()[1].strip() if "\n" in str(e) else str(e)
-        raise InputError(f"nets.pspnet.pretrained: {pretrained} does not fit a ResNet-18: {detail}") from None
+    fitted, table = fit(network.backbone.state_dict(), _resnet18_weights(pretrained))
+    odd = table[table["status"].isin(["missing", "other shape"])]
+    if len(odd):
+        first = odd.iloc[0]
+        detail = f"{first['tensor']} has shape {first['shape_other']}, not" if first["shape_other"] else "no tensor"
+        detail += f" {first['shape']}" if first["shape_other"] else f" {first['tensor']}"
+        raise InputError(f"nets.pspnet.pretrained: {pretrained} does not fit a ResNet-18: {detail}")
+    network.backbone.load_state_dict(fitted)
 
 
 def _resnet18_weights(pretrained: str) -> dict[str, torch.Tensor]:
@@ -128,16 +127,15 @@ def _resnet18_weights(pretrained: str) -> dict[str, torch.Tensor]:
                 f"nets.pspnet.pretrained: imagenet weights could not be downloaded ({e}); "
                 "download torchvision's resnet18-f37072fd.pth elsewhere and name the file instead"
             ) from None
-    if not Path(pretrained).is_file():
-        raise InputError(f"nets.pspnet.pretrained: no such file: {pretrained}; name one, or imagenet, or none")
     try:
-        if pretrained.endswith(".safetensors"):
-            from safetensors.torch import load_file
+        return read_state(pretrained)
+    except InputError as e:
+        raise InputError(f"nets.pspnet.pretrained: cannot be read as weights: {e}") from None
 
-            return load_file(pretrained)
-        return dict(torch.load(pretrained, map_location="cpu", weights_only=True))
-    except Exception as e:
-        raise InputError(f"nets.pspnet.pretrained: {pretrained} cannot be read as weights: {e}") from None
+
+def starting_point(net: str, spec: Mapping[str, Any], init: str, model: str, seed: int) -> nn.Module:
+    """`initialise` for a network's entry in ``nets``."""
+    return initialise(net, spec["arguments"], init, spec["pretrained"], model, seed, spec.get("factory"))
 
 
 def out_channels(spec: Mapping[str, Any]) -> int:
