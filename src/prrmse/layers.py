@@ -109,10 +109,15 @@ def swap(target: Mapping[str, torch.Tensor], source: Mapping[str, torch.Tensor],
     """
     state = {name: tensor.clone() for name, tensor in target.items()}
     for layer in layers:
-        if layer.tensor not in source:
-            raise ValueError(f"{layer.tensor}: not in the source")
-        if source[layer.tensor].shape != target[layer.tensor].shape:
-            shapes = f"{tuple(source[layer.tensor].shape)} != {tuple(target[layer.tensor].shape)}"
-            raise ValueError(f"{layer.tensor}: shape of source and target differ: {shapes}")
+        check_fits(source, target, layer.tensor)
         state[layer.tensor] = source[layer.tensor].clone()
     return state
+
+
+def check_fits(source: Mapping[str, torch.Tensor], target: Mapping[str, torch.Tensor], tensor: str) -> None:
+    """Raise ValueError if the source has no such tensor, or one of another shape than the target's."""
+    if tensor not in source:
+        raise ValueError(f"{tensor}: not in the source")
+    if source[tensor].shape != target[tensor].shape:
+        shapes = f"{tuple(source[tensor].shape)} != {tuple(target[tensor].shape)}"
+        raise ValueError(f"{tensor}: shape of source and target differ: {shapes}")

@@ -1,6 +1,6 @@
-"""A layer sweep: evaluate many one-tensor changes of one network.
+"""A layer sweep: evaluate many small changes of one network.
 
-The plain way (`plain_sweep`) runs the whole network for each change. `sweep` runs it once for some slices, keeps
+The plain way runs the whole network for each change. `sweep` runs it once for some slices, keeps
 values, and re-runs only what lies downstream of each change (`prrmse.engine`):
 
 - ``fast`` also rewrites the network so that swaps share more; equal to the plain way up to the rounding of float32;
@@ -21,13 +21,15 @@ from prrmse.device import autocast, keep_freed_memory
 from prrmse.engine import Program, TracingError, outlines, rewrite, schedule, trace
 from prrmse.engine.steps import Step
 from prrmse.evaluate import Evaluation, prediction_of
-from prrmse.layers import Layer, swap
+from prrmse.layers import Layer, check_fits
 from prrmse.metrics import Counts, Masks
 
 log = logging.getLogger(__name__)
 
 
-@torch.inference_mode()
+Change = Mapping[str, torch.Tensor]
+
+
 def sweep(
     network: nn.Module,
     source: Mapping[str, torch.Tensor],
@@ -43,9 +45,7 @@ def sweep(
         network: the target; unchanged afterwards.
         source: tensors by name, of the same shapes.
         layers: the pairs to swap, one at a time.
-        evaluation: the slices to measure on.
-        engine: ``fast``, ``exact`` or ``plain``. A network that torch.fx cannot trace is swept the plain way.
-        memory_mb: bound on what is held beside networks and data, in MiB; under a tighter one more is computed again.
+        evaluation, engine, memory_mb: see `sweep_changes`.
 
     Returns:
         Counts ``[P, C]`` of the network itself, and of each swap in the order of ``layers``.
@@ -54,14 +54,40 @@ def sweep(
         ValueError: a source tensor is missing or has another shape (before anything runs).
         InputError: the bound is too small for one slice.
     """
-    own = network.state_dict()
-    differs = [
-        layer
-        for layer in layers
-        if not torch.equal(_matching(source, own, layer).to(own[layer.tensor].device), own[layer.tensor])
-    ]
+    for layer in layers:
+        check_fits(source, network.state_dict(), layer.tensor)
+    changes = [{layer.tensor: source[layer.tensor]} for layer in layers]
+    return sweep_changes(network, changes, evaluation, engine=engine, memory_mb=memory_mb)
+
+
+@torch.inference_mode()
+def sweep_changes(
+    network: nn.Module,
+    changes: Sequence[Change],
+    evaluation: Evaluation,
+    *,
+    engine: str = "fast",
+    memory_mb: float = 2000,
+) -> tuple[Counts, list[Counts]]:
+    """Dice counts of the network, and with each set of tensors in the place of its own.
+
+    Args:
+        network: the target; unchanged afterwards.
+        changes: tensors by name, of the network's shapes.
+        evaluation: the slices to measure on.
+        engine: ``fast``, ``exact`` or ``plain``. A network that torch.fx cannot trace is swept the plain way.
+        memory_mb: bound on what is held beside networks and data, in MiB; under a tighter one more is computed again.
+
+    Returns:
+        Counts ``[P, C]`` of the network itself, and of each change.
+
+    Raises:
+        InputError: the bound is too small for one slice.
+    """
     if engine == "plain":
-        return plain_sweep(network, source, layers, evaluation)
+        return _plain(network, changes, evaluation)
+    own = network.state_dict()
+    real = [{k: v for k, v in change.items() if not torch.equal(v.to(own[k].device), own[k])} for change in changes]
     keep_freed_memory()
     placed = evaluation.place(copy.deepcopy(network))
     # What autocast would do anew for every swap: the kernels in the number format they are used in.
@@ -72,54 +98,46 @@ def sweep(
         program = trace(placed)
     except TracingError as e:
         log.warning("%s; the whole network is run for each swap", e)
-        return plain_sweep(network, source, layers, evaluation)
+        return _plain(network, changes, evaluation)
     with autocast(evaluation.device, evaluation.dtype):
-        counts = _run(program, source, differs, evaluation, engine == "exact", memory_mb)
-    unchanged = Counts(*counts[0])
-    of = {layer: Counts(*c) for layer, c in zip(differs, counts[1:], strict=True)}
-    return unchanged, [of.get(layer, unchanged) for layer in layers]
+        unchanged, *counts = _run(program, [c for c in real if c], evaluation, engine == "exact", memory_mb)
+    remaining = iter(counts)
+    return Counts(*unchanged), [Counts(*(next(remaining) if change else unchanged)) for change in real]
 
 
-def plain_sweep(
-    network: nn.Module, source: Mapping[str, torch.Tensor], layers: Sequence[Layer], evaluation: Evaluation
-) -> tuple[Counts, list[Counts]]:
-    """The same as `sweep`, by evaluating a copy of the whole network for each pair."""
+def _plain(network: nn.Module, changes: Sequence[Change], evaluation: Evaluation) -> tuple[Counts, list[Counts]]:
+    """The same by evaluating a copy of the whole network for each change."""
     own = network.state_dict()
     copied = evaluation.place(copy.deepcopy(network))
     found = []
-    for layer in layers:
-        copied.load_state_dict(swap(own, source, [layer]))
+    for change in changes:
+        copied.load_state_dict({**own, **change})
         found.append(evaluation.counts(copied))
     copied.load_state_dict(own)
     return evaluation.counts(copied), found
 
 
 def _run(
-    program: Program,
-    source: Mapping[str, torch.Tensor],
-    layers: Sequence[Layer],
-    evaluation: Evaluation,
-    exact: bool,
-    memory_mb: float,
+    program: Program, changes: Sequence[Change], evaluation: Evaluation, exact: bool, memory_mb: float
 ) -> np.ndarray:
-    """Counts int64 ``[1 + layers, 3, P, C]``, the network's own first."""
+    """Counts int64 ``[1 + changes, 3, P, C]``, the network's own first."""
     first = evaluation.batches[0]
     outline = outlines(program, first.image[:1])
     if not exact:
         program = rewrite(program, outline, evaluation.dtype, evaluation.device)
         outline = outlines(program, first.image[:1])
-    changes = [_changed(program, layer.tensor, source[layer.tensor].to(evaluation.device)) for layer in layers]
+    changed = [_changed(program, {k: v.to(evaluation.device) for k, v in change.items()}) for change in changes]
     most = len(first.image)
     on_cpu = evaluation.device.type == "cpu"
-    plan = schedule(program, changes, outline, most, memory_mb, on_cpu=on_cpu, fixed=exact)
+    plan = schedule(program, changed, outline, most, memory_mb, on_cpu=on_cpu, fixed=exact)
     log.info(
-        "%d pairs, %d slices at once, %d of %d values kept, at most %.0f MiB",
-        *(len(layers), plan.slices, len(plan.kept), len(program.steps), plan.bytes / 2**20),
+        "%d swaps, %d slices at once, %d of %d values kept, at most %.0f MiB",
+        *(len(changes), plan.slices, len(plan.kept), len(program.steps), plan.bytes / 2**20),
     )
     record = program.record(plan.kept)
-    reruns = [program.rerun(change, plan.kept) for change in changes]
+    reruns = [program.rerun(steps, plan.kept) for steps in changed]
     shape = (len(evaluation.patients), evaluation.channels)
-    totals = torch.zeros((1 + len(layers), 3, *shape), dtype=torch.int64, device=evaluation.device)
+    totals = torch.zeros((1 + len(changes), 3, *shape), dtype=torch.int64, device=evaluation.device)
     for batch in evaluation.batches:
         for start in range(0, len(batch.image), plan.slices):
             part = slice(start, start + plan.slices)
@@ -130,7 +148,7 @@ def _run(
             del output
             totals[0] += unchanged
             for i, rerun in enumerate(reruns):
-                if not changes[i]:  # a tensor that the network does not use
+                if not changed[i]:  # tensors that the network does not use
                     totals[1 + i] += unchanged
                     continue
                 totals[1 + i] += masks.count(prediction_of(rerun.run(recorded)[program.output]))
@@ -139,14 +157,10 @@ def _run(
     return found
 
 
-def _changed(program: Program, tensor: str, value: torch.Tensor) -> dict[str, Step]:
-    return {name: program.steps[name].replaced(tensor, value) for name in program.readers(tensor)}
-
-
-def _matching(source: Mapping[str, torch.Tensor], own: Mapping[str, torch.Tensor], layer: Layer) -> torch.Tensor:
-    if layer.tensor not in source:
-        raise ValueError(f"{layer.tensor}: not in the source")
-    if source[layer.tensor].shape != own[layer.tensor].shape:
-        shapes = f"{tuple(source[layer.tensor].shape)} != {tuple(own[layer.tensor].shape)}"
-        raise ValueError(f"{layer.tensor}: shape of source and target differ: {shapes}")
-    return source[layer.tensor]
+def _changed(program: Program, change: Change) -> dict[str, Step]:
+    """The steps that read the changed tensors, with these."""
+    steps: dict[str, Step] = {}
+    for tensor, value in change.items():
+        for name in program.readers(tensor):
+            steps[name] = steps.get(name, program.steps[name]).replaced(tensor, value)
+    return steps
