@@ -31,6 +31,7 @@ def parameters() -> dict[str, Any]:
     params["base"]["steps"] = params["transfer"]["train"]["steps"] = 2
     params["swap"]["sources"] = {"acdc-seg": ["acdc-auto", "t1-seg"]}
     params["transfer"] |= {"sources": ["t1-seg"], "samples": [2, 50]}
+    params["evidence"] |= {"sources": ["acdc-auto", "t1-seg"], "samples": 2, "seeds": [0], "pixels": 200}
     params["figures"]["dpi"] = 60
     return params
 

@@ -192,7 +192,8 @@ def match(target: State, source: State, channels: Channels, seed: int, rounds: i
     """The order of the source's channels in which its weights agree best with the target's (weight matching).
 
     One group after the other, in random order, is assigned optimally given all others, until nothing changes. A local
-    optimum: another seed may end elsewhere. Running statistics take no part; they are permuted along.
+    optimum: another seed may end elsewhere. Every kernel counts the same, whatever its norm, and only kernels count
+    (ours: a vector tells little of which channel is which, and a few large ones then decide); all else follows.
 
     Args:
         target, source: states of the network.
@@ -202,13 +203,15 @@ def match(target: State, source: State, channels: Channels, seed: int, rounds: i
     """
     rng = np.random.default_rng(seed)
     order = {group: np.arange(size) for group, size in channels.size.items()}
-    weights = {a.tensor for a in channels.axes if not a.tensor.endswith(("running_mean", "running_var"))}
+    weights = {a.tensor for a in channels.axes if target[a.tensor].ndim > 1}
     of_tensor: dict[str, list[Axis]] = {}
     for axis in channels.axes:
         if axis.tensor in weights:
             of_tensor.setdefault(axis.tensor, []).append(axis)
-    own = {name: target[name].double() for name in weights}
-    other = {name: source[name].double() for name in weights}
+    own, other = (
+        {name: state[name].double() / state[name].double().norm().clamp_min(1e-30) for name in weights}
+        for state in (target, source)
+    )
     touching = {g: [a for name in of_tensor for a in of_tensor[name] if g in dict(a.layout)] for g in order}
     for _ in range(rounds):
         changed = False

@@ -109,11 +109,14 @@ def _explain(error: Any) -> str:
 
 def _check_references(params: Params, where: str) -> None:
     known = models(params)
-    by_net = set(params["nets"])
 
     def must_know(key: str, name: str) -> None:
         if name not in known:
             raise InputError(f"{where}: {key}: unknown model {name!r}; known are {', '.join(known)}")
+
+    def must_have(key: str, net: str) -> None:
+        if net not in params["nets"]:
+            raise InputError(f"{where}: {key}: {net} is not among nets ({', '.join(params['nets'])})")
 
     def must_segment(key: str, name: str) -> None:
         must_know(key, name)
@@ -125,14 +128,19 @@ def _check_references(params: Params, where: str) -> None:
         for source in sources:
             must_know(f"swap.sources.{target}", source)
     transfer = params["transfer"]
+    for source in params["evidence"]["sources"]:
+        must_know("evidence.sources", source)
+        if source == transfer["target"]:
+            raise InputError(f"{where}: evidence.sources: {source} is the target itself (transfer.target)")
+    for net in params["evidence"]["nets"]:
+        must_have("evidence.nets", net)
     must_segment("transfer.target", transfer["target"])
     if transfer["target"] not in params["swap"]["sources"]:
         raise InputError(f"{where}: transfer.target: {transfer['target']} has no entry in swap.sources; add one")
     for source in transfer["sources"]:
         must_know("transfer.sources", source)
     for net in transfer["nets"]:
-        if net not in by_net:
-            raise InputError(f"{where}: transfer.nets: {net} is not among nets ({', '.join(params['nets'])})")
+        must_have("transfer.nets", net)
         if transfer["plan"] == "paper" and net != "pspnet":
             raise InputError(f"{where}: transfer.plan: the paper prints a list for pspnet only; use verdict for {net}")
         missing = set(transfer["sources"]) - set(params["swap"]["sources"].get(transfer["target"], []))

@@ -1,4 +1,4 @@
-"""Which pairs a transfer run reuses: the paper's printed list, or our own verdict."""
+"""Which pairs a transfer run reuses: all, all but the paper's printed list, or what our own verdict allows."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def reused_pairs(
     Args:
         net, source: names.
         layers: the network's inventory.
-        plan: ``paper`` or ``verdict``.
+        plan: ``paper``, ``verdict`` or ``all``.
         reuse_final: whether the final convolution may be reused.
         verdict: rows of ``verdict.csv`` for this net and target; needed by plan ``verdict``.
     """
@@ -43,6 +43,8 @@ def reused_pairs(
         if net not in PAPER_NOT_REUSED:
             raise InputError(f"transfer.plan: the paper prints a list for pspnet only; use verdict for {net}")
         chosen = [layer for layer in layers if layer.pair not in PAPER_NOT_REUSED[net]]
+    elif plan == "all":
+        chosen = list(layers)
     else:
         if verdict is None:
             raise InputError("transfer.plan: verdict needs the table verdict.csv")

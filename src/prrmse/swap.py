@@ -6,7 +6,7 @@ Paper, method step 1 and 3 (DESIGN section 1).
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from prrmse.data.slices import load_slices
 from prrmse.device import make_deterministic
 from prrmse.evaluate import Evaluation
 from prrmse.layers import inventory
-from prrmse.metrics import dice_table, mean_over_patients
+from prrmse.metrics import Counts, dice_table, mean_over_patients
 from prrmse.sweep import sweep
 
 log = logging.getLogger(__name__)
@@ -64,12 +64,20 @@ def sweep_table(
     layers = inventory(network)
     log.info("%d pairs on %d validation patients", len(layers), len(evaluation.patients))
     own, swapped = sweep(network, source, layers, evaluation, engine=engine, memory_mb=memory_mb)
+    names = [{column: getattr(layer, column) for column in PAIR_COLUMNS} for layer in layers]
+    return dice_by_change(own, swapped, names, evaluation)
+
+
+def dice_by_change(
+    own: Counts, changed: Sequence[Counts], names: Sequence[Mapping[str, Any]], evaluation: Evaluation
+) -> pd.DataFrame:
+    """Dice by patient and class of each change, its ``names`` in front, ``baseline`` (the network's own) behind."""
     baseline = dice_table(own, evaluation.patients, evaluation.classes).rename(columns={"dice": "baseline"})
     tables = []
-    for layer, counts in zip(layers, swapped, strict=True):
+    for name, counts in zip(names, changed, strict=True):
         table = dice_table(counts, evaluation.patients, evaluation.classes)
-        for column in reversed(PAIR_COLUMNS):
-            table.insert(0, column, getattr(layer, column))
+        for column, value in reversed(list(name.items())):
+            table.insert(0, column, value)
         tables.append(table)
     return pd.concat(tables).merge(baseline, on=["patient", "class"], how="left", sort=False)
 

@@ -54,9 +54,10 @@ def transfer_run(
     then taken from the source, the others stay at their initialisation.
 
     Args:
-        net, samples, arm, source, seed: which run; ``source`` is ``none`` for the arm ``scratch``.
+        net, samples, arm, source, seed: which run; ``source`` is ``none`` where nothing is loaded.
         data: processed data set of the target.
-        checkpoint: of the source; None for ``scratch``.
+        checkpoint: of the source; None to begin at the start. The arm ``freeze`` then trains the rest on top of
+            untrained kernels.
         verdict: ``verdict.csv``, for plan ``verdict``.
         params: ``net``, ``init``, ``transfer`` and ``compute``.
         resume: file for the state of an unfinished training.
@@ -72,11 +73,12 @@ def transfer_run(
     network = starting_point(net, spec, params["init"], transfer["target"], seed)
     reused = []
     if arm != "scratch":
-        assert checkpoint is not None
-        state, _ = load_checkpoint(checkpoint)
         table = None if verdict is None else pd.read_csv(verdict)
         reused = reused_pairs(net, source, inventory(network), transfer["plan"], transfer["reuse_final"], table)
-        network.load_state_dict(swap(network.state_dict(), state, reused))
+    if checkpoint is not None:
+        network.load_state_dict(swap(network.state_dict(), load_checkpoint(checkpoint)[0], reused))
+    else:  # running statistics that nobody has estimated are not worth keeping
+        reused = [layer for layer in reused if layer.kind not in ("RM", "RV")]
     train(
         network,
         drawn,

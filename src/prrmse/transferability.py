@@ -1,0 +1,121 @@
+"""Everything that can be said of a source before any fine-tuning: scores, distances, and what each costs in time.
+
+All of it is computed on the few training patients of the target that a fine-tuning would see; the validation patients
+take no part. What compares with the target model (distances, CKA, swap) has an advantage over the established scores:
+that model was trained on all of the target's training patients, as in the paper.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+
+from prrmse.checkpoint import load_checkpoint, load_network
+from prrmse.data.slices import load_slices
+from prrmse.device import make_deterministic
+from prrmse.evaluate import Evaluation
+from prrmse.features import features, sample_pixels
+from prrmse.joint import some_slices
+from prrmse.layers import inventory
+from prrmse.metrics import dice
+from prrmse.nets import image_channels, out_channels, starting_point
+from prrmse.params import split_model
+from prrmse.scores import cc_fv, gbc, h_score, leep, logme
+from prrmse.seeding import derive_seed
+from prrmse.similarity import DISTANCES, LIKENESSES, similarity_table
+from prrmse.sweep import sweep
+from prrmse.transfer import draw_patients
+
+# Slices of the drawn patients that are looked at, and convolutions whose inputs CC-FV sees: the last ones.
+SLICES = 128
+DEEPEST = 4
+
+
+class Transferability(NamedTuple):
+    """``scores``: one row per score (score, value). ``layers``: one row per kernel. ``seconds``: (score, seconds)."""
+
+    scores: pd.DataFrame
+    layers: pd.DataFrame
+    seconds: pd.DataFrame
+
+
+def transferability(
+    target: Path, source: Path, data: Path, params: dict[str, Any], *, samples: int, seed: int, pixels: int
+) -> Transferability:
+    """Score one source for one target.
+
+    Args:
+        target, source: checkpoints of the same network.
+        data: processed data set of the target.
+        params: ``net`` (of ``nets.*``), ``init``, ``compute``, ``engine``, ``memory_mb``.
+        samples, seed: number of training patients, and the run seed that draws them.
+        pixels: sampled for scores and CKA.
+    """
+    spec, compute = params["net"], params["compute"]
+    make_deterministic(compute["threads"])
+    target_network, head = load_network(target, spec.get("factory"))
+    source_network, source_head = load_network(source, spec.get("factory"))
+    state = load_checkpoint(source)[0]
+    net, model, source_model = head["net"], head["model"], source_head["model"]
+    begun = starting_point(net, spec, params["init"], model, head["seed"]).state_dict()
+    begun_source = starting_point(net, spec, params["init"], source_model, source_head["seed"]).state_dict()
+    drawn = some_slices(draw_patients(load_slices(data), samples, seed), SLICES, model, seed)
+    evaluation = Evaluation(drawn, compute, out_channels(spec), image_channels(spec))
+    chosen = sample_pixels(evaluation, pixels, derive_seed(model, "pixels", seed))
+
+    layers = inventory(target_network)
+    kernels = [layer for layer in layers if layer.kind == "W"]
+    names = [layer.module for layer in kernels]
+    final = next((layer.module for layer in kernels if layer.final), names[-1])
+    watch = _Watch()
+    into, _, own = watch.time(
+        "features", lambda: features(source_network, evaluation, chosen, inputs=[*names[-DEEPEST:], final])
+    )
+    found: dict[str, float] = {}
+    if split_model(source_model)[1] == "seg":  # an auto-encoder's outputs are no classes
+        logs = torch.log_softmax(torch.from_numpy(own).double(), 1).numpy()
+        found["leep"] = watch.time("leep", lambda: leep(logs, chosen.label))
+    deep = into[final]
+    found["logme"] = watch.time("logme", lambda: logme(deep, chosen.label))
+    found["h_score"] = watch.time("h_score", lambda: h_score(deep, chosen.label))
+    found["gbc"] = watch.time("gbc", lambda: gbc(deep, chosen.label))
+    several = [into[name] for name in names[-DEEPEST:]]
+    found["cc_fv"] = watch.time("cc_fv", lambda: cc_fv(several, chosen.label, chosen.patient))
+
+    alike = watch.time(
+        "similarity",
+        lambda: similarity_table(
+            target_network, state, begun, evaluation, chosen, derive_seed(net, source_model, "alignment", head["seed"])
+        ),
+    )
+    engine = {"engine": params["engine"], "memory_mb": params["memory_mb"]}
+    before, after = watch.time("swap", lambda: sweep(target_network, state, kernels, evaluation, **engine))
+    alike["drop"] = [float(np.nanmean(dice(before)[:, 1:] - dice(counts)[:, 1:])) for counts in after]
+    body = alike[~alike["final"]]
+    found |= {name: body[name].mean() for name in (*DISTANCES, *LIKENESSES)}
+    found["swap"] = body["drop"].mean()
+    found["travelled"] = float(np.mean([_relative_way(state[k.tensor], begun_source[k.tensor]) for k in kernels]))
+    scores = pd.DataFrame({"score": list(found), "value": list(found.values())})
+    return Transferability(scores, alike, pd.DataFrame(watch.seconds.items(), columns=["score", "seconds"]))
+
+
+def _relative_way(state: torch.Tensor, start: torch.Tensor) -> float:
+    """How far a kernel went from its start, relative to its norm there."""
+    return float((state - start).norm() / start.norm().clamp_min(1e-30))
+
+
+class _Watch:
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    def time(self, name: str, work: Callable[[], Any]) -> Any:
+        start = time.perf_counter()
+        found = work()
+        self.seconds[name] = time.perf_counter() - start
+        return found

@@ -1,0 +1,112 @@
+"""Distances say of twins what they must, on both networks."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from conftest import ARGUMENTS, COMPUTE, SETTINGS
+from torch import nn
+
+from prrmse.controls import control_state
+from prrmse.engine.program import norms_behind, trace
+from prrmse.evaluate import Evaluation
+from prrmse.features import sample_pixels
+from prrmse.nets import initialise
+from prrmse.similarity import DISTANCES, LIKENESSES, folded, similarity_table
+from prrmse.train import train
+
+IMAGE = torch.rand(2, 1, 32, 32, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture(scope="module", params=["unet", "pspnet"])
+def tables(request, slices):
+    """The target, and its similarity to controls."""
+    net = request.param
+    target = initialise(net, ARGUMENTS[net], "shared", "none", "a-seg", 0)
+    start = copy.deepcopy(target.state_dict())
+    settings = {**SETTINGS, "steps": 30, "learning_rate": 0.01, "augment": False}
+    train(target, slices.split("train"), "seg", settings, 0, COMPUTE)
+    evaluation = Evaluation(slices.split("train"), COMPUTE, 4)
+    pixels = sample_pixels(evaluation, 800, 0)
+    before = copy.deepcopy(target.state_dict())
+    found = {}
+    for name in ("self", "permuted", "rescaled", "random", "start"):
+        state = control_state(name, target, IMAGE, 1, start)
+        found[name] = similarity_table(target, state, start, evaluation, pixels, 0).set_index("layer")
+    both = {k: v.clone() for k, v in target.state_dict().items()}
+    twin = copy.deepcopy(target)
+    twin.load_state_dict(control_state("rescaled", target, IMAGE, 1, None))
+    both = control_state("permuted", twin, IMAGE, 1, None)
+    found["both"] = similarity_table(target, both, start, evaluation, pixels, 0).set_index("layer")
+    assert all(torch.equal(v, before[k]) for k, v in target.state_dict().items()), "the target was changed"
+    return target, found
+
+
+def hidden(table):
+    """Kernels with a BN behind: the others a twin may not rescale."""
+    return table[~table["final"]]
+
+
+def test_the_target_is_at_no_distance_from_itself(tables):
+    _, found = tables
+    assert (found["self"][list(DISTANCES)] == 0).all().all()
+    assert np.allclose(found["self"]["cka"], 1)
+    assert np.allclose(found["self"]["task_cosine"].dropna(), 1)
+    assert (found["start"]["distance_ratio"].dropna() == 1).all()
+
+
+def test_a_permuted_twin_is_far_until_it_is_aligned(tables):
+    _, found = tables
+    twin = found["permuted"]
+    assert hidden(twin)["rmse_relative"].median() > 0.5
+    assert np.allclose(twin[["rmse_aligned", "rmse_folded_aligned"]], 0, atol=1e-6)
+    assert np.allclose(twin["cka"], 1), "CKA does not see the order of channels"
+
+
+def test_a_rescaled_twin_is_far_until_it_is_folded(tables):
+    target, found = tables
+    twin = found["rescaled"]
+    behind = set(norms_behind(trace(copy.deepcopy(target))))
+    scaled = twin[twin["module"].isin(behind)]
+    assert scaled["rmse_relative"].min() > 0.2
+    assert np.allclose(twin["rmse_folded"], 0, atol=1e-4)
+    assert np.allclose(found["both"]["rmse_folded_aligned"], 0, atol=1e-4)
+    assert found["both"]["rmse_folded"].max() > 0.5
+    assert found["both"].loc[found["both"]["module"].isin(behind), "rmse_aligned"].min() > 0.2
+
+
+def test_random_kernels_are_uncorrelated(tables):
+    _, found = tables
+    large = found["random"][found["random"]["scalars"] > 500]
+    assert large["rmse_relative"].between(0.7, 1.3).all()
+    assert large["task_cosine"].abs().max() < 0.9
+    assert large["rmse_weighted"].min() > 0.3
+    assert set(found["random"].columns) >= {*DISTANCES, *LIKENESSES}
+
+
+def test_folding_leaves_the_function(tables):
+    target, _ = tables
+    twin = copy.deepcopy(target)
+    twin.load_state_dict(folded(target.state_dict(), target, norms_behind(trace(copy.deepcopy(target)))))
+    with torch.no_grad():
+        expected = target(IMAGE)
+        torch.testing.assert_close(twin(IMAGE), expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max()))
+
+
+def test_weighted_distance_equals_its_definition(slices):
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(1, 3, 3, padding=1), nn.ReLU(), nn.Conv2d(3, 4, 3, padding=1, bias=False)).eval()
+    source = {k: torch.randn_like(v) for k, v in network.state_dict().items()}
+    evaluation = Evaluation(slices.split("train"), COMPUTE, 4)
+    pixels = sample_pixels(evaluation, 100, 0)
+    table = similarity_table(network, source, network.state_dict(), evaluation, pixels, 0).set_index("module")
+    with torch.no_grad():
+        inputs = network[:2](torch.from_numpy(slices.split("train").image).unsqueeze(1))
+    patches = nn.functional.unfold(inputs, 3, padding=1).transpose(1, 2).reshape(-1, 27).double()
+    moment = patches.T @ patches
+    kernel = network[2].weight.detach().flatten(1).double()
+    difference = source["2.weight"].flatten(1).double() - kernel
+    expected = torch.sqrt(torch.trace(difference @ moment @ difference.T) / torch.trace(kernel @ moment @ kernel.T))
+    assert table.loc["2", "rmse_weighted"] == pytest.approx(float(expected), rel=1e-5)
+    assert np.isnan(table.loc["2", "task_cosine"]), "the target did not move"
