@@ -61,6 +61,9 @@ def changed(path, value):
         ("transfer.target", "mars-seg", "transfer.target"),
         ("transfer.target", "t1-seg", "no entry in swap.sources"),
         ("transfer.nets", ["unet"], "pspnet only"),
+        ("evidence.sources", ["acdc-seg", "t1-seg"], "acdc-seg is the target itself"),
+        ("evidence.sources", ["t1-seg", "mars-auto"], "unknown model 'mars-auto'"),
+        ("evidence.nets", ["vnet"], "evidence.nets: vnet is not among nets"),
     ],
 )
 def test_mistakes_are_one_line_that_names_the_key(path, value, expected):

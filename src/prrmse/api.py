@@ -27,13 +27,14 @@ from safetensors.torch import save_file
 from torch import nn
 from tqdm import tqdm
 
+from prrmse.bootstrap import bootstrap_mean
 from prrmse.distance import distance_table
 from prrmse.evaluate import Evaluation
 from prrmse.foreign import fit, read_state
 from prrmse.layers import Layer, inventory, inventory_of_state, swap
 from prrmse.metrics import dice_table
 from prrmse.sweep import sweep as swept_counts
-from prrmse.verdict import bootstrap_mean, drops_by_patient, is_reusable, mean_drops
+from prrmse.verdict import drops_by_patient, is_reusable, mean_drops
 
 Score = float | Mapping[str, float]
 Evaluate = Callable[[nn.Module], Score] | Evaluation

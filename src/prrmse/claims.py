@@ -14,8 +14,8 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from prrmse.bootstrap import bootstrap_mean
 from prrmse.plan import PAPER_NOT_REUSED
-from prrmse.verdict import bootstrap_mean
 
 Tables = Mapping[str, pd.DataFrame]
 HOLDS, FAILS, UNDECIDED = "holds", "does not hold", "undecided"

@@ -128,12 +128,6 @@ def _check_references(params: Params, where: str) -> None:
         for source in sources:
             must_know(f"swap.sources.{target}", source)
     transfer = params["transfer"]
-    for source in params["evidence"]["sources"]:
-        must_know("evidence.sources", source)
-        if source == transfer["target"]:
-            raise InputError(f"{where}: evidence.sources: {source} is the target itself (transfer.target)")
-    for net in params["evidence"]["nets"]:
-        must_have("evidence.nets", net)
     must_segment("transfer.target", transfer["target"])
     if transfer["target"] not in params["swap"]["sources"]:
         raise InputError(f"{where}: transfer.target: {transfer['target']} has no entry in swap.sources; add one")
@@ -148,6 +142,12 @@ def _check_references(params: Params, where: str) -> None:
             raise InputError(
                 f"{where}: transfer.plan: verdict needs swap.sources.{transfer['target']} to list {sorted(missing)}"
             )
+    for source in params["evidence"]["sources"]:
+        must_know("evidence.sources", source)
+        if source == transfer["target"]:
+            raise InputError(f"{where}: evidence.sources: {source} is the target itself (transfer.target)")
+    for net in params["evidence"]["nets"]:
+        must_have("evidence.nets", net)
 
 
 def check_data(params: Params) -> None:

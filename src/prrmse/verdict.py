@@ -9,10 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
-from prrmse.seeding import derive_seed
+from prrmse.bootstrap import bootstrap_mean
 
 PAIR_COLUMNS = ["kind", "layer", "module", "final", "scalars"]
 GROUP = ["net", "target", "source"]
@@ -66,19 +65,6 @@ def mean_drops(drops: pd.DataFrame, settings: Mapping[str, Any], *identity: obje
 def is_reusable(table: pd.DataFrame, rule: str, tolerance: float) -> pd.Series:
     """Whether each row of `mean_drops` is within the tolerance, by the rule ``mean`` or ``upper``."""
     return table["drop" if rule == "mean" else "drop_high"] <= tolerance
-
-
-def bootstrap_mean(values: np.ndarray, settings: Mapping[str, Any], *identity: object) -> tuple[np.ndarray, np.ndarray]:
-    """Percentile interval of the mean over the last axis ``[..., P]``, resampling P; ignores NaN."""
-    rng = np.random.default_rng(derive_seed(*identity))
-    n = values.shape[-1]
-    weight = rng.multinomial(n, np.full(n, 1 / n), size=settings["resamples"]).astype(np.float64)
-    known = np.isfinite(values)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        means = (np.where(known, values, 0.0) @ weight.T) / (known.astype(np.float64) @ weight.T)
-    tail = (1 - settings["level"]) / 2
-    low, high = np.nanquantile(means, [tail, 1 - tail], axis=-1)
-    return low, high
 
 
 def network_table(verdict: pd.DataFrame, settings: dict[str, Any]) -> pd.DataFrame:

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from prrmse.bootstrap import bootstrap_mean
 from prrmse.markdown import markdown_table
 from prrmse.titles import CONTROLS
-from prrmse.verdict import GROUP, PAIR_COLUMNS, bootstrap_mean, drops_by_patient
+from prrmse.verdict import GROUP, PAIR_COLUMNS, drops_by_patient
 
 
 def evidence_table(swaps: pd.DataFrame, controls: pd.DataFrame, settings: Mapping[str, Any]) -> pd.DataFrame:
