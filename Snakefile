@@ -17,13 +17,17 @@ include: "workflow/rules/swap.smk"
 include: "workflow/rules/rmse.smk"
 include: "workflow/rules/bn_shift.smk"
 include: "workflow/rules/verdict.smk"
-include: "workflow/rules/evidence.smk"
 include: "workflow/rules/transfer.smk"
 include: "workflow/rules/claims.smk"
 include: "workflow/rules/figures.smk"
 include: "workflow/rules/metrics.smk"
 include: "workflow/rules/report.smk"
 include: "workflow/rules/manifest.smk"
+include: "workflow/rules/controls.smk"
+include: "workflow/rules/joint.smk"
+include: "workflow/rules/factorial.smk"
+include: "workflow/rules/ranking.smk"
+include: "workflow/rules/evidence.smk"
 
 
 rule all:

@@ -8,8 +8,8 @@ from conftest import ARGUMENTS, COMPUTE, SETTINGS
 
 from prrmse.controls import control_state
 from prrmse.evaluate import Evaluation
-from prrmse.evidence import control_summary, evidence_table, evidence_text
 from prrmse.nets import initialise
+from prrmse.relative import control_summary, relative_table, source_summary
 from prrmse.swap import sweep_table
 from prrmse.titles import CONTROLS
 from prrmse.train import train
@@ -69,20 +69,22 @@ def test_every_control_says_what_it_must(swept):
             torch.testing.assert_close(*norms, rtol=1e-4, atol=1e-6)
 
 
-def test_evidence_is_relative_to_the_controls(swept):
+def test_relative_is_relative_to_the_controls(swept):
     _, _, table = swept
     real = table[table["source"].isin(["seed", "random"])].replace({"seed": "b", "random": "c"})
-    evidence = evidence_table(real, table, VERDICT)
-    twin, useless = (evidence[evidence["source"] == name] for name in ("b", "c"))
+    relative = relative_table(real, table, VERDICT)
+    twin, useless = (relative[relative["source"] == name] for name in ("b", "c"))
     assert np.allclose(twin["excess"], 0)
     assert twin["equivalent"].astype(bool).all()
     known = useless["reuse"].dropna()
     assert len(known) > 5
     assert np.allclose(known, 0)
     summary = control_summary(table, 0.05)
-    text = evidence_text(summary, evidence, VERDICT)
-    assert text.count("\n| ") == 2 + len(summary) + 2 + 2
-    alone = evidence_table(real, table[table["source"] != "seed"], VERDICT)
+    lines = source_summary(relative).set_index("source")
+    assert set(summary["control"]) == {*CONTROLS, "noise-b"}
+    assert lines.loc["b", "pairs no worse than another seed"] == 1
+    assert lines.loc["c", "reuse of W (median)"] == pytest.approx(0)
+    alone = relative_table(real, table[table["source"] != "seed"], VERDICT)
     assert alone["equivalent"].isna().all()
     assert alone["drop_seed"].isna().all()
 
@@ -91,7 +93,7 @@ def test_each_target_counts_its_own_patients(swept):
     _, _, table = swept
     other = table.assign(target="b-seg", patient="b" + table["patient"])
     both = pd.concat([table, other])
-    evidence = evidence_table(both[both["source"] == "seed"].replace({"seed": "b"}), both, VERDICT)
-    assert set(evidence["n_patients"]) == {table["patient"].nunique()}
-    halves = [rows.drop(columns="target").reset_index(drop=True) for _, rows in evidence.groupby("target")]
+    relative = relative_table(both[both["source"] == "seed"].replace({"seed": "b"}), both, VERDICT)
+    assert set(relative["n_patients"]) == {table["patient"].nunique()}
+    halves = [rows.drop(columns="target").reset_index(drop=True) for _, rows in relative.groupby("target")]
     assert np.allclose(halves[0]["excess"], halves[1]["excess"])

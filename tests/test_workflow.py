@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import time
 
 import pandas as pd
 import pytest
-from tiny import CHANGES, Folder
+import yaml
+from tiny import CHANGES, ROOT, Folder
+
+from prrmse.ranking import SCORES
 
 pytestmark = pytest.mark.workflow
 
@@ -175,11 +179,37 @@ def test_evidence_is_its_own_target(finished, tmp_path):
     out = folder.path / "results" / "evidence"
     controls = pd.read_csv(out / "controls.csv").set_index(["net", "control"])
     assert controls.loc[("unet", "self"), "fraction_reusable"] == 1
-    evidence = pd.read_csv(out / "evidence.csv")
-    assert len(evidence) == 2 * (110 + 126)
-    assert evidence["drop_seed"].isna().all(), "one seed: there is no other"
-    assert evidence["drop_random"].notna().all()
-    for name in ("evidence.md", "controls.svg", "controls.png"):
+    relative = pd.read_csv(out / "relative.csv")
+    assert len(relative) == 2 * (110 + 126)
+    assert relative["drop_seed"].isna().all(), "one seed: there is no other"
+    assert relative["drop_random"].notna().all()
+    joint = pd.read_csv(out / "joint.csv").groupby(["net", "source", "variant"])["layer"].count()
+    assert joint.loc["pspnet", "t1-seg"].to_dict() == {"alone": 28, "cumulative": 28, "joint": 28, "reestimated": 29}
+    cells = pd.read_csv(out / "factorial.csv")
+    assert len(cells) == 2 * 2 * 3
+    under = [folder.path / "results/checkpoints", out / "independent/checkpoints"]
+    models = [path / f"unet/{model}/seed0.safetensors" for path in under for model in ("acdc-seg", "t1-seg")]
+    assert len({model.read_bytes() for model in models}) == 4
+    scores = pd.read_csv(out / "scores.csv").pivot(index="source", columns="score", values="value")
+    assert set(scores.columns) == set(SCORES)
+    assert scores.drop(columns=["leep", "source_dice"]).notna().all().all()
+    assert scores["leep"].isna().tolist() == [True, False], "an auto-encoder has no classes"
+    gain = pd.read_csv(out / "gain.csv", keep_default_na=False)
+    assert set(zip(gain["arm"], gain["source"], strict=True)) == {
+        ("freeze", "none"),
+        *((arm, source) for arm in ("finetune", "freeze") for source in ("acdc-auto", "t1-seg")),
+    }
+    assert set(pd.read_csv(out / "findings.csv")["answer"]) <= {"holds", "does not hold", "undecided"}
+    for name in ("evidence.md", "evidence.html", "controls.svg", "joint.png", "factorial.png", "ranking.png"):
         assert (out / name).stat().st_size > 500, name
     assert folder.planned("evidence") == {}
     assert folder.planned() == {}
+
+
+def test_every_job_on_a_gpu_asks_slurm_for_one():
+    asked = yaml.safe_load((ROOT / "profiles/slurm/profile.yaml").read_text())["set-resources"]
+    texts = [path.read_text() for path in sorted((ROOT / "workflow/rules").glob("*.smk"))]
+    rules = [part for text in texts for part in re.split(r"^rule |^use rule ", text, flags=re.M)[1:]]
+    on_gpu = {re.match(r"\w+", part)[0] for part in rules if "gpu=GPU" in part}
+    on_gpu |= {found[2] for part in rules if (found := re.match(r"(\w+) as (\w+)", part)) and found[1] in on_gpu}
+    assert on_gpu == set(asked)

@@ -151,6 +151,50 @@ def _interval(
     return float(low), float(high)
 
 
+def all_scores(scores: pd.DataFrame, base: pd.DataFrame, data: pd.DataFrame) -> pd.DataFrame:
+    """The scores of every source, with those that need no computation: its own Dice, how much it was trained on.
+
+    Args:
+        scores: net, source, source_seed, score, value.
+        base: ``base.csv``.
+        data: ``data.csv``.
+    """
+    sources = scores[["net", *SOURCE]].drop_duplicates()
+    own = base[base["class"] == "mean"].rename(columns={"model": "source", "seed": "source_seed", "dice": "value"})
+    dice = sources.merge(own[["net", *SOURCE, "value"]], how="left").assign(score="source_dice")
+    slices = data[data["split"] == "train"].groupby("dataset")["slices"].first()
+    size = sources.assign(value=sources["source"].str.rpartition("-")[0].map(slices), score="source_slices")
+    return pd.concat([scores, dice, size], ignore_index=True)[["net", *SOURCE, "score", "value"]]
+
+
+def random_drops(controls: pd.DataFrame) -> pd.DataFrame:
+    """Loss of Dice from a random kernel in each layer: net, layer, drop_random; mean over targets, seeds, patients.
+
+    Args:
+        controls: rows of sweeps of the control ``random``.
+    """
+    rows = controls[(controls["class"] == "mean") & (controls["kind"] == "W")]
+    rows = rows.assign(drop_random=rows["baseline"] - rows["dice"])
+    return rows.groupby(["net", "layer"], sort=False)["drop_random"].mean().reset_index()
+
+
+def seconds_table(scores: pd.DataFrame, gains: pd.DataFrame) -> pd.DataFrame:
+    """What looking at one source costs, beside training from it: net, work, seconds (mean), share, n.
+
+    ``share`` is of one fine-tuning. LogME, H-score, GBC, LEEP and CC-FV need ``features`` too; ``similarity`` is all
+    distances and CKA. On one machine in one run; other work may have run beside.
+
+    Args:
+        scores, gains: net, score (or arm), seconds of every job.
+    """
+    rows = pd.concat([scores.rename(columns={"score": "work"}), gains.rename(columns={"arm": "work"})])
+    table = rows.groupby(["net", "work"], sort=False)["seconds"].agg(["mean", "count"]).reset_index()
+    table.columns = pd.Index(["net", "work", "seconds", "n"])
+    whole = table[table["work"] == "finetune"].set_index("net")["seconds"]
+    table.insert(3, "share", table["seconds"] / table["net"].map(whole))
+    return table
+
+
 def layer_correlations(layers: pd.DataFrame, random_drops: pd.DataFrame, settings: Mapping[str, Any]) -> pd.DataFrame:
     """Does a layer's distance tell what swapping its kernel costs? Spearman over kernels, mean over sources.
 

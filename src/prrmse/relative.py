@@ -9,12 +9,11 @@ import numpy as np
 import pandas as pd
 
 from prrmse.bootstrap import bootstrap_mean
-from prrmse.markdown import markdown_table
 from prrmse.titles import CONTROLS
 from prrmse.verdict import GROUP, PAIR_COLUMNS, drops_by_patient
 
 
-def evidence_table(swaps: pd.DataFrame, controls: pd.DataFrame, settings: Mapping[str, Any]) -> pd.DataFrame:
+def relative_table(swaps: pd.DataFrame, controls: pd.DataFrame, settings: Mapping[str, Any]) -> pd.DataFrame:
     """Each pair's drop beside its controls', by network, target, source, kind and layer.
 
     Args:
@@ -41,7 +40,7 @@ def evidence_table(swaps: pd.DataFrame, controls: pd.DataFrame, settings: Mappin
         excess = (own - of["seed"]).to_numpy()
         table["excess"] = excess.mean(axis=1)
         table["excess_low"], table["excess_high"] = (
-            bootstrap_mean(excess, dict(settings), "evidence", *key) if np.isfinite(excess).any() else (np.nan, np.nan)
+            bootstrap_mean(excess, settings, "evidence", *key) if np.isfinite(excess).any() else (np.nan, np.nan)
         )
         fits = table["excess_high"] <= settings["tolerance"]
         table["equivalent"] = fits.astype(object).where(table["excess_high"].notna(), None)
@@ -89,30 +88,22 @@ def ranked(names: Sequence[str]) -> list[str]:
     return sorted(names, key=lambda name: (CONTROLS.index(name) if name in CONTROLS else len(CONTROLS), name))
 
 
-def evidence_text(summary: pd.DataFrame, evidence: pd.DataFrame, settings: Mapping[str, Any]) -> str:
-    """Both as Markdown: each control in a line, then each source in a line."""
-    rows = evidence[~evidence["final"]]
-    kernels = rows[rows["kind"] == "W"]
+def source_summary(relative: pd.DataFrame) -> pd.DataFrame:
+    """Each source in a line: its kernels beside their controls, and the share of pairs no worse than another seed's.
+
+    Args:
+        relative: of `relative_table`.
+    """
+    rows = relative[~relative["final"]]
     lines = []
     for (net, source), group in rows.groupby(["net", "source"], sort=False):
-        own = kernels[(kernels["net"] == net) & (kernels["source"] == source)]
-        known = group["equivalent"].dropna()
+        own, known = group[group["kind"] == "W"], group["equivalent"].dropna()
         lines.append({
             "net": net, "source": source,
             "drop of W": own["drop"].mean(), "of random W": own["drop_random"].mean(),
             "of W with noise": own["drop_noise"].mean(), "of W from another seed": own["drop_seed"].mean(),
             "reuse of W (median)": own["reuse"].median(), "n W": int(own["reuse"].notna().sum()),
             "pairs no worse than another seed": known.astype(float).mean() if len(known) else np.nan,
+            "n_seeds": group["n_seeds"].max(), "n_patients": group["n_patients"].max(),
         })  # fmt: skip
-    seeds, patients = rows["n_seeds"].max(), rows["n_patients"].max()
-    return (
-        "# Evidence: every swap beside its controls\n\n"
-        "`src/prrmse/controls.py` says what each control is. Drops are losses of mean foreground Dice, means over "
-        f"pairs (final convolution left out), {seeds} seeds and {patients} validation patients. Ours, not the "
-        "paper's.\n\n"
-        f"## Controls\n\n{markdown_table(summary)}\n\n## Sources\n\n"
-        "`reuse` is 1 - drop / drop of a random kernel, where that does harm: 1 as good as the target's own, 0 no "
-        f"better than random. The last column: pairs whose drop exceeds that of the target's other seed by at most "
-        f"{settings['tolerance']:g}, by the upper end of the paired interval over patients.\n\n"
-        f"{markdown_table(pd.DataFrame(lines))}\n"
-    )
+    return pd.DataFrame(lines)

@@ -30,18 +30,30 @@ def verdict_table(parts: pd.DataFrame, settings: dict[str, Any]) -> pd.DataFrame
             both are means over foreground structures.
         settings: tolerance, rule, level, resamples.
     """
-    tables = []
-    for key, group in parts.groupby(GROUP, sort=False):
-        names = [str(name) for name in key]
-        drops = drops_by_patient(group, PAIR_COLUMNS)
-        table = mean_drops(drops, settings, "verdict", *names)
-        table["n_patients"], table["n_seeds"] = drops.shape[1], group["seed"].nunique()
-        for column, name in zip(reversed(GROUP), reversed(names), strict=True):
-            table.insert(0, column, name)
-        tables.append(table)
-    verdict = pd.concat(tables, ignore_index=True)
+    verdict = drops_table(parts, PAIR_COLUMNS, settings, "verdict")
     verdict["reusable"] = is_reusable(verdict, settings["rule"], settings["tolerance"])
     return verdict
+
+
+def drops_table(parts: pd.DataFrame, index: list[str], settings: Mapping[str, Any], name: str) -> pd.DataFrame:
+    """Mean drop with its interval: net, target, source, ``index``, drop, drop_low, drop_high, n_patients, n_seeds.
+
+    Args:
+        parts: net, target, source, seed, patient, dice, baseline and the columns of ``index``.
+        index: what makes a row of one (net, target, source).
+        settings: level, resamples.
+        name: what the draws are for.
+    """
+    tables = []
+    for key, group in parts.groupby(GROUP, sort=False):
+        names = [str(part) for part in key]
+        drops = drops_by_patient(group, index)
+        table = mean_drops(drops, settings, name, *names)
+        table["n_patients"], table["n_seeds"] = drops.shape[1], group["seed"].nunique()
+        for column, value in zip(reversed(GROUP), reversed(names), strict=True):
+            table.insert(0, column, value)
+        tables.append(table)
+    return pd.concat(tables, ignore_index=True)
 
 
 def drops_by_patient(parts: pd.DataFrame, index: list[str]) -> pd.DataFrame:

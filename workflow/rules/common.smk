@@ -67,6 +67,7 @@ wildcard_constraints:
     seed=r"\d+",
     samples=r"\d+",
     arm="scratch|freeze|finetune",
+    source_seed=r"\d+",
     control="|".join([*CONTROLS, "noise-.*"]),
 
 
@@ -74,6 +75,12 @@ def code(rule_name):
     """The script of a rule and every module of the package that it imports."""
     script = f"workflow/scripts/{rule_name}.py"
     return [script, *imported_files(script)]
+
+
+def templates(name):
+    """A page's template and those that it is made of."""
+    names = (name, "page.html.j2", "macros.html.j2")
+    return [f"src/prrmse/report/{n}" for n in names]
 
 
 def data_of(model):
@@ -142,10 +149,44 @@ def control_other(wildcards):
 def control_parts(wildcards):
     """Every control of every target; a second seed where there is one."""
     return [
-        f"results/evidence/{net}/{target}/{control}/seed{seed}.csv"
+        f"results/evidence/controls/{net}/{target}/{control}/seed{seed}.csv"
         for net in config["nets"]
         for target, sources in config["swap"]["sources"].items()
         for control in [*CONTROLS, *(f"noise-{source}" for source in sources)]
         for seed in SEEDS
         if control != "seed" or len(SEEDS) > 1
+    ]
+
+
+def factorial_parts(folder, init_folder):
+    """Sweeps of the transfer's target from each of its sources, and from random kernels, under one start."""
+    target = config["transfer"]["target"]
+    real = [
+        f"{folder}/{net}/{target}/{source}/seed{seed}.csv"
+        for net in config["nets"]
+        for source in config["swap"]["sources"][target]
+        for seed in SEEDS
+    ]
+    return real + [
+        f"{init_folder}/{net}/{target}/random/seed{seed}.csv"
+        for net in config["nets"]
+        for seed in SEEDS
+    ]
+
+
+def ranked_sources():
+    """(network, base model, its seed) of every source that is ranked."""
+    e = config["evidence"]
+    return [(n, m, s) for n in e["nets"] for m in e["sources"] for s in SEEDS]
+
+
+def gain_parts(kind):
+    """Every fine-tuning of the ranking, those from the target's own start first."""
+    e = config["evidence"]
+    starts = [(net, "none", 0) for net in e["nets"]]
+    return [
+        f"results/evidence/gain/{net}/{arm}/{source}-{source_seed}/seed{seed}.{kind}"
+        for net, source, source_seed in [*starts, *ranked_sources()]
+        for arm in ("finetune", "freeze")
+        for seed in e["seeds"]
     ]

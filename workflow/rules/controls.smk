@@ -1,8 +1,8 @@
-"""evidence: the same sweeps with sources of which it is known what must come out, and what that says of the real ones.
+"""controls: the same sweeps with sources of which it is known what must come out, and what that says of the real ones.
 
 Run by `snakemake evidence`, not by default.
 REQUIRED INPUTS: checkpoints of target, of its other seeds and of its sources; the target's processed data; the swaps
-OUTPUTS: results/evidence/controls.csv, evidence.csv, evidence.md, controls.svg and .png
+OUTPUTS: results/evidence/controls.csv, relative.csv, controls.svg and .png
 """
 
 
@@ -13,7 +13,7 @@ rule control:
         data=lambda w: data_of(w.target),
         code=code("control"),
     output:
-        "results/evidence/{net}/{target}/{control}/seed{seed}.csv",
+        "results/evidence/controls/{net}/{target}/{control}/seed{seed}.csv",
     log:
         "logs/control/{net}/{target}/{control}/seed{seed}.log",
     benchmark:
@@ -43,30 +43,24 @@ rule control:
         " --data {input.data} --params {params.json:q} --table {output} 2>&1 | tee {log}"
 
 
-rule evidence:
+rule controls:
     input:
         parts=control_parts,
         swaps="results/swap/mean_dice.csv",
-        code=code("evidence"),
+        code=code("controls"),
     output:
         expand(
             "results/evidence/{name}",
-            name=[
-                "controls.csv",
-                "evidence.csv",
-                "evidence.md",
-                "controls.svg",
-                "controls.png",
-            ],
+            name=["controls.csv", "relative.csv", "controls.svg", "controls.png"],
         ),
     log:
-        "logs/evidence.log",
+        "logs/controls.log",
     conda:
         "../../environment.yml"
     params:
         json=section(config, "verdict", "figures"),
     message:
-        "evidence: every swap beside its controls"
+        "controls: every swap beside its controls"
     shell:
-        "python workflow/scripts/evidence.py --params {params.json:q} --swaps {input.swaps} --out results/evidence"
+        "python workflow/scripts/controls.py --params {params.json:q} --swaps {input.swaps} --out results/evidence"
         " --parts {input.parts} 2>&1 | tee {log}"

@@ -10,7 +10,7 @@ rule report:
         tables=TABLES,
         figures=rules.figures.output,
         code=code("report"),
-        template="src/prrmse/report/report.html.j2",
+        templates=templates("report.html.j2"),
     output:
         "results/report.html",
     log:

@@ -1,11 +1,11 @@
-"""Every swap beside its controls: tables, summary, figure."""
+"""Every swap beside its controls: tables and figure."""
 
 from argparse import Namespace
 from pathlib import Path
 
-from prrmse.evidence import control_summary, evidence_table, evidence_text
 from prrmse.figures.evidence import draw_controls
-from prrmse.job import read_table, read_tables, run, write_table, write_text
+from prrmse.job import read_table, read_tables, run, write_table
+from prrmse.relative import control_summary, relative_table
 
 
 def main(a: Namespace) -> None:
@@ -13,11 +13,8 @@ def main(a: Namespace) -> None:
     controls = read_tables(a.parts)
     controls = controls[controls["class"] == "mean"].drop(columns="class")
     swaps = read_table(a.swaps)
-    summary = control_summary(controls, settings["tolerance"])
-    evidence = evidence_table(swaps, controls, settings)
-    write_table(summary, out / "controls.csv")
-    write_table(evidence, out / "evidence.csv")
-    write_text(evidence_text(summary, evidence, settings), out / "evidence.md")
+    write_table(control_summary(controls, settings["tolerance"]), out / "controls.csv")
+    write_table(relative_table(swaps, controls, settings), out / "relative.csv")
     draw_controls(controls, swaps, {**a.params["figures"], **settings}, out)
 
 

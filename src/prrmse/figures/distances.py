@@ -35,7 +35,7 @@ def rmse_by_layer(tables: Tables, settings: Mapping[str, Any], net: str) -> Figu
             by_layer(ax, group, column, palette[source], str(source))
         ax.set(title=f"{NET_NAMES[net]}: conv weight (W)", xlabel="layer (number of W)", ylabel=label)
         ax.set_ylim(bottom=0)
-    legend_above(figure, axes[0])
+    legend_above(figure, axes[:1])
     footnote(figure, tables, _seeds(tables["rmse"]) + "Relative: 0 equal, 1 uncorrelated (ours). Layout reconstructed.")
     return figure
 
@@ -60,7 +60,7 @@ def bn_shifts(tables: Tables, settings: Mapping[str, Any]) -> Figure:
             ax.set_ylabel(names[statistic])
         if i >= 6:
             ax.set_xlabel("BN layer")
-    legend_above(figure, axes[0])
+    legend_above(figure, axes[:1])
     footnote(figure, tables, _seeds(shifts) + "Means over channels, signed; dashed: no change. Formulas reconstructed.")
     return figure
 
@@ -119,7 +119,7 @@ def rmse_groups(tables: Tables, settings: Mapping[str, Any]) -> Figure:
             by_layer(ax, part[part["relation"] == name], "rmse", palette[name], name)
         ax.set(title=f"{NET_NAMES[net]}: conv weight (W)", xlabel="layer (number of W)", ylabel="RMSE")
         ax.set_ylim(bottom=0)
-    legend_above(figure, axes[0], 3)
+    legend_above(figure, axes[:1], 3)
     footnote(figure, tables, "Mean over pairs of models and seeds; band: lowest to highest. Layout reconstructed.")
     return figure
 

@@ -1,4 +1,4 @@
-"""The figure of the evidence: what a swap of kernels costs, from real sources and from controls."""
+"""The figures of the evidence: controls, swaps of several tensors, start against network, scores against gains."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import seaborn as sns
 
-from prrmse.evidence import ranked
-from prrmse.figures.style import NET_NAMES, footnote, panel_grid, save, use_style
+from prrmse.figures.style import NET_NAMES, by_layer, colours, footnote, legend_above, panel_grid, save, use_style
+from prrmse.ranking import SCORES, START
+from prrmse.relative import ranked
 
 
 def draw_controls(controls: pd.DataFrame, swaps: pd.DataFrame, settings: Mapping[str, Any], out: Path) -> None:
@@ -48,3 +50,115 @@ def draw_controls(controls: pd.DataFrame, swaps: pd.DataFrame, settings: Mapping
         "Grey: controls; blue: sources; band: tolerance. Ours.",
     )
     save(figure, "controls", out, settings)
+
+
+VARIANTS = {"alone": "W alone", "reestimated": "W, statistics estimated again", "joint": "W, B, RM, RV"}
+
+
+def draw_joint(joint: pd.DataFrame, settings: Mapping[str, Any], out: Path) -> None:
+    """Loss of Dice one layer at a time by variant, and layer upon layer by source; a row for each network.
+
+    Args:
+        joint: net, source, variant, layer, drop, n_patients, n_seeds.
+        settings: of ``figures`` and ``verdict``.
+        out: folder.
+    """
+    use_style(settings)
+    nets, sources = (list(dict.fromkeys(joint[column])) for column in ("net", "source"))
+    figure, axes = panel_grid(len(nets), 2, 2.2)
+    of_variant = colours([*VARIANTS, *sources], settings["palette"])
+    for net, (one, upon) in zip(nets, zip(axes[::2], axes[1::2], strict=True), strict=True):
+        rows = joint[(joint["net"] == net) & (joint["layer"] > 0)]
+        for variant, label in VARIANTS.items():
+            by_layer(one, rows[rows["variant"] == variant], "drop", of_variant[variant], label)
+        for source in sources:
+            own = rows[(rows["variant"] == "cumulative") & (rows["source"] == source)]
+            by_layer(upon, own, "drop", of_variant[source], f"up to this layer, {source}")
+        for ax in (one, upon):
+            ax.axhline(settings["tolerance"], color="0.6", linewidth=0.8, linestyle="--")
+            ax.set(title=NET_NAMES.get(net, net), xlabel="convolution", ylabel="loss of Dice")
+    legend_above(figure, axes[:2], 3)
+    n = f"{joint['n_seeds'].max()} seeds and {joint['n_patients'].max()} validation patients"
+    text = f"Left: one layer; mean and range over sources. Right: all layers up to this one. Means over {n}. "
+    footnote(figure, {}, f"{text}Dashed: tolerance. Ours.")
+    save(figure, "joint", out, settings)
+
+
+def draw_factorial(cells: pd.DataFrame, settings: Mapping[str, Any], out: Path) -> None:
+    """Loss of Dice from sources and from random kernels, and normalised reuse, by network and start.
+
+    Args:
+        cells: of `prrmse.factorial.factorial_table`.
+        settings: of ``figures``.
+        out: folder.
+    """
+    use_style(settings)
+    figure, (loss, reuse) = panel_grid(1, 2, 2.6)
+    nets, inits = (list(dict.fromkeys(cells[column])) for column in ("net", "init"))
+    palette = colours(nets, settings["palette"])
+    every = cells[cells["source"] == "all"].set_index(["net", "init"])
+    for net in nets:
+        own, name = every.loc[net].loc[inits], NET_NAMES.get(net, net)
+        x = np.arange(len(inits)) + 0.12 * (nets.index(net) - (len(nets) - 1) / 2)
+        loss.plot(x, own["drop"], marker="o", color=palette[net], label=f"{name}, sources")
+        loss.plot(x, own["drop_random"], marker="x", linestyle=":", color=palette[net], label=f"{name}, random kernels")
+        errors = np.abs(own[["reuse_low", "reuse_high"]].to_numpy().T - own["reuse"].to_numpy())
+        reuse.errorbar(x, own["reuse"], yerr=errors, marker="o", color=palette[net], capsize=2)
+        single = cells[(cells["net"] == net) & (cells["source"] != "all")]
+        for i, init in enumerate(inits):
+            points = single[single["init"] == init]["reuse"]
+            reuse.plot(np.full(len(points), x[i] + 0.03), points, ".", color=palette[net], alpha=0.5)
+    for ax, title in ((loss, "loss of Dice, one kernel swapped"), (reuse, "reuse: 1 - loss / loss of random")):
+        ax.set(title=title, xlabel="start of the base models", xlim=(-0.4, len(inits) - 0.6))
+        ax.set_xticks(range(len(inits)), inits)
+    reuse.axhline(0, color="0.6", linewidth=0.8, linestyle="--")
+    legend_above(figure, [loss], 2)
+    n = every["n_patients"].max()
+    footnote(figure, {}, f"Bars: interval over {n} validation patients; small points: single sources. Ours.")
+    save(figure, "factorial", out, settings)
+
+
+def draw_ranking(ranking: pd.DataFrame, gain: pd.DataFrame, settings: Mapping[str, Any], out: Path) -> None:
+    """Left: how well each score ranks the sources; right: what each source gained. A row for each network.
+
+    Args:
+        ranking: of `prrmse.ranking.ranking_table`.
+        gain: of `prrmse.ranking.gain_table`.
+        settings: of ``figures``.
+        out: folder.
+    """
+    use_style(settings)
+    nets, arms = (list(dict.fromkeys(ranking[column])) for column in ("net", "arm"))
+    palette = colours(arms, settings["palette"])
+    gain = gain.assign(
+        name=gain["source"].where(gain["source"] != START, "own start") + " " + gain["source_seed"].astype(str)
+    )
+    figure, axes = panel_grid(len(nets), 2, 0.6 + 0.19 * max(len(SCORES), gain["name"].nunique()))
+    for net, (left, right) in zip(nets, zip(axes[::2], axes[1::2], strict=True), strict=True):
+        rows = ranking[ranking["net"] == net].assign(name=lambda t: t["score"].map(lambda score: SCORES[score][1]))
+        first = rows[rows["arm"] == arms[0]].sort_values("tau", ascending=False, na_position="last")
+        _ranges(left, rows, "tau", list(first["name"]), palette)
+        left.set(
+            title=f"{NET_NAMES.get(net, net)}: does it rank the sources?", xlabel="weighted Kendall tau with the gain"
+        )
+        own = gain[gain["net"] == net]
+        order = own.groupby("name")["gain"].max().sort_values(ascending=False)
+        _ranges(right, own, "gain", list(order.index), palette)
+        right.set(title="what each source gained", xlabel="gain in Dice over the own start")
+    legend_above(figure, axes[:1], len(arms))
+    n = f"{gain['n_runs'].max()} runs, {gain['n_patients'].max()} validation patients"
+    text = f"{ranking['n_sources'].max()} sources of {ranking['n_models'].max()} base models, {n}. "
+    footnote(figure, {}, f"{text}Bars: bootstrap intervals; what has no bar has too few sources. Ours.")
+    save(figure, "ranking", out, settings)
+
+
+def _ranges(ax: Any, rows: pd.DataFrame, column: str, names: list[str], palette: Mapping[str, Any]) -> None:
+    """A point with its interval for each name, one above the other, by arm."""
+    for i, (arm, own) in enumerate(rows.groupby("arm", sort=False)):
+        own = own.set_index("name").reindex(names)
+        y = np.arange(len(names)) + 0.22 * (i - 0.5)
+        errors = np.abs(own[[f"{column}_low", f"{column}_high"]].to_numpy().T - own[column].to_numpy())
+        ax.errorbar(own[column], y, xerr=errors, fmt="o", color=palette[str(arm)], label=arm, elinewidth=0.8)
+    ax.axvline(0, color="0.6", linewidth=0.8, linestyle="--")
+    ax.set_yticks(range(len(names)), names)
+    ax.invert_yaxis()

@@ -85,7 +85,7 @@ def transfer_gain(tables: Tables, settings: Mapping[str, Any]) -> Figure:
         ax.set_xticks(range(len(runs)), runs)
         ax.set_ylabel(DICE)
         ax.set_title(NET_NAMES.get(net, net))
-    legend_above(figure, axes[0], 4)
+    legend_above(figure, axes[:1], 4)
     footnote(
         figure,
         tables,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -72,11 +72,11 @@ def absent(axes: Axes, text: str) -> None:
     axes.set_axis_off()
 
 
-def legend_above(figure: Figure, axes: Axes, columns: int = 4) -> None:
-    """One legend for all panels, outside the data; the space below is the footnote's."""
-    handles, labels = axes.get_legend_handles_labels()
-    if handles:
-        figure.legend(handles, labels, loc="outside upper center", ncols=columns)
+def legend_above(figure: Figure, axes: Sequence[Axes], columns: int = 4) -> None:
+    """One legend of these panels for all, outside the data; the space below is the footnote's."""
+    found = dict(pair for ax in axes for pair in zip(*reversed(ax.get_legend_handles_labels()), strict=True))
+    if found:
+        figure.legend(found.values(), found.keys(), loc="outside upper center", ncols=columns)
 
 
 def save(figure: Figure, name: str, out: Path, settings: Mapping[str, Any]) -> None:

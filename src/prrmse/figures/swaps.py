@@ -38,7 +38,7 @@ def swap_panels(tables: Tables, settings: Mapping[str, Any], panels: list[tuple[
         ax.set_xlabel(f"layer (number of {kind})")
     for ax in axes[::columns]:
         ax.set_ylabel(DICE)
-    legend_above(figure, next((ax for ax in axes if ax.get_legend_handles_labels()[0]), axes[0]))
+    legend_above(figure, axes)
     seeds, patients = swap["seed"].nunique(), swap["n_patients"].max()
     footnote(
         figure,

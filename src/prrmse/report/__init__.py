@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
 from prrmse.paper_table import comparison, note
 from prrmse.titles import FIGURES
@@ -26,11 +26,8 @@ def render_report(
         params: every section of params.
         environment: versions and machine.
     """
-    templates = Environment(
-        loader=PackageLoader("prrmse", "report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
-    )
     base = tables["base"]
-    return templates.get_template("report.html.j2").render(
+    return template("report.html.j2").render(
         provenance=sorted(set(tables["data"]["provenance"])),
         data=tables["data"].round(4),
         base=base_summary(base),
@@ -38,7 +35,7 @@ def render_report(
         transfer=comparison(tables["transfer"]),
         transfer_note=note(tables["transfer"], tables["data"]),
         claims=tables["claims"],
-        images={name: _inline(figures / f"{name}.png") for name in FIGURES},
+        images={name: inline(figures / f"{name}.png") for name in FIGURES},
         titles=FIGURES,
         seeds=sorted(base["seed"].unique()),
         patients=int(tables["verdict"]["n_patients"].max()),
@@ -46,6 +43,14 @@ def render_report(
         params=json.dumps(dict(params), indent=1, sort_keys=True),
         environment=environment,
     )
+
+
+def template(name: str) -> Template:
+    """One of the pages that lie beside this module."""
+    templates = Environment(
+        loader=PackageLoader("prrmse", "report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    )
+    return templates.get_template(name)
 
 
 def base_summary(base: pd.DataFrame) -> pd.DataFrame:
@@ -65,5 +70,6 @@ def _number(mean: float, sd: float) -> str:
     return f"{mean:.3f}" if pd.isna(sd) else f"{mean:.3f} ± {sd:.3f}"
 
 
-def _inline(path: Path) -> str:
+def inline(path: Path) -> str:
+    """A PNG file as a data URL."""
     return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()

@@ -1,0 +1,157 @@
+"""The page of evidence: planted tables give the planted answers, in text, HTML and figures."""
+
+from html import unescape
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from prrmse.claims import FAILS, HOLDS, UNDECIDED
+from prrmse.figures.evidence import draw_controls, draw_factorial, draw_joint, draw_ranking
+from prrmse.findings import STATEMENTS, findings
+from prrmse.ranking import SCORES
+from prrmse.report.evidence import evidence_html, evidence_markdown, evidence_sections
+
+NETS = ("unet", "pspnet")
+SOURCES = ("t1-seg", "t1-auto", "rvsc-seg")
+STYLE = {"context": "paper", "palette": "colorblind", "dpi": 60, "tolerance": 0.05}
+PARAMS = {
+    "verdict": {"tolerance": 0.05, "level": 0.95},
+    "evidence": {"samples": 10},
+    "transfer.target": "acdc-seg",
+}
+
+
+def planted(twin, seed, network, start, cumulative, mended, layer, rank, gain, kinds=NETS):
+    """All tables, each statement's quantity at a given value with a narrow interval."""
+
+    def around(value):
+        return {"low": value - 0.01, "high": value + 0.01}
+
+    controls = [(n, c, d) for n in kinds for c, d in (("permuted", twin), ("random", 0.5), ("seed", seed))]
+    joint = []
+    for net in kinds:
+        for source in SOURCES:
+            joint.append((net, source, "reestimated", 0, 0.01))
+            for number in range(1, 6):
+                joint.append((net, source, "alone", number, 0.3))
+                joint.append((net, source, "reestimated", number, 0.31 - mended))
+                joint.append((net, source, "joint", number, 0.02 * number))
+                joint.append((net, source, "cumulative", number, cumulative * number / 5))
+    effects = []
+    for name, value in (("network: pspnet - unet", network), ("start: shared - independent", start)):
+        effects += [(name, m, value, *around(value).values(), 10) for m in ("reuse", "drop")]
+    layers = [(n, m, v, v - 0.05, v + 0.05) for n in kinds for m, v in (("rmse", layer), ("drop_random", 0.6))]
+    ranking, gains = [], []
+    for net in kinds:
+        for arm in ("finetune", "freeze"):
+            for score in SCORES:
+                tau = {"rmse": rank, "logme": abs(rank), "leep": np.nan}.get(score, 0.0)
+                ranking.append((net, arm, score, tau, tau - 0.3, tau + 0.3, 0.0, 6, 3))
+            for source in ("none", *SOURCES):
+                if (source, arm) != ("none", "finetune"):
+                    gains.append((net, arm, source, 0, gain, gain - 0.01, gain + 0.01, 0.01, 3, 10))
+    cells = [
+        (n, i, s, 0.3, 0.5, 0.4, 0.3, 0.5, 10)
+        for n in kinds
+        for i in ("shared", "independent")
+        for s in (*SOURCES, "all")
+    ]
+    relative = [
+        (n, s, "W", k, False, 0.3, 0.5, 0.01, seed, 0.4, True, 2, 10) for n in kinds for s in SOURCES for k in range(3)
+    ]
+    return {
+        "controls": pd.DataFrame(controls, columns=["net", "control", "drop_kernels"]),
+        "joint": pd.DataFrame(joint, columns=["net", "source", "variant", "layer", "drop"]).assign(
+            target="acdc-seg", n_patients=10, n_seeds=2
+        ),
+        "effects": pd.DataFrame(effects, columns=["effect", "measure", "value", "low", "high", "n_patients"]),
+        "layers": pd.DataFrame(layers, columns=["net", "measure", "rho", "rho_low", "rho_high"]),
+        "ranking": pd.DataFrame(
+            ranking,
+            columns=["net", "arm", "score", "tau", "tau_low", "tau_high", "regret", "n_sources", "n_models"],
+        ),
+        "gain": pd.DataFrame(
+            gains,
+            columns=["net", "arm", "source", "source_seed", "gain", "gain_low", "gain_high", "gain_sd"]
+            + ["n_runs", "n_patients"],
+        ),
+        "factorial": pd.DataFrame(
+            cells,
+            columns=["net", "init", "source", "drop", "drop_random", "reuse", "reuse_low", "reuse_high", "n_patients"],
+        ),
+        "relative": pd.DataFrame(
+            relative,
+            columns=["net", "source", "kind", "layer", "final", "drop", "drop_random", "drop_noise", "drop_seed"]
+            + ["reuse", "equivalent", "n_seeds", "n_patients"],
+        ),
+        "seconds": pd.DataFrame({"net": ["unet"], "work": ["finetune"], "seconds": [3.0], "share": [1.0], "n": [6]}),
+    }
+
+
+AS_PAPER = {"twin": 0.0, "seed": 0.0, "network": 0.3, "start": 0.3, "cumulative": 0.01, "mended": 0.1, "layer": 0.8}
+AS_PAPER |= {"rank": 0.9, "gain": 0.1}
+OPPOSITE = {"twin": 0.4, "seed": 0.2, "network": -0.3, "start": -0.3, "cumulative": 0.6, "mended": -0.1, "layer": -0.2}
+OPPOSITE |= {"rank": -0.9, "gain": -0.1}
+
+
+def test_planted_truth_is_found():
+    found = findings(planted(**AS_PAPER), 0.05)
+    assert found["answer"].tolist() == [HOLDS] * len(STATEMENTS)
+
+
+def test_the_opposite_is_found_too():
+    answers = findings(planted(**OPPOSITE), 0.05)["answer"].tolist()
+    assert answers[:-1] == [FAILS] * (len(STATEMENTS) - 1)
+    assert answers[-1] == HOLDS, "another score than RMSE ranks them"
+
+
+def test_wide_intervals_and_small_runs_are_undecided():
+    tables = planted(**{**AS_PAPER, "network": 0.0, "start": 0.0, "rank": 0.1, "gain": 0.0}, kinds=("unet",))
+    tables["controls"] = tables["controls"][tables["controls"]["control"] != "seed"]
+    tables["effects"] = tables["effects"].iloc[2:]
+    tables["layers"][["rho_low", "rho_high"]] = np.nan
+    found = findings(tables, 0.05)
+    expected = [HOLDS, UNDECIDED, UNDECIDED, UNDECIDED, HOLDS, HOLDS, UNDECIDED, FAILS, UNDECIDED, UNDECIDED]
+    assert found["answer"].tolist() == expected
+    assert found["statistic"].str.len().min() > 10
+
+
+@pytest.fixture
+def page(tmp_path):
+    tables = planted(**OPPOSITE)
+    tables["findings"] = findings(tables, 0.05)
+    swaps = pd.DataFrame(
+        [
+            (n, s, k, 0, p, 0.5, 0.9)
+            for n in NETS
+            for s in (*SOURCES, "self", "random", "noise-t1-seg")
+            for k in range(4)
+            for p in "ab"
+        ],
+        columns=["net", "source", "layer", "seed", "patient", "dice", "baseline"],
+    ).assign(target="acdc-seg", kind="W", final=False)
+    real = swaps["source"].isin(SOURCES)
+    draw_controls(swaps[~real], swaps[real], STYLE, tmp_path)
+    draw_joint(tables["joint"], STYLE, tmp_path)
+    draw_factorial(tables["factorial"], STYLE, tmp_path)
+    draw_ranking(tables["ranking"], tables["gain"], STYLE, tmp_path)
+    return tables, tmp_path
+
+
+def test_the_page_says_everything_once_and_needs_nothing_else(page):
+    tables, folder = page
+    sections = evidence_sections(tables, PARAMS)
+    html = evidence_html(sections, ["phantom"], folder)
+    text = evidence_markdown(sections, ["phantom"])
+    assert "PHANTOM data" in html
+    assert html.count("data:image/png;base64,") == 4
+    assert "http" not in html
+    for title in (section.title for section in sections):
+        assert unescape(html).count(f"<h2>{title}</h2>") == 1
+        assert text.count(f"## {title}\n") == 1
+    assert html.count('class="fails"') == len(STATEMENTS) - 1
+    for name in ("controls", "joint", "factorial", "ranking"):
+        assert f"({name}.png)" in text
+        assert (folder / f"{name}.svg").stat().st_size > 2000
+    assert all(label in text for _, label in SCORES.values())

@@ -1,0 +1,33 @@
+"""evidence: one page of what holds of the paper, what does not, and at which n.
+
+Run by `snakemake evidence`, not by default.
+REQUIRED INPUTS: tables and figures of controls, joint, factorial and ranking
+OUTPUTS: results/evidence/evidence.html, evidence.md, findings.csv
+"""
+
+
+rule evidence:
+    input:
+        *rules.controls.output,
+        *rules.joint_table.output,
+        *rules.factorial.output,
+        *rules.ranking.output,
+        data="results/tables/data.csv",
+        code=code("evidence"),
+        templates=templates("evidence.html.j2"),
+    output:
+        expand(
+            "results/evidence/{name}",
+            name=["evidence.html", "evidence.md", "findings.csv"],
+        ),
+    log:
+        "logs/evidence.log",
+    conda:
+        "../../environment.yml"
+    params:
+        json=section(config, "verdict", "evidence", "transfer.target"),
+    message:
+        "evidence: results/evidence/evidence.html"
+    shell:
+        "python workflow/scripts/evidence.py --params {params.json:q} --data {input.data} --folder results/evidence"
+        " 2>&1 | tee {log}"

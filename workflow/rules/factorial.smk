@@ -1,0 +1,81 @@
+"""factorial: {networks} x {shared, independent start}: is it the short connection or the common ancestor?
+
+Run by `snakemake evidence`, not by default. Trains and sweeps again under the start that `init` does not name.
+REQUIRED INPUTS: processed data; sweeps and random control of the run itself
+OUTPUTS: results/evidence/factorial.csv, effects.csv, factorial.svg and .png
+"""
+
+OTHER_INIT = "independent" if config["init"] == "shared" else "shared"
+OTHER = f"results/evidence/{OTHER_INIT}"
+
+
+use rule base as factorial_base with:
+    output:
+        checkpoint=f"{OTHER}/checkpoints/{{net}}/{{model}}/seed{{seed}}.safetensors",
+        table=f"{OTHER}/base/{{net}}/{{model}}/seed{{seed}}.csv",
+    log:
+        f"logs/{OTHER_INIT}/base/{{net}}/{{model}}/seed{{seed}}.log",
+    benchmark:
+        f"benchmarks/{OTHER_INIT}/base/{{net}}/{{model}}/seed{{seed}}.tsv"
+    params:
+        json=lambda w: section(
+            {**config, "init": OTHER_INIT}, f"nets.{w.net}", "init", "base", "compute"
+        ),
+    message:
+        "factorial_base: train {wildcards.net} on {wildcards.model} from the other start, seed {wildcards.seed}"
+
+
+use rule swap as factorial_swap with:
+    input:
+        target=f"{OTHER}/checkpoints/{{net}}/{{target}}/seed{{seed}}.safetensors",
+        source=f"{OTHER}/checkpoints/{{net}}/{{source}}/seed{{seed}}.safetensors",
+        data=lambda w: data_of(w.target),
+        code=code("swap"),
+    output:
+        f"{OTHER}/swap/{{net}}/{{target}}/{{source}}/seed{{seed}}.csv",
+    log:
+        f"logs/{OTHER_INIT}/swap/{{net}}/{{target}}/{{source}}/seed{{seed}}.log",
+    benchmark:
+        f"benchmarks/{OTHER_INIT}/swap/{{net}}/{{target}}/{{source}}/seed{{seed}}.tsv"
+    message:
+        "factorial_swap: {wildcards.net}, {wildcards.target} from {wildcards.source}, other start, seed {wildcards.seed}"
+
+
+use rule control as factorial_control with:
+    input:
+        target=f"{OTHER}/checkpoints/{{net}}/{{target}}/seed{{seed}}.safetensors",
+        other=[],
+        data=lambda w: data_of(w.target),
+        code=code("control"),
+    output:
+        f"{OTHER}/controls/{{net}}/{{target}}/{{control}}/seed{{seed}}.csv",
+    log:
+        f"logs/{OTHER_INIT}/control/{{net}}/{{target}}/{{control}}/seed{{seed}}.log",
+    benchmark:
+        f"benchmarks/{OTHER_INIT}/control/{{net}}/{{target}}/{{control}}/seed{{seed}}.tsv"
+    message:
+        "factorial_control: {wildcards.net}, {wildcards.target} from its {wildcards.control}, other start, seed {wildcards.seed}"
+
+
+rule factorial:
+    input:
+        own=factorial_parts("results/swap", "results/evidence/controls"),
+        other=factorial_parts(f"{OTHER}/swap", f"{OTHER}/controls"),
+        code=code("factorial"),
+    output:
+        expand(
+            "results/evidence/{name}",
+            name=["factorial.csv", "effects.csv", "factorial.svg", "factorial.png"],
+        ),
+    log:
+        "logs/factorial.log",
+    conda:
+        "../../environment.yml"
+    params:
+        json=section(config, "init", "verdict", "figures"),
+        other=OTHER_INIT,
+    message:
+        "factorial: start against network"
+    shell:
+        "python workflow/scripts/factorial.py --params {params.json:q} --other-init {params.other}"
+        " --out results/evidence --parts {input.own} {input.other} 2>&1 | tee {log}"

@@ -1,0 +1,28 @@
+"""Start against network: tables and figure."""
+
+from argparse import Namespace
+from pathlib import Path
+
+import pandas as pd
+
+from prrmse.factorial import effects_table, factorial_table, kernel_drops
+from prrmse.figures.evidence import draw_factorial
+from prrmse.job import read_table, run, write_table
+
+
+def main(a: Namespace) -> None:
+    settings, out = a.params["verdict"], Path(a.out)
+    tables = [
+        read_table(part).assign(init=a.other_init if f"/{a.other_init}/" in part else a.params["init"])
+        for part in a.parts
+    ]
+    rows = pd.concat(tables, ignore_index=True)
+    drops = kernel_drops(rows[rows["class"] == "mean"])
+    random = drops["source"] == "random"
+    cells = factorial_table(drops[~random], drops[random], settings)
+    write_table(cells, out / "factorial.csv")
+    write_table(effects_table(drops[~random], drops[random], settings), out / "effects.csv")
+    draw_factorial(cells, a.params["figures"], out)
+
+
+run(main, "params", "other-init", "out", many="parts")

@@ -1,0 +1,40 @@
+"""Train the target with few patients from one source, everything but the final convolution reused."""
+
+import time
+from argparse import Namespace
+from pathlib import Path
+
+import pandas as pd
+
+from prrmse.job import run, write_table
+from prrmse.transfer import transfer_run
+
+
+def main(a: Namespace) -> None:
+    p = a.params
+    transfer = {"target": p["transfer.target"], "train": p["transfer.train"], "plan": "all", "reuse_final": False}
+    params = {"net": p[f"nets.{a.net}"], "init": p["init"], "compute": p["compute"], "transfer": transfer}
+    table = Path(a.table)
+    start = time.perf_counter()
+    part = transfer_run(
+        a.net,
+        p["evidence.samples"],
+        a.arm,
+        a.source,
+        int(a.seed),
+        data=Path(a.data),
+        checkpoint=Path(a.checkpoint) if a.checkpoint else None,
+        verdict=None,
+        params=params,
+        resume=table.parent / f".{table.stem}.resume",
+    )
+    seconds = time.perf_counter() - start
+    ids = {"net": a.net, "arm": a.arm, "source": a.source, "source_seed": int(a.source_seed), "seed": int(a.seed)}
+    write_table(part[part["class"] == "mean"].drop(columns="class").assign(**ids), table)
+    write_table(pd.DataFrame([{**ids, "seconds": seconds}]), a.seconds)
+
+
+run(
+    main,
+    *("net", "arm", "source", "source-seed", "seed", "data", "checkpoint", "params", "table", "seconds"),
+)

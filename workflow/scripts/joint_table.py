@@ -1,0 +1,25 @@
+"""What fits alone, and what fits together: table and figure."""
+
+from argparse import Namespace
+from pathlib import Path
+
+import pandas as pd
+
+from prrmse.figures.evidence import draw_joint
+from prrmse.job import read_table, read_tables, run, write_table
+from prrmse.verdict import drops_table
+
+
+def main(a: Namespace) -> None:
+    settings, out = a.params["verdict"], Path(a.out)
+    parts = read_tables(a.parts)
+    parts = parts[parts["class"] == "mean"]
+    swaps = read_table(a.swaps)
+    alone = swaps[(swaps["kind"] == "W") & ~swaps["final"]].assign(variant="alone")
+    columns = ["variant", "layer", "module"]
+    table = drops_table(pd.concat([alone, parts]), columns, settings, "joint")
+    write_table(table, out / "joint.csv")
+    draw_joint(table, {**a.params["figures"], **settings}, out)
+
+
+run(main, "params", "swaps", "out", many="parts")

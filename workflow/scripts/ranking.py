@@ -1,0 +1,44 @@
+"""Scores against realised gains: tables and figure."""
+
+from argparse import Namespace
+from pathlib import Path
+
+from prrmse.figures.evidence import draw_ranking
+from prrmse.job import read_table, read_tables, run, write_table
+from prrmse.ranking import (
+    all_scores,
+    gain_table,
+    gain_values,
+    layer_correlations,
+    random_drops,
+    ranking_table,
+    seconds_table,
+)
+
+
+def main(a: Namespace) -> None:
+    settings, out = a.params["verdict"], Path(a.out)
+
+    def parts(folder: str, ending: str) -> list[str]:
+        return [p for p in a.parts if f"/{folder}/" in p and p.endswith(ending)]
+
+    layers = read_tables(parts("transferability", ".layers.csv"))
+    plain = [p for p in parts("transferability", ".csv") if not p.endswith(".layers.csv")]
+    scores = all_scores(read_tables(plain), read_table(a.base), read_table(a.data))
+    rows, gains = gain_values(read_tables(parts("gain", ".csv")))
+    gained = gain_table(rows, gains, settings["level"])
+    ranking = ranking_table(scores, rows, gains, settings["level"])
+    correlations = layer_correlations(layers, random_drops(read_tables(parts("controls", ".csv"))), settings)
+    seconds = [read_tables(parts(folder, ".seconds")) for folder in ("transferability", "gain")]
+    for name, table in (
+        ("scores", scores),
+        ("gain", gained),
+        ("ranking", ranking),
+        ("layers", correlations),
+        ("seconds", seconds_table(*seconds)),
+    ):
+        write_table(table, out / f"{name}.csv")
+    draw_ranking(ranking, gained, a.params["figures"], out)
+
+
+run(main, "params", "base", "data", "out", many="parts")

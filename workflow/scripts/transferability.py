@@ -1,0 +1,36 @@
+"""Score one source for the target, before any fine-tuning."""
+
+from argparse import Namespace
+from pathlib import Path
+
+from prrmse.job import run, write_table
+from prrmse.transferability import transferability
+
+
+def main(a: Namespace) -> None:
+    p = a.params
+    params = {"net": p[f"nets.{a.net}"], "init": p["init"], "compute": p["compute"]}
+    params |= {"engine": p["swap.engine"], "memory_mb": p["swap.memory_mb"]}
+    checkpoints = Path(a.target_checkpoint), Path(a.source_checkpoint)
+    chosen = {"samples": p["evidence.samples"], "seed": p["evidence.seeds"][0], "pixels": p["evidence.pixels"]}
+    found = transferability(*checkpoints, Path(a.data), params, **chosen)
+    ids = {"net": a.net, "source": a.source, "source_seed": int(a.seed)}
+    for table, path in zip(found, (a.table, a.layers, a.seconds), strict=True):
+        write_table(table.assign(**ids), path)
+
+
+run(
+    main,
+    *(
+        "net",
+        "source",
+        "seed",
+        "target-checkpoint",
+        "source-checkpoint",
+        "data",
+        "params",
+        "table",
+        "layers",
+        "seconds",
+    ),
+)
