@@ -31,6 +31,7 @@ from prrmse.data.process import Grid, middle_slices, normalise, resample
 from prrmse.data.slices import load_slices, save_slices
 from prrmse.data.split import split_patients
 from prrmse.errors import InputError
+from prrmse.params import check_data
 
 SPLITS = {
     "acdc": {"kind": "random", "train": 2, "val": 2, "seed": 0},
@@ -532,6 +533,79 @@ def test_nnunet_layout_gives_the_same_pixels_as_the_native_reader(own, cohorts):
     assert np.array_equal(found.label, native.label)
 
 
+def test_nnunet_cases_of_one_patient_stay_together(own, cohorts):
+    """Two frames of a patient must not end in two splits; and all tables are those of the native reader."""
+    pattern = r"(?P<patient>patient\d+)_(?P<frame>frame\d+)"
+    split = {"kind": "random", "train": 2, "val": 2, "seed": 0}
+    found = prepare("acdc", spec(own, "nnunet", split=split, case_pattern=pattern))
+    native = prepare("acdc", spec(cohorts / "acdc", "acdc", split=split))
+    columns = ["patient", "slice", "split"]
+    assert found.index[columns].equals(native.index[columns])
+    assert found.index.groupby("patient")["split"].nunique().max() == 1
+    assert found.index.groupby("patient")["frame"].nunique().min() == 2
+    assert np.array_equal(found.image, native.image)
+    assert summary(found).equals(summary(native))
+    for bad, message in (("(", "is no regular expression"), (r"(?P<frame>\d+)", "finds no group `patient`")):
+        with pytest.raises(InputError, match="datasets.own.case_pattern: .*" + message):
+            check("own", spec(own, "nnunet", split=split, case_pattern=bad))
+    with pytest.raises(InputError, match="is there twice"):
+        prepare("own", spec(own, "nnunet", split=split, case_pattern=r"(?P<patient>patient\d+)"))
+
+
+def with_second_channel(root):
+    """A second channel: the first one's negative."""
+    for path in sorted((root / "imagesTr").iterdir()):
+        image = nib.load(path)
+        other = nib.Nifti1Image(-np.asanyarray(image.dataobj), image.affine)
+        nib.save(other, str(path).replace("_0000", "_0001"))
+    info = json.loads((root / "dataset.json").read_text())
+    (root / "dataset.json").write_text(json.dumps({**info, "channel_names": {"0": "MR", "1": "negative"}}))
+
+
+def test_nnunet_with_two_channels(own, tmp_path):
+    split = {"kind": "random", "train": 0.5, "val": 0.5}
+    one = prepare("own", spec(own, "nnunet", split=split))
+    with_second_channel(own)
+    two = prepare("own", spec(own, "nnunet", split=split))
+    assert two.image.shape == (len(one.image), 2, *one.image.shape[1:])
+    assert np.array_equal(two.image[:, 0], one.image)
+    inside = two.label > 0
+    assert np.corrcoef(two.image[:, 0][inside], two.image[:, 1][inside])[0, 1] < -0.95
+    assert np.array_equal(two.label, one.label)
+    save_slices(two, tmp_path / "two.npz")
+    again = load_slices(tmp_path / "two.npz")
+    assert again.fingerprint() == two.fingerprint()
+    assert again.split("val").stacked.shape[1] == 2
+    decathlon = tmp_path / "decathlon"
+    shutil.copytree(own / "labelsTr", decathlon / "labelsTr")
+    (decathlon / "imagesTr").mkdir()
+    for path in sorted((own / "imagesTr").glob("*_0000.nii.gz")):
+        parts = [nib.load(str(path).replace("_0000", f"_000{i}")) for i in range(2)]
+        whole = nib.Nifti1Image(np.stack([np.asanyarray(p.dataobj) for p in parts], axis=-1), parts[0].affine)
+        whole.header.set_zooms((*parts[0].header.get_zooms()[:3], 1))
+        nib.save(whole, decathlon / "imagesTr" / path.name.replace("_0000", ""))
+    info = {"modality": {"0": "MR", "1": "negative"}, "labels": {"0": "background", "1": "RV", "2": "myo", "3": "LV"}}
+    (decathlon / "dataset.json").write_text(json.dumps(info))
+    assert np.array_equal(prepare("own", spec(decathlon, "nnunet", split=split)).image, two.image)
+
+
+def test_channels_that_do_not_fit_are_refused(own):
+    split = {"kind": "random", "train": 0.5, "val": 0.5}
+    with_second_channel(own)
+    nets = {"unet": {"arguments": {"in_channels": 1}}, "mine": {"factory": "a:b", "in_channels": 2, "arguments": {}}}
+    params = {"datasets": {"heart": spec(own, "nnunet", split=split)}, "nets": nets}
+    with pytest.raises(InputError, match=r"nets\.unet: takes 1 image channels, datasets\.heart has 2; set .*arguments"):
+        check_data(params)
+    nets["unet"]["arguments"]["in_channels"] = 2
+    check_data(params)
+    path = sorted((own / "imagesTr").glob("*_0001.nii.gz"))[1]
+    image = nib.load(path)
+    nib.save(nib.Nifti1Image(np.asanyarray(image.dataobj)[:-1], image.affine), path)
+    refused(own, "nnunet", r"_0001\.nii\.gz: shape .* resample the channels to one grid", split=split)
+    path.unlink()
+    refused(own, "nnunet", r"has no image; add .*_0001\.nii\.gz", split=split)
+
+
 def test_nnunet_defects(own):
     split = {"kind": "random", "train": 0.5, "val": 0.5}
     whole = (own / "dataset.json").read_text()
@@ -541,8 +615,8 @@ def test_nnunet_defects(own):
     (own / "dataset.json").write_text(whole)
     next((own / "imagesTr").iterdir()).unlink()
     refused(own, "nnunet", "has no image", split=split)
-    (own / "dataset.json").write_text(json.dumps({"channel_names": {"0": "a", "1": "b"}, "labels": {"a": 1}}))
-    refused(own, "nnunet", "2 image channels", split=split)
+    (own / "dataset.json").write_text(json.dumps({"channel_names": 2, "labels": {"a": 1}}))
+    refused(own, "nnunet", "channel_names must name the image channels", split=split)
     (own / "dataset.json").write_text(json.dumps({"file_ending": ".nrrd", "labels": {"a": 1}}))
     refused(own, "nnunet", r"labelsTr: holds no \*\.nrrd", split=split)
     (own / "dataset.json").write_text("[]")

@@ -1,15 +1,20 @@
 """Training: the same bytes each time, also after a kill; frozen stays frozen; divergence is said."""
 
+import dataclasses
 import signal
 
+import numpy as np
 import pytest
 import torch
 from conftest import ARGUMENTS, COMPUTE, SETTINGS
 
 from prrmse import train as module
 from prrmse.errors import InputError
+from prrmse.evaluate import Evaluation
 from prrmse.layers import inventory
+from prrmse.metrics import dice
 from prrmse.nets import initialise
+from prrmse.sweep import sweep
 from prrmse.train import batch_order, soft_dice_loss, train
 
 
@@ -111,3 +116,29 @@ def test_soft_dice_is_zero_for_a_perfect_answer():
     label = torch.tensor([[[0, 1], [2, 3]]])
     output = 50.0 * torch.nn.functional.one_hot(label, 4).permute(0, 3, 1, 2)
     assert soft_dice_loss(output, label).item() == pytest.approx(0, abs=1e-5)
+
+
+@pytest.mark.parametrize("net", ["unet", "pspnet"])
+@pytest.mark.parametrize("task", ["seg", "auto"])
+def test_two_channels_are_both_used(net, task, slices):
+    """The structures are in the second channel only; the first is noise."""
+    noise = np.random.default_rng(0).standard_normal(slices.image.shape).astype(np.float32)
+    two = dataclasses.replace(slices, image=np.stack([noise, slices.image], axis=1))
+    own = initialise(net, {**ARGUMENTS[net], "in_channels": 2}, "shared", "none", "a-seg", 0)
+    settings = {**SETTINGS, "steps": 60, "learning_rate": 0.01, "augment": False}
+    train(own, two.split("train"), task, settings, 0, COMPUTE, image_channels=2)
+    evaluation = Evaluation(two.split("val"), COMPUTE, 4, image_channels=2)
+    if task == "seg":
+        own_dice, swapped = sweep(own, own.state_dict(), inventory(own)[:3], evaluation)
+        assert dice(own_dice)[:, 1:].mean() > 0.6
+        assert np.array_equal(own_dice.both, swapped[0].both)
+    else:
+        with torch.no_grad():
+            output = evaluation.place(own)(evaluation.batches[0].image)
+        batch = evaluation.batches[0]
+        expected = (output - torch.cat([batch.image, batch.image], 1)).square().mean((1, 2, 3))
+        first = evaluation.squared_error(own)[0]
+        assert float(expected[batch.patient == 0].mean()) == pytest.approx(first, rel=1e-3)
+        assert first < 1.0, "the noise cannot be learnt, the structures can"
+    with pytest.raises(InputError, match="the images have 2 channels, the network takes 1"):
+        Evaluation(two.split("val"), COMPUTE, 4)

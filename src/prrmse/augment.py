@@ -9,7 +9,7 @@ def augment(image: torch.Tensor, label: torch.Tensor, draws: torch.Generator) ->
     """One random flip and quarter turn per batch, one contrast and offset per image.
 
     Args:
-        image: ``[N, 1, H, W]``, square.
+        image: ``[N, C, H, W]``, square.
         label: ``[N, H, W]``, moved along.
         draws: generator on the CPU, so that the draws are the same on every device.
     """

@@ -14,8 +14,8 @@ from prrmse.device import describe
 from prrmse.evaluate import Evaluation
 from prrmse.layers import inventory
 from prrmse.metrics import dice_table, mean_over_patients
-from prrmse.nets import image_channels, starting_point
-from prrmse.params import split_model
+from prrmse.nets import starting_point
+from prrmse.params import image_channels, split_model
 from prrmse.seeding import derive_seed
 from prrmse.train import train
 

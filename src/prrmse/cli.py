@@ -117,6 +117,9 @@ def _add_data(tool: argparse.ArgumentParser) -> None:
     tool.add_argument("--format", default="nnunet", help="of the folder: nnunet (also the Decathlon), acdc, rvsc, t1")
     tool.add_argument("--spacing", type=float, default=1.5, help="in-plane, mm, after resampling")
     tool.add_argument("--size", type=int, default=128, help="rows and columns of a slice")
+    tool.add_argument(
+        "--case-pattern", help="finds `patient` (and `frame`) in a case's name; see datasets.NAME.case_pattern"
+    )
     tool.add_argument("--split", default="val", help="train, val, test or all; of a folder half the patients are val")
     tool.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
     tool.add_argument("--precision", default="float32", choices=["auto", "float32", "bfloat16"])

@@ -186,10 +186,9 @@ def evaluation_for(network: nn.Module, a: argparse.Namespace) -> Evaluation:
     """The chosen slices, for a network with as many image channels and classes as it has."""
     slices = slices_of(a)
     first = next((x for x in network.state_dict().values() if x.ndim == 4), None)
-    # Ours take the grey image and repeat it themselves.
-    image_channels = 1 if hasattr(network, "final_name") or first is None else int(first.shape[1])
+    image_channels = int(first.shape[1]) if first is not None else 1
     make_deterministic(a.threads)
-    image = torch.zeros(1, image_channels, *slices.image.shape[1:])
+    image = torch.zeros(1, image_channels, *slices.image.shape[-2:])
     try:
         with torch.inference_mode():
             output = network.eval()(image)
@@ -212,6 +211,8 @@ def slices_of(a: argparse.Namespace) -> Slices:
         split = {"kind": "random", "train": 0.5, "val": 0.5, "seed": 0}
         spec: dict[str, Any] = {"format": a.format, "root": str(path), "provenance": "real", "crop": "image"}
         spec |= {"spacing_mm": a.spacing, "size": a.size, "split": split}
+        if a.case_pattern:
+            spec["case_pattern"] = a.case_pattern
         slices = prepare(path.name, spec)
     if a.split != "all":
         slices = slices.split(a.split)

@@ -11,12 +11,13 @@ from torch import nn
 
 from prrmse.data.slices import Slices
 from prrmse.device import autocast, choose_device, choose_precision
+from prrmse.errors import InputError
 from prrmse.metrics import Counts, Masks
-from prrmse.nets import image_channels, out_channels
+from prrmse.params import image_channels, out_channels
 
 
 class Batch(NamedTuple):
-    """Slices on the device: image ``[N, 1, H, W]``, label ``[N, H, W]``, patient row ``[N]``."""
+    """Slices on the device: image ``[N, C, H, W]``, label ``[N, H, W]``, patient row ``[N]``."""
 
     image: torch.Tensor
     label: torch.Tensor
@@ -38,6 +39,24 @@ def prediction_of(made: Any) -> torch.Tensor:
     return output.contiguous(memory_format=torch.channels_last).argmax(1)
 
 
+def with_channels(image: torch.Tensor, channels: int) -> torch.Tensor:
+    """The image ``[N, C, H, W]`` as a network of so many channels takes it: a grey one is repeated.
+
+    Raises:
+        InputError: it has several channels, and not that many.
+    """
+    if image.shape[1] not in (1, channels):
+        raise InputError(
+            f"the images have {image.shape[1]} channels, the network takes {channels}; set in_channels of the network"
+        )
+    return image.expand(-1, channels, -1, -1)
+
+
+def reconstruction_target(output: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
+    """What each output channel of an auto-encoder regresses: the image (paper); of several channels, one in turn."""
+    return image[:, torch.arange(output.shape[1], device=image.device) % image.shape[1]]
+
+
 class Evaluation:
     """A set of slices, resident on the device, against which many networks are measured.
 
@@ -45,7 +64,7 @@ class Evaluation:
         slices: e.g. the validation slices.
         compute: device, precision, batch_size of evaluation.
         channels: classes including background.
-        image_channels: how often the grey image is repeated, for a network that takes colours.
+        image_channels: that the network takes; a grey image is repeated.
     """
 
     def __init__(self, slices: Slices, compute: dict[str, Any], channels: int, image_channels: int = 1) -> None:
@@ -56,7 +75,7 @@ class Evaluation:
         self.channels = channels
         rows = {p: i for i, p in enumerate(self.patients)}
         patient = torch.tensor([rows[p] for p in slices.index["patient"]], device=self.device)
-        image = torch.from_numpy(slices.image).to(self.device).unsqueeze(1).expand(-1, image_channels, -1, -1)
+        image = with_channels(torch.from_numpy(slices.stacked).to(self.device), image_channels)
         image = image.contiguous(memory_format=torch.channels_last)
         label = torch.from_numpy(slices.label).to(self.device, torch.int64)
         size = compute["evaluation_batch_size"]
@@ -94,7 +113,8 @@ class Evaluation:
         number = torch.zeros_like(total)
         with autocast(self.device, self.dtype):
             for batch in self.batches:
-                error = (output_of(network(batch.image)).float() - batch.image[:, :1]).square().mean((1, 2, 3)).double()
+                output = output_of(network(batch.image)).float()
+                error = (output - reconstruction_target(output, batch.image)).square().mean((1, 2, 3)).double()
                 total.index_add_(0, batch.patient, error)
                 number.index_add_(0, batch.patient, torch.ones_like(error))
         return (total / number).cpu().numpy()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -151,17 +151,23 @@ def _check_references(params: Params, where: str) -> None:
 
 
 def check_data(params: Params) -> None:
-    """Check that every data set that is not generated can be found.
+    """Check that every data set that is not generated can be found, and that the networks take its channels.
 
     Raises:
-        InputError: names the key, the path and where the data can be had.
+        InputError: names the key, the path and where the data can be had, or the channels.
     """
     own = {name: spec for name, spec in params["datasets"].items() if not spec.get("phantom")}
     if own:
         from prrmse.data.prepare import check  # most of a second, at each start of Snakemake
 
         for name, spec in own.items():
-            check(name, spec)
+            found = check(name, spec)
+            for net, of in params["nets"].items():
+                if found not in (1, image_channels(of)):
+                    raise InputError(
+                        f"nets.{net}: takes {image_channels(of)} image channels, datasets.{name} has {found}; set "
+                        f"nets.{net}.{'in_channels' if 'factory' in of else 'arguments.in_channels'}: {found}"
+                    )
 
 
 def check_networks(params: Params) -> None:
@@ -181,6 +187,16 @@ def check_networks(params: Params) -> None:
                 raise InputError(f"nets.{name}.factory: {e}") from None
             if not pairs:
                 raise InputError(f"nets.{name}.factory: {spec['factory']} has no convolution and no normalisation")
+
+
+def out_channels(spec: Mapping[str, Any]) -> int:
+    """Classes that a network of ``nets.*`` puts out, the background included."""
+    return int(spec["out_channels"] if "factory" in spec else spec["arguments"].get("out_channels", 4))
+
+
+def image_channels(spec: Mapping[str, Any]) -> int:
+    """Channels that it wants an image to have; a grey image is repeated."""
+    return int(spec["in_channels"] if "factory" in spec else spec["arguments"].get("in_channels", 1))
 
 
 def models(params: Params) -> list[str]:

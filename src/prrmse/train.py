@@ -23,7 +23,7 @@ from prrmse.augment import augment
 from prrmse.data.slices import Slices
 from prrmse.device import autocast, choose_device, choose_precision, make_deterministic
 from prrmse.errors import InputError
-from prrmse.evaluate import output_of
+from prrmse.evaluate import output_of, reconstruction_target, with_channels
 from prrmse.layers import Layer
 
 log = logging.getLogger(__name__)
@@ -51,13 +51,13 @@ def train(
 
     Args:
         network: at its starting point, on the CPU.
-        slices: the training slices, ``image [N, H, W]`` and ``label [N, H, W]``.
+        slices: the training slices.
         task: ``seg``: cross-entropy (plus soft Dice, if ``loss`` says so) on the labels;
             ``auto``: mean squared error, every output channel against the input image (paper).
         settings: steps, batch_size, learning_rate, weight_decay, loss, augment.
         seed: of batch order and augmentation.
         compute: device, precision, threads, resume_seconds.
-        image_channels: how often the grey image is repeated, for a network that takes colours.
+        image_channels: that the network takes; a grey image is repeated.
         frozen: pairs that keep their value (transfer arm ``freeze``).
         title: shown before the progress.
         resume: where the state is saved every ``compute.resume_seconds`` and looked for at the start;
@@ -73,7 +73,7 @@ def train(
     device = choose_device(compute["device"])
     dtype = choose_precision(compute["precision"], device)
     network.to(device).to(memory_format=torch.channels_last).train()
-    image = torch.from_numpy(slices.image).to(device).unsqueeze(1)
+    image = torch.from_numpy(slices.stacked).to(device)
     label = torch.from_numpy(slices.label).to(device, torch.int64)
 
     hold = FrozenParameters(network, frozen)
@@ -95,7 +95,7 @@ def train(
         if settings["augment"]:
             x, y = augment(x, y, draws)
         with autocast(device, dtype):
-            shown = x.expand(-1, image_channels, -1, -1).contiguous(memory_format=torch.channels_last)
+            shown = with_channels(x, image_channels).contiguous(memory_format=torch.channels_last)
             output = output_of(network(shown))
         loss = loss_of(output.float(), x, y, task, settings["loss"])
         optimiser.zero_grad(set_to_none=True)
@@ -122,9 +122,9 @@ def batch_order(n: int, batch_size: int, steps: int, seed: int) -> torch.Tensor:
 
 
 def loss_of(output: torch.Tensor, image: torch.Tensor, label: torch.Tensor, task: str, kind: str) -> torch.Tensor:
-    """Loss of one batch: output ``[N, C, H, W]``, image ``[N, 1, H, W]``, label ``[N, H, W]``."""
+    """Loss of one batch: output ``[N, C, H, W]``, image ``[N, C, H, W]``, label ``[N, H, W]``."""
     if task == "auto":
-        return F.mse_loss(output, image.expand_as(output))
+        return F.mse_loss(output, reconstruction_target(output, image))
     loss = F.cross_entropy(output, label)
     return loss + soft_dice_loss(output, label) if kind == "ce+dice" else loss
 

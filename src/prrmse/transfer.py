@@ -16,8 +16,8 @@ from prrmse.checkpoint import load_checkpoint
 from prrmse.data.slices import Slices, load_slices
 from prrmse.layers import inventory, swap
 from prrmse.metrics import mean_over_patients
-from prrmse.nets import image_channels, starting_point
-from prrmse.params import split_model
+from prrmse.nets import starting_point
+from prrmse.params import image_channels, split_model
 from prrmse.plan import reused_pairs
 from prrmse.seeding import derive_seed
 from prrmse.train import train

@@ -24,8 +24,8 @@ from prrmse.features import features, sample_pixels
 from prrmse.joint import some_slices
 from prrmse.layers import inventory
 from prrmse.metrics import dice
-from prrmse.nets import image_channels, out_channels, starting_point
-from prrmse.params import split_model
+from prrmse.nets import starting_point
+from prrmse.params import image_channels, out_channels, split_model
 from prrmse.scores import cc_fv, gbc, h_score, leep, logme
 from prrmse.seeding import derive_seed
 from prrmse.similarity import DISTANCES, LIKENESSES, similarity_table

@@ -11,11 +11,15 @@ import numpy as np
 from prrmse.errors import InputError
 
 
-def read_nifti(path: Path) -> tuple[np.ndarray, tuple[float, float]]:
+def read_nifti(path: Path, channels: int = 1) -> tuple[np.ndarray, tuple[float, float]]:
     """Voxels ``[Z, Y, X]`` (rows, then columns) and the spacing of rows and columns in mm.
 
+    Args:
+        path: the file.
+        channels: of a file of four dimensions, as the Decathlon has it; then ``[Z, C, Y, X]``.
+
     Raises:
-        InputError: missing, truncated, not of 2 or 3 dimensions, or not plain numbers.
+        InputError: missing, truncated, not of 2 or 3 dimensions (4 for several channels), or not plain numbers.
     """
     try:
         content = path.read_bytes()
@@ -31,7 +35,9 @@ def read_nifti(path: Path) -> tuple[np.ndarray, tuple[float, float]]:
         voxels = voxels[..., None]
     while voxels.ndim > 3 and voxels.shape[-1] == 1:
         voxels = voxels[..., 0]
-    if voxels.ndim != 3 or 0 in voxels.shape:
+    if channels > 1 and voxels.ndim == 4 and voxels.shape[-1] == channels:
+        voxels = np.moveaxis(voxels, 3, 2)
+    elif voxels.ndim != 3 or 0 in voxels.shape:
         raise InputError(f"{path}: shape {voxels.shape}, expected 3 dimensions (x, y, slice); export one frame")
     if voxels.dtype.kind not in "biuf":
         raise InputError(f"{path}: voxels of type {voxels.dtype}, expected plain numbers; export one grey channel")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -46,28 +47,34 @@ def classes(root: Path) -> dict[int, str]:
     return found
 
 
-def cases(root: Path) -> list[tuple[str, Path, Path]]:
-    """(case, image, label) of every labelled case.
+def channels(root: Path) -> int:
+    """Number of image channels."""
+    info = description(root)
+    found = info.get("channel_names", info.get("modality", {"0": "image"}))
+    if not isinstance(found, dict | list) or not found:
+        raise InputError(f"{root / 'dataset.json'}: channel_names must name the image channels, not {found}; mend it")
+    return len(found)
+
+
+def cases(root: Path) -> list[tuple[str, list[Path], Path]]:
+    """(case, image of every channel or one file that holds them all, label) of every labelled case.
 
     Raises:
-        InputError: several channels, no label, or a label without its image.
+        InputError: no label, or a label without its image.
     """
-    info = description(root)
-    channels = info.get("channel_names", info.get("modality", {"0": "image"}))
-    if not isinstance(channels, dict | list) or len(channels) != 1:
-        count = len(channels) if isinstance(channels, dict | list) else channels
-        raise InputError(f"{root / 'dataset.json'}: {count} image channels; one is supported, export one")
-    ending = info.get("file_ending", ".nii.gz")
+    ending = description(root).get("file_ending", ".nii.gz")
+    number = channels(root)
     found = []
     for label in sorted((root / "labelsTr").glob(f"*{ending}")):
         case = label.name.removesuffix(ending)
         if case.startswith("."):
             continue
-        names = [f"{case}_0000{ending}", f"{case}{ending}"]
-        image = next((root / "imagesTr" / n for n in names if (root / "imagesTr" / n).is_file()), None)
-        if image is None:
-            raise InputError(f"{label}: has no image; add {root / 'imagesTr' / names[0]}")
-        found.append((case, image, label))
+        images = [root / "imagesTr" / f"{case}_{channel:04d}{ending}" for channel in range(number)]
+        missing = [image for image in images if not image.is_file()]
+        whole = root / "imagesTr" / f"{case}{ending}"
+        if missing and not whole.is_file():
+            raise InputError(f"{label}: has no image; add {missing[0]}")
+        found.append((case, [whole] if missing else images, label))
     if not found:
         raise InputError(f"{root / 'labelsTr'}: holds no *{ending}; add labelled cases in {LAYOUT}")
     return found
@@ -75,15 +82,56 @@ def cases(root: Path) -> list[tuple[str, Path, Path]]:
 
 def files(root: Path) -> list[Path]:
     """Every file that `volumes` reads."""
-    return [root / "dataset.json", *(path for _, image, label in cases(root) for path in (image, label))]
+    return [root / "dataset.json", *(path for _, image, label in cases(root) for path in (*image, label))]
 
 
-def volumes(root: Path) -> Iterator[Volume]:
-    """Every case as one volume, sliced along its last axis; a case counts as one patient."""
+def patient_and_frame(case: str, pattern: str | None) -> tuple[str, str]:
+    """Ids from a case's name; without a pattern each case counts as one patient.
+
+    Args:
+        case: name of the case.
+        pattern: regular expression with a group ``patient`` and, where patients have several cases, ``frame``.
+
+    Raises:
+        InputError: the pattern is none, or does not match.
+    """
+    if pattern is None:
+        return case, "1"
+    try:
+        found = re.search(pattern, case)
+        ids = found.groupdict() if found else {}
+    except re.error as e:
+        raise InputError(f"case_pattern: {pattern!r} is no regular expression ({e}); mend it") from None
+    if not ids.get("patient"):
+        raise InputError(
+            f"case_pattern: {pattern!r} finds no group `patient` in the case {case!r}; write e.g. "
+            r"(?P<patient>patient\d+)_(?P<frame>frame\d+)"
+        )
+    return ids["patient"], ids.get("frame") or "1"
+
+
+def volumes(root: Path, pattern: str | None = None) -> Iterator[Volume]:
+    """Every case as one volume, sliced along its last axis.
+
+    Args:
+        root: of the data set.
+        pattern: of `patient_and_frame`.
+    """
     known = classes(root)
-    for case, image_path, label_path in cases(root):
-        image, spacing = read_nifti(image_path)
+    number = channels(root)
+    for case, image_paths, label_path in cases(root):
+        parts = [read_nifti(path, number if len(image_paths) < number else 1) for path in image_paths]
+        for path, (image, spacing) in zip(image_paths, parts, strict=True):
+            if (image.shape, spacing) != (parts[0][0].shape, parts[0][1]):
+                raise InputError(
+                    f"{path}: shape {image.shape} and spacing {spacing} mm differ from those of the case's first "
+                    f"channel, {parts[0][0].shape} and {parts[0][1]}; resample the channels to one grid"
+                )
+        image, spacing = parts[0]
+        if len(parts) > 1:
+            image = np.stack([part for part, _ in parts], axis=1)
         label = read_labels(label_path)
         ids = list(range(len(image)))
         pixels = image.astype(np.float32)
-        yield checked(Volume(case, "1", pixels, label, spacing, ids, image_path, label_source=label_path), known)
+        named = patient_and_frame(case, pattern)
+        yield checked(Volume(*named, pixels, label, spacing, ids, image_paths[0], label_source=label_path), known)

@@ -22,8 +22,11 @@ log = logging.getLogger(__name__)
 READERS: dict[str, ModuleType] = {"acdc": acdc, "rvsc": rvsc, "t1": t1, "nnunet": nnunet}
 
 
-def check(name: str, spec: dict[str, Any]) -> None:
+def check(name: str, spec: dict[str, Any]) -> int:
     """Pre-flight: the root exists and holds the layout. Cheap; `prepare` opens every file.
+
+    Returns:
+        Number of image channels.
 
     Raises:
         InputError: names the key, and where the data can be had.
@@ -40,6 +43,14 @@ def check(name: str, spec: dict[str, Any]) -> None:
             f"{key}: {root} holds no {spec['format']} data ({reader.LAYOUT}); set {key} in params.yaml to the folder "
             f"that does (to be had from {reader.SOURCE})"
         )
+    if spec["format"] != "nnunet":
+        return 1
+    try:
+        for case, _, _ in nnunet.cases(root):
+            nnunet.patient_and_frame(case, spec.get("case_pattern"))
+    except InputError as e:
+        raise InputError(f"datasets.{name}.{e}" if str(e).startswith("case_pattern") else str(e)) from None
+    return nnunet.channels(root)
 
 
 def raw_files(spec: dict[str, Any]) -> list[str]:
@@ -66,7 +77,8 @@ def prepare(name: str, spec: dict[str, Any]) -> Slices:
     images, labels, rows = [], [], []
     folders: dict[str, str | None] = {}
     frames: set[str] = set()
-    for volume in reader.volumes(root):
+    own = {"pattern": spec.get("case_pattern")} if spec["format"] == "nnunet" else {}
+    for volume in reader.volumes(root, **own):
         if folders.setdefault(volume.patient, volume.folder_split) != volume.folder_split:
             raise InputError(
                 f"{volume.source}: patient {volume.patient} is in two splits, {folders[volume.patient]} and "

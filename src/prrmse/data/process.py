@@ -28,27 +28,28 @@ def resample(
     sampling would shift edges by up to half a pixel and lose thin walls.
 
     Args:
-        image, label: ``[Z, H, W]``.
+        image: ``[Z, H, W]`` or ``[Z, C, H, W]``.
+        label: ``[Z, H, W]``.
         spacing_mm: native (rows, columns).
         grid: the grid wanted.
 
     Returns:
-        float32 image and uint8 label, ``[Z, size, size]``.
+        float32 image and uint8 label, ``[Z, size, size]`` (the image with its channels).
     """
     centre = _centre(label) if grid.crop == "label" else None
     rows, columns = (
         _positions(label.shape[1 + axis], spacing_mm[axis], grid, None if centre is None else centre[axis])
         for axis in (0, 1)
     )
-    sigma = [0.0, *(0.5 * max(0.0, grid.spacing_mm / s - 1.0) for s in spacing_mm)]
+    sigma = [*(0.5 * max(0.0, grid.spacing_mm / s - 1.0) for s in spacing_mm)]
 
     def sample(volume: np.ndarray, outside: float) -> np.ndarray:
-        smooth = ndimage.gaussian_filter(volume, sigma, mode="nearest") if any(sigma) else volume
-        return _interpolate(_interpolate(smooth, rows, 1, outside), columns, 2, outside)
+        smooth = ndimage.gaussian_filter(volume, sigma, mode="nearest", axes=(-2, -1)) if any(sigma) else volume
+        return _interpolate(_interpolate(smooth, rows, -2, outside), columns, -1, outside)
 
     classes = np.unique(label)
     shares = np.stack([sample((label == c).astype(np.float32), outside=float(c == 0)) for c in classes])
-    darkest = image.min((1, 2), keepdims=True)
+    darkest = image.min((-2, -1), keepdims=True)
     return (sample(image - darkest, outside=0.0) + darkest).astype(np.float32), classes[shares.argmax(0)].astype(
         np.uint8
     )
@@ -85,11 +86,11 @@ def _interpolate(volume: np.ndarray, positions: np.ndarray, axis: int, outside: 
 
 
 def normalise(image: np.ndarray) -> np.ndarray:
-    """Each slice clipped to its 1st and 99th percentile, then to mean 0 and SD 1; a constant slice to 0."""
-    low, high = np.percentile(image, CLIP_PERCENTILES, axis=(1, 2), keepdims=True)
+    """Each slice and channel clipped to its 1st and 99th percentile, then to mean 0 and SD 1; a constant slice to 0."""
+    low, high = np.percentile(image, CLIP_PERCENTILES, axis=(-2, -1), keepdims=True)
     clipped = np.clip(image, low, high).astype(np.float64)
-    centred = clipped - clipped.mean((1, 2), keepdims=True)
-    sd = centred.std((1, 2), keepdims=True)
+    centred = clipped - clipped.mean((-2, -1), keepdims=True)
+    sd = centred.std((-2, -1), keepdims=True)
     return np.where(sd > 0, centred / np.where(sd > 0, sd, 1), 0).astype(np.float32)
 
 

@@ -23,7 +23,8 @@ class Slices:
     """2D slices of one data set, all of one size and spacing.
 
     Attributes:
-        image: float32 ``[N, H, W]``, each slice normalised (mean 0, SD 1 after clipping).
+        image: float32 ``[N, H, W]``, or ``[N, C, H, W]`` for several channels; each slice and channel normalised
+            (mean 0, SD 1 after clipping).
         label: uint8 ``[N, H, W]``, 0 is background.
         index: N rows with the columns ``patient`` (str), ``frame`` (str), ``slice`` (int) and
             ``split`` (one of train, val, test).
@@ -40,6 +41,11 @@ class Slices:
     def classes(self) -> dict[int, str]:
         """Foreground label -> name of the structure, in label order."""
         return {int(k): str(v) for k, v in sorted(self.meta["classes"].items(), key=lambda kv: int(kv[0]))}
+
+    @property
+    def stacked(self) -> np.ndarray:
+        """The image with its channels, ``[N, C, H, W]``."""
+        return self.image if self.image.ndim == 4 else self.image[:, None]
 
     def take(self, rows: np.ndarray) -> Slices:
         """The slices at these positions (int or bool), with their index."""

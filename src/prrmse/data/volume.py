@@ -16,7 +16,7 @@ class Volume:
 
     Attributes:
         patient, frame: ids; frame is e.g. ED, ES or TI03.
-        image: float32 ``[Z, H, W]``.
+        image: float32 ``[Z, H, W]``, or ``[Z, C, H, W]`` for several channels.
         label: uint8 ``[Z, H, W]``.
         spacing_mm: (between rows, between columns).
         slice_ids: Z numbers as the data set counts its slices.
@@ -43,9 +43,10 @@ def checked(volume: Volume, classes: dict[int, str]) -> Volume:
         InputError: shapes differ, NaN or infinite pixels, labels that the data set does not declare.
     """
     where = volume.source
-    if volume.image.shape != volume.label.shape:
+    shape = (len(volume.image), *volume.image.shape[-2:])
+    if shape != volume.label.shape:
         raise InputError(
-            f"{where}: image {volume.image.shape} and label {volume.label.shape} (slices, rows, columns) differ in "
+            f"{where}: image {shape} and label {volume.label.shape} (slices, rows, columns) differ in "
             f"shape; restore this file and {volume.label_source or 'its label'}"
         )
     if not np.isfinite(volume.image).all():

@@ -136,13 +136,3 @@ def _resnet18_weights(pretrained: str) -> dict[str, torch.Tensor]:
 def starting_point(net: str, spec: Mapping[str, Any], init: str, model: str, seed: int) -> nn.Module:
     """`initialise` for a network's entry in ``nets``."""
     return initialise(net, spec["arguments"], init, spec["pretrained"], model, seed, spec.get("factory"))
-
-
-def out_channels(spec: Mapping[str, Any]) -> int:
-    """Classes that a network of ``nets.*`` puts out, the background included."""
-    return int(spec["out_channels"] if "factory" in spec else spec["arguments"].get("out_channels", 4))
-
-
-def image_channels(spec: Mapping[str, Any]) -> int:
-    """Channels that it wants an image to have; ours repeat a grey image by themselves."""
-    return int(spec.get("in_channels", 1))

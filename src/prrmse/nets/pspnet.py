@@ -80,7 +80,7 @@ class PSPNet(nn.Module):
     """29 convolutions (5 with bias) and 23 BN layers: 126 (kind, layer) pairs (DESIGN section 2) [rec].
 
     Args:
-        in_channels: image channels the backbone sees; a one-channel image is repeated for 3.
+        in_channels: image channels the backbone sees; a one-channel image is repeated.
         out_channels: 4 for both tasks (paper).
         width: channels of the backbone's first level; 64 is ResNet-18, and what pretrained weights need.
         head_width: channels of the fused pyramid; 1024 in the reconstruction of the paper's network.
@@ -105,8 +105,8 @@ class PSPNet(nn.Module):
         self.final = nn.Conv2d(narrow, out_channels, 1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if self.in_channels == 3:
-            x = x.expand(-1, 3, -1, -1)
+        if self.in_channels > 1:
+            x = x.expand(-1, self.in_channels, -1, -1)
         net = self.backbone
         x = net.maxpool(net.relu(net.bn1(net.conv1(x))))
         x = net.layer4(net.layer3(net.layer2(net.layer1(x))))
