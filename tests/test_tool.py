@@ -132,3 +132,44 @@ def test_what_is_refused_gets_one_line(folder, capsys, tmp_path):
     )
     assert "not an advice" in refused(capsys, "warmstart", target, "--advice", folder / "twin.pth", *out)
     assert "name --source" in refused(capsys, "warmstart", target, *out)
+
+
+def test_train_from_scratch_and_from_a_warm_start(folder, capsys, tmp_path):
+    network = ["--network", "unet", "--arguments", json.dumps(ARGUMENTS["unet"]), "--data", folder / "slices.npz", *RUN]
+    settings = ["--steps", "40", "--learning-rate", "0.01", "--batch", "4", "--json"]
+    out, again, one = (tmp_path / f"{name}.safetensors" for name in ("own", "again", "one"))
+    found = json.loads(printed(capsys, "train", *network, *settings, "--out", out))
+    dice = {row["class"]: row["dice"] for row in found}
+    assert dice["mean"] > 0.3
+    assert {row["n_patients"] for row in found} == {2}
+    assert {row["n_train"] for row in found} == {2}
+    printed(capsys, "train", *network, *settings, "--out", again)
+    assert again.read_bytes() == out.read_bytes()
+    few = json.loads(printed(capsys, "train", *network, *settings, "--samples", "1", "--out", one))
+    assert {row["n_train"] for row in few} == {1}
+    swept = printed(capsys, "sweep", out, folder / "noise.pt", "--data", folder / "slices.npz", *RUN, "--json")
+    assert len(json.loads(swept)) == 110, "what train wrote rebuilds itself"
+
+    warm, frozen = (tmp_path / f"{name}.safetensors" for name in ("warm", "frozen"))
+    printed(capsys, "warmstart", folder / "start.safetensors", "--source", folder / "twin.pth", "--out", warm)
+    start = ["--start", warm, "--freeze", tmp_path / "warm.json"]
+    printed(capsys, "train", *network, *settings, *start, "--out", frozen)
+    before, after = load_file(warm), load_file(frozen)
+    reused = set(json.loads((tmp_path / "warm.json").read_text())["reused"])
+    for name, value in after.items():
+        if not name.endswith("num_batches_tracked"):
+            assert torch.equal(value, before[name]) == (name in reused), name
+
+
+def test_train_refuses_before_it_trains(folder, capsys, tmp_path):
+    data = ["--data", folder / "slices.npz", *RUN, "--out", tmp_path / "own.safetensors"]
+    network = ["train", "--network", "unet", "--arguments", json.dumps(ARGUMENTS["unet"]), *data]
+    listed = tmp_path / "list.json"
+    listed.write_text('{"reused": ["inc.0.weight"]}')
+    assert "does not bring" in refused(capsys, *network, "--freeze", listed)
+    listed.write_text('{"reused": ["stem.weight"]}')
+    assert "names stem.weight" in refused(capsys, *network, "--freeze", listed)
+    assert "no such file" in refused(capsys, *network, "--start", tmp_path / "none.pth")
+    two = ["train", "--network", "unet", "--arguments", '{"width": 4, "out_channels": 2}', *data]
+    assert "has 4 classes with the background, the network 2" in refused(capsys, *two)
+    assert not (tmp_path / "own.safetensors").exists()

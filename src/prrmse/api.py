@@ -30,10 +30,13 @@ from tqdm import tqdm
 from prrmse.bootstrap import bootstrap_mean
 from prrmse.distance import distance_table
 from prrmse.evaluate import Evaluation
+from prrmse.features import sample_pixels
 from prrmse.foreign import fit, read_state
 from prrmse.layers import Layer, inventory, inventory_of_state, swap
 from prrmse.metrics import dice_table
+from prrmse.seeding import derive_seed
 from prrmse.sweep import sweep as swept_counts
+from prrmse.transferability import Watch, feature_scores
 from prrmse.verdict import drops_by_patient, is_reusable, mean_drops
 
 Score = float | Mapping[str, float]
@@ -41,6 +44,7 @@ Evaluate = Callable[[nn.Module], Score] | Evaluation
 StateLike = Mapping[str, torch.Tensor] | str | Path
 
 PAIR = ["kind", "layer", "module", "tensor", "scalars", "final"]
+PIXELS = 4000
 
 
 def inspect(checkpoint: StateLike | nn.Module) -> pd.DataFrame:
@@ -164,8 +168,10 @@ def advise(
     Returns:
         The ranking: source, reusable_pairs, reusable_scalars (shares, the final convolution left out), joint_change
         (of the score, when all reusable pairs are taken at once, without training) with its interval and n_cases,
-        rmse_relative (median over kernels), missing (pairs that the source does not have or that do not fit).
-        It is ordered by reusable_scalars, then by joint_change. It says what fits, not yet what training on will gain.
+        rmse_relative (median over kernels), missing (pairs that the source does not have or that do not fit). For an
+        `Evaluation` also the transferability scores logme, h_score, gbc and cc_fv (larger is better) of the source's
+        features at `PIXELS` of its pixels. It is ordered by reusable_scalars, then by joint_change. It says what
+        fits, not what training on will gain: that none of these predicts it safely is what docs/evidence.md shows.
     """
     settings = {"level": level, "resamples": resamples}
     everything = inventory(model)
@@ -195,6 +201,7 @@ def advise(
             "n_cases": len(change),
             "rmse_relative": distances["rmse_relative"].median(),
             "missing": len(everything) - len(verdict),
+            **(_scores(model, fitted, evaluate) if isinstance(evaluate, Evaluation) else {}),
         })  # fmt: skip
     ordered = pd.DataFrame(ranking).sort_values(["reusable_scalars", "joint_change"], ascending=False)
     return Advice(ordered.reset_index(drop=True), pd.concat(verdicts, ignore_index=True))
@@ -259,6 +266,14 @@ def _mean_dice(evaluation: Evaluation, counts: Any) -> dict[str, float]:
     table = dice_table(counts, evaluation.patients, evaluation.classes)
     rows = table[table["class"] == "mean"]
     return dict(zip(rows["patient"], rows["dice"], strict=True))
+
+
+def _scores(model: nn.Module, fitted: dict, evaluation: Evaluation) -> dict[str, float]:
+    """Of the source's features in the target's network. Whether its outputs are classes is not known: no LEEP."""
+    source = copy.deepcopy(model)
+    source.load_state_dict({**model.state_dict(), **fitted})
+    pixels = sample_pixels(evaluation, PIXELS, derive_seed("advise", "pixels"))
+    return feature_scores(source.eval(), evaluation, pixels, Watch(), has_classes=False)
 
 
 def _joint_change(model: nn.Module, own: dict, fitted: dict, layers: list[Layer], evaluate: Evaluate) -> np.ndarray:

@@ -104,11 +104,31 @@ def _add_tools(commands: Any) -> None:
     warmstart.add_argument("--exclude", help="pairs to leave, e.g. W1,RM17")
     warmstart.add_argument("--reuse-final", action="store_true", help="take the final convolution too")
     warmstart.add_argument("--out", required=True, help="the .safetensors file; the list is the .json beside it")
+    train = command(
+        "train",
+        "train a network on your data, from scratch or from a checkpoint, and measure Dice",
+        "prrmse train --network unet --arguments '{\"width\": 32}' --data Dataset001 --out target.safetensors\n"
+        "  prrmse train --network unet --arguments '{\"width\": 32}' --data Dataset001 --start warm.safetensors"
+        " --freeze warm.json --out frozen.safetensors",
+    )
+    _add_network(train, needed=True)
+    _add_data(train)
+    train.add_argument("--start", help="checkpoint to start from, as far as it fits, e.g. of prrmse warmstart")
+    train.add_argument("--freeze", help="list of prrmse warmstart: what it names keeps its value")
+    train.add_argument("--samples", type=int, help="train on so many patients, drawn by --seed")
+    train.add_argument("--steps", type=int, default=1000, help="optimiser steps")
+    train.add_argument("--learning-rate", type=float, default=0.001, help="of Adam; a cosine to zero")
+    train.add_argument("--augment", action="store_true", help="flips, quarter turns, contrast")
+    train.add_argument("--seed", type=int, default=0, help="of the initialisation, the patients and the batches")
+    train.add_argument("--out", required=True, help="the .safetensors file")
 
 
-def _add_network(tool: argparse.ArgumentParser) -> None:
-    tool.add_argument("--network", help="for checkpoints not of this program: unet, pspnet or module:callable")
+def _add_network(tool: argparse.ArgumentParser, *, needed: bool = False) -> None:
+    text = "unet, pspnet or module:callable" + ("" if needed else "; for checkpoints that are not of this program")
+    tool.add_argument("--network", required=needed, help=text)
     tool.add_argument("--arguments", default="{}", help="of the network, as a JSON object")
+    if needed:
+        return
     tool.add_argument("--partial", action="store_true", help="go on if not all of the target's tensors fit the network")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import os
 import sys
 from pathlib import Path
@@ -15,15 +16,21 @@ import torch
 from torch import nn
 
 from prrmse import api
-from prrmse.checkpoint import load_network
+from prrmse.checkpoint import load_network, save_checkpoint
 from prrmse.data.prepare import prepare
 from prrmse.data.slices import Slices, load_slices
-from prrmse.device import make_deterministic
+from prrmse.device import describe, make_deterministic
 from prrmse.errors import InputError
 from prrmse.evaluate import Evaluation, output_of, prediction_of
 from prrmse.foreign import fit, read_state
 from prrmse.layers import Layer, inventory
-from prrmse.nets import build_network
+from prrmse.metrics import dice_table, mean_over_patients
+from prrmse.nets import NETS, build_network, initialise
+from prrmse.seeding import derive_seed
+from prrmse.train import train as train_network
+from prrmse.transfer import draw_patients
+
+log = logging.getLogger(__name__)
 
 
 def inspect(a: argparse.Namespace) -> None:
@@ -54,7 +61,7 @@ def sweep(a: argparse.Namespace) -> None:
     """Print the change of Dice when each pair is taken from the source."""
     network = target_network(a)
     fitted = fitting(network, a.source, a.target)
-    evaluation = evaluation_for(network, a)
+    evaluation = evaluation_for(network, part_of(slices_of(a), a.split, a), a)
     table = api.sweep(network, fitted, evaluation, engine=a.engine, memory_mb=a.memory_mb)
     means = table.groupby(api.PAIR, sort=False)[["baseline", "score"]].mean().reset_index()
     means["drop"] = means["baseline"] - means["score"]
@@ -70,7 +77,7 @@ def sweep(a: argparse.Namespace) -> None:
 def advise(a: argparse.Namespace) -> None:
     """Rank sources for a target; write the advice."""
     network = target_network(a)
-    evaluation = evaluation_for(network, a)
+    evaluation = evaluation_for(network, part_of(slices_of(a), a.split, a), a)
     names = short_names(a.sources)
     for path in a.sources:  # before any of them takes minutes
         fitting(network, path, a.target)
@@ -123,6 +130,65 @@ def warmstart(a: argparse.Namespace) -> None:
         print(f"{a.out}: {len(layers)} pairs from {source}; what to freeze is in {Path(a.out).with_suffix('.json')}")
 
 
+def train(a: argparse.Namespace) -> None:
+    """Train a network on the training patients, write it, print Dice on the others."""
+    arguments = network_arguments(a)
+    own = a.network in NETS
+    slices = slices_of(a)
+    training, measured = (part_of(slices, split, a) for split in ("train", a.split))
+    model = f"{Path(a.data).stem}-seg"
+    network = initialise(a.network, arguments, "independent", "none", model, a.seed, None if own else a.network)
+    taken = fitting(network, a.start, a.network) if a.start else {}
+    network.load_state_dict({**network.state_dict(), **taken})
+    layers = inventory(network)
+    frozen = frozen_layers(a.freeze, layers) if a.freeze else []
+    strange = [layer.tensor for layer in frozen if layer.tensor not in taken]
+    if strange:
+        raise InputError(f"{a.freeze}: names {strange[0]}, which --start {a.start or ''} does not bring; name its file")
+    if a.start:
+        log.info("%d of %d tensors are from %s", len(taken), len(network.state_dict()), a.start)
+    evaluation = evaluation_for(network, measured, a)
+    drawn = draw_patients(slices, a.samples or len(training.patients()), a.seed)
+    settings = {"steps": a.steps, "batch_size": a.batch, "learning_rate": a.learning_rate, "weight_decay": 0.0}
+    settings |= {"loss": "ce+dice", "augment": a.augment}
+    out, image_channels = Path(a.out), evaluation.batches[0].image.shape[1]
+    out.parent.mkdir(parents=True, exist_ok=True)
+    train_network(
+        network,
+        drawn,
+        "seg",
+        settings,
+        derive_seed(a.network, model, "train", a.seed),
+        compute_of(a),
+        image_channels=image_channels,
+        frozen=frozen,
+        title=f"{a.network} {model}",
+        resume=out.parent / f".{out.stem}.resume",
+    )
+    table = dice_table(evaluation.counts(evaluation.place(network)), evaluation.patients, evaluation.classes)
+    header: dict[str, Any] = {"net": a.network, "arguments": arguments, "model": model, "seed": a.seed}
+    header["params"] = settings
+    header |= {} if own else {"factory": a.network}
+    header |= {"start": a.start, "freeze": a.freeze, "trained_on": drawn.patients()}
+    header |= {"data": {"fingerprint": slices.fingerprint(), **slices.meta}, "computed": describe(compute_of(a))}
+    save_checkpoint(network.cpu(), out, {**header, "layers": [layer._asdict() for layer in layers]})
+    show(mean_over_patients(table, ["class"]).assign(n_train=len(drawn.patients())), a)
+
+
+def frozen_layers(path: str, layers: list[Layer]) -> list[Layer]:
+    """The pairs that a list of `warmstart` names."""
+    try:
+        reused = set(json.loads(Path(path).read_text())["reused"])
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file; prrmse warmstart writes it") from None
+    except (ValueError, KeyError, TypeError) as e:
+        raise InputError(f"{path}: not a list of prrmse warmstart ({e})") from None
+    unknown = reused - {layer.tensor for layer in layers}
+    if unknown:
+        raise InputError(f"{path}: names {sorted(unknown)[0]}, which the network does not have")
+    return [layer for layer in layers if layer.tensor in reused]
+
+
 def advised(a: argparse.Namespace, layers: list[Layer]) -> tuple[list[Layer], str]:
     """The pairs that an advice calls reusable, and the file of their source."""
     try:
@@ -163,13 +229,7 @@ def target_network(a: argparse.Namespace) -> nn.Module:
             return load_network(a.target)[0]
         except InputError as e:
             raise InputError(f"{e}; if it is of another program, name its network with --network") from None
-    try:
-        arguments = json.loads(a.arguments)
-        if not isinstance(arguments, dict):
-            raise ValueError("not an object")
-    except ValueError as e:
-        raise InputError(f'--arguments: not a JSON object such as {{"num_classes": 4}} ({e})') from None
-    network = build_network(a.network, arguments)
+    network = build_network(a.network, network_arguments(a))
     fitted, table = fit(network.state_dict(), read_state(a.target))
     odd = table[~table["status"].isin(["same", "surplus"]) & ~table["tensor"].str.endswith("num_batches_tracked")]
     if len(odd) and not a.partial:
@@ -182,9 +242,20 @@ def target_network(a: argparse.Namespace) -> nn.Module:
     return network.eval()
 
 
-def evaluation_for(network: nn.Module, a: argparse.Namespace) -> Evaluation:
-    """The chosen slices, for a network with as many image channels and classes as it has."""
-    slices = slices_of(a)
+def network_arguments(a: argparse.Namespace) -> dict[str, Any]:
+    """``--arguments``."""
+    try:
+        arguments = json.loads(a.arguments)
+        if not isinstance(arguments, dict):
+            raise ValueError("not an object")
+    except ValueError as e:
+        raise InputError(f'--arguments: not a JSON object such as {{"num_classes": 4}} ({e})') from None
+    return arguments
+
+
+def evaluation_for(network: nn.Module, slices: Slices, a: argparse.Namespace) -> Evaluation:
+    """The slices, for a network with as many image channels and classes as it has."""
+    name = getattr(a, "target", a.network)
     first = next((x for x in network.state_dict().values() if x.ndim == 4), None)
     image_channels = int(first.shape[1]) if first is not None else 1
     make_deterministic(a.threads)
@@ -194,31 +265,41 @@ def evaluation_for(network: nn.Module, a: argparse.Namespace) -> Evaluation:
             output = network.eval()(image)
             prediction_of(output)
     except Exception as e:
-        raise InputError(f"{a.target}: the network does not take a slice {tuple(image.shape)}: {e}") from None
+        raise InputError(f"{name}: the network does not take a slice {tuple(image.shape)}: {e}") from None
     channels = output_of(output).shape[1]
     if slices.label.max() >= channels:
         raise InputError(f"{a.data}: has {slices.label.max() + 1} classes with the background, the network {channels}")
-    compute = {"device": a.device, "precision": a.precision, "evaluation_batch_size": a.batch}
-    return Evaluation(slices, compute, channels, image_channels)
+    return Evaluation(slices, compute_of(a), channels, image_channels)
+
+
+def compute_of(a: argparse.Namespace) -> dict[str, Any]:
+    """The options as a section ``compute`` of params."""
+    return {
+        "device": a.device,
+        "precision": a.precision,
+        "threads": a.threads,
+        "evaluation_batch_size": a.batch,
+        "resume_seconds": 60,
+    }
 
 
 def slices_of(a: argparse.Namespace) -> Slices:
     """A processed ``.npz``, or a data set as distributed, resampled as asked."""
     path = Path(a.data)
     if path.suffix == ".npz":
-        slices = load_slices(path)
-    else:
-        split = {"kind": "random", "train": 0.5, "val": 0.5, "seed": 0}
-        spec: dict[str, Any] = {"format": a.format, "root": str(path), "provenance": "real", "crop": "image"}
-        spec |= {"spacing_mm": a.spacing, "size": a.size, "split": split}
-        if a.case_pattern:
-            spec["case_pattern"] = a.case_pattern
-        slices = prepare(path.name, spec)
-    if a.split != "all":
-        slices = slices.split(a.split)
-    if not len(slices.image):
-        raise InputError(f"{a.data}: no slices in split {a.split}; try --split all")
-    return slices
+        return load_slices(path)
+    halves = {"kind": "random", "train": 0.5, "val": 0.5, "seed": 0}
+    spec: dict[str, Any] = {"format": a.format, "root": str(path), "provenance": "real", "crop": "image"}
+    spec |= {"spacing_mm": a.spacing, "size": a.size, "split": halves}
+    return prepare(path.name, {**spec, "case_pattern": a.case_pattern} if a.case_pattern else spec)
+
+
+def part_of(slices: Slices, split: str, a: argparse.Namespace) -> Slices:
+    """The slices of a split; ``all`` is every one."""
+    part = slices if split == "all" else slices.split(split)
+    if not len(part.image):
+        raise InputError(f"{a.data}: no slices in split {split}; try --split all")
+    return part
 
 
 def show(table: pd.DataFrame, a: argparse.Namespace) -> None:

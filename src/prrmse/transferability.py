@@ -9,18 +9,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
+from torch import nn
 
 from prrmse.checkpoint import load_checkpoint, load_network
 from prrmse.data.slices import load_slices
 from prrmse.device import make_deterministic
 from prrmse.evaluate import Evaluation
-from prrmse.features import features, sample_pixels
+from prrmse.features import Pixels, features, sample_pixels
 from prrmse.joint import some_slices
 from prrmse.layers import inventory
 from prrmse.metrics import dice
@@ -69,25 +71,11 @@ def transferability(
     evaluation = Evaluation(drawn, compute, out_channels(spec), image_channels(spec))
     chosen = sample_pixels(evaluation, pixels, derive_seed(model, "pixels", seed))
 
-    layers = inventory(target_network)
-    kernels = [layer for layer in layers if layer.kind == "W"]
-    names = [layer.module for layer in kernels]
-    final = next((layer.module for layer in kernels if layer.final), names[-1])
-    watch = _Watch()
-    into, _, own = watch.time(
-        "features", lambda: features(source_network, evaluation, chosen, inputs=[*names[-DEEPEST:], final])
-    )
-    found: dict[str, float] = {}
-    if split_model(source_model)[1] == "seg":  # an auto-encoder's outputs are no classes
-        logs = torch.log_softmax(torch.from_numpy(own).double(), 1).numpy()
-        found["leep"] = watch.time("leep", lambda: leep(logs, chosen.label))
-    deep = into[final]
-    found["logme"] = watch.time("logme", lambda: logme(deep, chosen.label))
-    found["h_score"] = watch.time("h_score", lambda: h_score(deep, chosen.label))
-    found["gbc"] = watch.time("gbc", lambda: gbc(deep, chosen.label))
-    several = [into[name] for name in names[-DEEPEST:]]
-    found["cc_fv"] = watch.time("cc_fv", lambda: cc_fv(several, chosen.label, chosen.patient))
-
+    kernels = [layer for layer in inventory(target_network) if layer.kind == "W"]
+    watch = Watch()
+    # An auto-encoder's outputs are no classes.
+    has_classes = split_model(source_model)[1] == "seg"
+    found = feature_scores(source_network, evaluation, chosen, watch, has_classes=has_classes)
     alike = watch.time(
         "similarity",
         lambda: similarity_table(
@@ -105,16 +93,53 @@ def transferability(
     return Transferability(scores, alike, pd.DataFrame(watch.seconds.items(), columns=["score", "seconds"]))
 
 
+def feature_scores(
+    source: nn.Module, evaluation: Evaluation, pixels: Pixels, watch: Watch, *, has_classes: bool
+) -> dict[str, float]:
+    """The scores that need the source's features and the target's labels: logme, h_score, gbc, cc_fv, leep.
+
+    Features are what the final convolution reads; for CC-FV what the last `DEEPEST` convolutions read.
+
+    Args:
+        source: the network with the source's parameters.
+        evaluation: slices of the target.
+        pixels: sampled from them.
+        watch: notes the times.
+        has_classes: whether the source's outputs are classes, which LEEP needs.
+    """
+    kernels = [layer for layer in inventory(source) if layer.kind == "W"]
+    names = [layer.module for layer in kernels]
+    final = next((layer.module for layer in kernels if layer.final), names[-1])
+    into, _, own = watch.time(
+        "features", lambda: features(source, evaluation, pixels, inputs=[*names[-DEEPEST:], final])
+    )
+    if not all(np.isfinite(values).all() for values in (own, *into.values())):
+        return dict.fromkeys(("logme", "h_score", "gbc", "cc_fv"), float("nan"))  # a source that computes nothing
+    found = {
+        name: watch.time(name, partial(score, into[final], pixels.label))
+        for name, score in (("logme", logme), ("h_score", h_score), ("gbc", gbc))
+    }
+    several = [into[name] for name in names[-DEEPEST:]]
+    found["cc_fv"] = watch.time("cc_fv", lambda: cc_fv(several, pixels.label, pixels.patient))
+    if has_classes:
+        logs = torch.log_softmax(torch.from_numpy(own).double(), 1).numpy()
+        found["leep"] = watch.time("leep", lambda: leep(logs, pixels.label))
+    return found
+
+
 def _relative_way(state: torch.Tensor, start: torch.Tensor) -> float:
     """How far a kernel went from its start, relative to its norm there."""
     return float((state - start).norm() / start.norm().clamp_min(1e-30))
 
 
-class _Watch:
+class Watch:
+    """Seconds that each piece of work took."""
+
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
 
     def time(self, name: str, work: Callable[[], Any]) -> Any:
+        """The result of the work, whose time is noted."""
         start = time.perf_counter()
         found = work()
         self.seconds[name] = time.perf_counter() - start

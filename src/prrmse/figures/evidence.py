@@ -119,7 +119,7 @@ def draw_factorial(cells: pd.DataFrame, settings: Mapping[str, Any], out: Path) 
 
 
 def draw_ranking(ranking: pd.DataFrame, gain: pd.DataFrame, settings: Mapping[str, Any], out: Path) -> None:
-    """Left: how well each score ranks the sources; right: what each source gained. A row for each network.
+    """Left: how well each score ranks the sources; right: what fine-tuning from each gained. A row for each network.
 
     Args:
         ranking: of `prrmse.ranking.ranking_table`.
@@ -142,9 +142,9 @@ def draw_ranking(ranking: pd.DataFrame, gain: pd.DataFrame, settings: Mapping[st
             title=f"{NET_NAMES.get(net, net)}: does it rank the sources?", xlabel="weighted Kendall tau with the gain"
         )
         own = gain[gain["net"] == net]
-        order = own.groupby("name")["gain"].max().sort_values(ascending=False)
-        _ranges(right, own, "gain", list(order.index), palette)
-        right.set(title="what each source gained", xlabel="gain in Dice over the own start")
+        own = own[own["arm"] == arms[0]].sort_values("gain", ascending=False)
+        _ranges(right, own, "gain", list(own["name"]), palette)
+        right.set(title=f"what each source gained, {arms[0]}", xlabel="gain in Dice over the own start")
     legend_above(figure, axes[:1], len(arms))
     n = f"{gain['n_runs'].max()} runs, {gain['n_patients'].max()} validation patients"
     text = f"{ranking['n_sources'].max()} sources of {ranking['n_models'].max()} base models, {n}. "
