@@ -95,10 +95,11 @@ def _add_tools(commands: Any) -> None:
     warmstart = command(
         "warmstart",
         "write a checkpoint with the advised pairs reused, and a list of what to freeze",
-        "prrmse warmstart init.safetensors --advice advice.json --out warm.safetensors",
+        "prrmse warmstart --network unet --arguments '{\"width\": 32}' --advice advice.json --out warm.safetensors",
     )
-    warmstart.add_argument("target", help="checkpoint of the network at its starting point")
+    warmstart.add_argument("target", nargs="?", help="checkpoint of the network at its start; or --network, drawn anew")
     _add_network(warmstart)
+    _add_seed(warmstart)
     warmstart.add_argument("--advice", help="of prrmse advise --out; its best source, if --source names no other")
     warmstart.add_argument("--source", help="without --advice, a checkpoint: all that fits is taken")
     warmstart.add_argument("--exclude", help="pairs to leave, e.g. W1,RM17")
@@ -119,7 +120,7 @@ def _add_tools(commands: Any) -> None:
     train.add_argument("--steps", type=int, default=1000, help="optimiser steps")
     train.add_argument("--learning-rate", type=float, default=0.001, help="of Adam; a cosine to zero")
     train.add_argument("--augment", action="store_true", help="flips, quarter turns, contrast")
-    train.add_argument("--seed", type=int, default=0, help="of the initialisation, the patients and the batches")
+    _add_seed(train)
     train.add_argument("--out", required=True, help="the .safetensors file")
 
 
@@ -130,6 +131,10 @@ def _add_network(tool: argparse.ArgumentParser, *, needed: bool = False) -> None
     if needed:
         return
     tool.add_argument("--partial", action="store_true", help="go on if not all of the target's tensors fit the network")
+
+
+def _add_seed(tool: argparse.ArgumentParser) -> None:
+    tool.add_argument("--seed", type=int, default=0, help="of a new network's start, of drawn patients and of batches")
 
 
 def _add_data(tool: argparse.ArgumentParser) -> None:

@@ -107,8 +107,10 @@ def advise(a: argparse.Namespace) -> None:
 
 
 def warmstart(a: argparse.Namespace) -> None:
-    """Write the target's state with the advised pairs of a source."""
-    network = target_network(a)
+    """Write the target's state, or that of a new network, with the advised pairs of a source."""
+    if not (a.target or a.network):
+        raise InputError("warmstart: name a checkpoint to start from, or --network to draw a new one")
+    network = target_network(a) if a.target else new_network(a)
     layers = inventory(network)
     if a.advice:
         layers, source = advised(a, layers)
@@ -132,12 +134,10 @@ def warmstart(a: argparse.Namespace) -> None:
 
 def train(a: argparse.Namespace) -> None:
     """Train a network on the training patients, write it, print Dice on the others."""
-    arguments = network_arguments(a)
-    own = a.network in NETS
+    network = new_network(a)
     slices = slices_of(a)
     training, measured = (part_of(slices, split, a) for split in ("train", a.split))
     model = f"{Path(a.data).stem}-seg"
-    network = initialise(a.network, arguments, "independent", "none", model, a.seed, None if own else a.network)
     taken = fitting(network, a.start, a.network) if a.start else {}
     network.load_state_dict({**network.state_dict(), **taken})
     layers = inventory(network)
@@ -166,9 +166,9 @@ def train(a: argparse.Namespace) -> None:
         resume=out.parent / f".{out.stem}.resume",
     )
     table = dice_table(evaluation.counts(evaluation.place(network)), evaluation.patients, evaluation.classes)
-    header: dict[str, Any] = {"net": a.network, "arguments": arguments, "model": model, "seed": a.seed}
+    header: dict[str, Any] = {"net": a.network, "arguments": network_arguments(a), "model": model, "seed": a.seed}
     header["params"] = settings
-    header |= {} if own else {"factory": a.network}
+    header |= {} if a.network in NETS else {"factory": a.network}
     header |= {"start": a.start, "freeze": a.freeze, "trained_on": drawn.patients()}
     header |= {"data": {"fingerprint": slices.fingerprint(), **slices.meta}, "computed": describe(compute_of(a))}
     save_checkpoint(network.cpu(), out, {**header, "layers": [layer._asdict() for layer in layers]})
@@ -240,6 +240,12 @@ def target_network(a: argparse.Namespace) -> nn.Module:
         )
     network.load_state_dict({**network.state_dict(), **fitted})
     return network.eval()
+
+
+def new_network(a: argparse.Namespace) -> nn.Module:
+    """A network at a start that depends on its name and ``--seed`` alone."""
+    factory = None if a.network in NETS else a.network
+    return initialise(a.network, network_arguments(a), "independent", "none", "", a.seed, factory)
 
 
 def network_arguments(a: argparse.Namespace) -> dict[str, Any]:
