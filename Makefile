@@ -2,7 +2,7 @@
 # make test   set up .venv and pass the tests
 # make bench  speed, as ratios against named baselines
 # make reproducibility  what a change re-runs, and the DVC round trip, printed as a table
-# make demo-page        the tables and pictures of docs/ from the last run
+# make demo-page        the tables and pictures of docs/ from the last run, after `snakemake evidence`
 # make lint   format, lint and types
 SHELL := /bin/bash
 PYTHON ?= python3

@@ -21,7 +21,8 @@ ROOT = Path(__file__).parents[1]
 TABLES = ROOT / "results" / "tables"
 CHECKPOINTS = ROOT / "results" / "checkpoints" / "unet"
 FIRST = "## Base models"
-CONTROLS = "## Controls"
+HOLDS = "## What holds"
+EVIDENCE_FIGURES = ("controls", "joint", "factorial", "ranking")
 
 
 def read(name: str) -> pd.DataFrame:
@@ -42,9 +43,12 @@ def main() -> None:
     page.write_text(head + "\n\n".join(parts) + "\n")
     evidence = ROOT / "docs" / "evidence.md"
     found = (ROOT / "results" / "evidence" / "evidence.md").read_text()
-    evidence.write_text(evidence.read_text().partition(CONTROLS)[0] + CONTROLS + found.partition(CONTROLS)[2])
+    for name in EVIDENCE_FIGURES:
+        found = found.replace(f"]({name}.png)", f"](images/{name}.png)")
+    evidence.write_text(evidence.read_text().partition(HOLDS)[0] + HOLDS + found.partition(HOLDS)[2])
     images = ROOT / "docs" / "images"
-    shutil.copy(ROOT / "results" / "evidence" / "controls.png", images)
+    for name in EVIDENCE_FIGURES:
+        shutil.copy(ROOT / "results" / "evidence" / f"{name}.png", images)
     for name in ("fig03", "verdict", "transfer"):
         shutil.copy(ROOT / "results" / "figures" / f"{name}.png", images)
     prrmse = [f"{Path(sys.executable).parent}/prrmse"]
