@@ -46,3 +46,9 @@ def cohorts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("acdc", "rvsc", "t1"):
         generate(name, root / name, patients=4, seed=3)
     return root
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files first, so that the workers end together."""
+    order = ["test_slurm.py", "test_workflow.py", "test_dvc.py", "test_tutorial.py"]
+    items.sort(key=lambda item: order.index(item.path.name) if item.path.name in order else len(order))

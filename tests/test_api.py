@@ -37,6 +37,12 @@ def smp_pspnet():
     return smp.PSPNet("resnet18", encoder_weights=None, in_channels=1, classes=3)
 
 
+def timm_model(name):
+    import timm
+
+    return timm.create_model(name, pretrained=False, num_classes=3, in_chans=1)
+
+
 SEGMENTATION = {"weights_backbone": None, "num_classes": 3}
 # Network, its input, and its numbers of W, B, RM and RW pairs, counted from its papers' or its own description.
 NETWORKS = {
@@ -51,6 +57,7 @@ NETWORKS = {
     "monai_unet_2d": (lambda: monai_unet(2), (1, 1, 32, 32), (10, 10, 0, 0)),
     "monai_unet_3d": (lambda: monai_unet(3), (1, 1, 16, 16, 16), (10, 10, 0, 0)),
     "smp_pspnet": (smp_pspnet, (1, 1, 64, 64), None),
+    "timm_resnet18": (lambda: timm_model("resnet18"), (1, 1, 32, 32), (20, 0, 20, 20)),
 }
 
 

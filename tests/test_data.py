@@ -592,11 +592,16 @@ def test_nnunet_with_two_channels(own, tmp_path):
 def test_channels_that_do_not_fit_are_refused(own):
     split = {"kind": "random", "train": 0.5, "val": 0.5}
     with_second_channel(own)
-    nets = {"unet": {"arguments": {"in_channels": 1}}, "mine": {"factory": "a:b", "in_channels": 2, "arguments": {}}}
+    nets = {"unet": {"arguments": {"in_channels": 1}}, "mine": {"factory": "a:b", "in_channels": 2, "out_channels": 5}}
     params = {"datasets": {"heart": spec(own, "nnunet", split=split)}, "nets": nets}
     with pytest.raises(InputError, match=r"nets\.unet: takes 1 image channels, datasets\.heart has 2; set .*arguments"):
         check_data(params)
-    nets["unet"]["arguments"]["in_channels"] = 2
+    nets["unet"]["arguments"] = {"in_channels": 2, "out_channels": 3}
+    with pytest.raises(
+        InputError, match=r"puts out 3 classes, datasets\.heart has 4 .*set nets\.unet\.arguments\.out_"
+    ):
+        check_data(params)
+    nets["unet"]["arguments"]["out_channels"] = 4
     check_data(params)
     path = sorted((own / "imagesTr").glob("*_0001.nii.gz"))[1]
     image = nib.load(path)

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import os
 import re
 import signal
 import subprocess
 import time
 
+import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from cohorts import write_nifti
 from tiny import CHANGES, ROOT, Folder
 
 from prrmse.ranking import SCORES
@@ -129,6 +133,18 @@ def test_results_edited_by_hand_are_refused_and_kept(finished, tmp_path):
     assert table.read_text() == (finished.path / "results/tables/swap.csv").read_text()
 
 
+def test_a_run_killed_before_it_recorded_its_output_is_no_edit_by_hand(finished, tmp_path):
+    """The file is complete and new, Snakemake's note of it is old: so it stands right after some kills."""
+    folder = finished.copy(tmp_path / "unrecorded")
+    table = folder.path / "results/tables/swap.csv"
+    table.write_text(table.read_text().replace("0.0", "0.9", 1))
+    marker = folder.path / ".snakemake/incomplete" / base64.urlsafe_b64encode(b"results/tables/swap.csv").decode()
+    marker.parent.mkdir(exist_ok=True)
+    marker.write_text('{"external_jobid": null}')
+    folder.must("snakemake", "--cores", "2")
+    assert table.read_text() == (finished.path / "results/tables/swap.csv").read_text()
+
+
 def test_a_killed_run_goes_on_where_it_stopped(finished, tmp_path):
     folder = Folder(tmp_path / "killed")
     first = [*sorted((folder.path / "results/checkpoints").glob("*/*/*.safetensors"))]
@@ -154,23 +170,61 @@ def test_a_killed_run_goes_on_where_it_stopped(finished, tmp_path):
     assert folder.must("prrmse", "diff", str(finished.path), ".") == "the same bytes in every file\n"
 
 
-def test_a_network_of_ones_own_by_params_alone(finished, tmp_path):
-    folder = finished.copy(tmp_path / "own")
-    arguments = {"spatial_dims": 2, "in_channels": 3, "out_channels": 4, "channels": [4, 8, 16], "strides": [2, 2]}
-    spec = {"factory": "monai.networks.nets:UNet", "arguments": {**arguments, "norm": "batch"}}
-    folder.change("nets.mine", {**spec, "in_channels": 3, "out_channels": 4, "pretrained": "none"})
-    folder.change("transfer.plan", "verdict")
-    folder.change("transfer.nets", ["mine"])
+def test_network_and_data_of_ones_own_by_params_alone(tmp_path):
+    """MONAI's UNet; two channels, two structures, two cases a patient, beside a phantom of one channel."""
+    folder = Folder(tmp_path / "own")
+    rng = np.random.default_rng(0)
+    root = folder.path / "data/raw/liver"
+    for case in [f"p{p}_{phase}" for p in range(4) for phase in ("arterial", "venous")]:
+        label = np.zeros((3, 40, 36), np.uint8)
+        label[:, 8:30, 8:28], label[:, 14:22, 14:22] = 1, 2
+        for channel in range(2):
+            image = label * (1 + channel) + 0.2 * rng.standard_normal(label.shape)
+            write_nifti(root / "imagesTr" / f"{case}_{channel:04d}.nii.gz", image.astype(np.float32))
+        write_nifti(root / "labelsTr" / f"{case}.nii.gz", label)
+    described = {"channel_names": {"0": "CT", "1": "PET"}, "labels": {"background": 0, "liver": 1, "tumour & rim": 2}}
+    (root / "dataset.json").write_text(json.dumps(described))
+    spec = {"format": "nnunet", "root": "data/raw/liver", "provenance": "synthetic", "spacing_mm": 1.0, "size": 32}
+    spec |= {"crop": "image", "split": {"kind": "random", "train": 2, "val": 2, "seed": 0}}
+    params = yaml.safe_load((folder.path / "params.yaml").read_text())
+    del params["datasets"]["acdc"]
+    params["datasets"]["liver"] = {**spec, "case_pattern": "(?P<patient>p[0-9]+)_(?P<frame>[a-z]+)"}
+    arguments = {"spatial_dims": 2, "in_channels": 2, "out_channels": 4, "channels": [4, 8, 16], "strides": [2, 2]}
+    net = {"factory": "monai.networks.nets:UNet", "arguments": {**arguments, "norm": "batch"}, "out_channels": 4}
+    params["nets"] = {"mine": {**net, "in_channels": 1, "pretrained": "none"}}
+    params["swap"]["sources"] = {"liver-seg": ["liver-auto", "t1-seg"]}
+    params["transfer"] |= {"target": "liver-seg", "sources": ["liver-auto", "t1-seg"], "samples": [2]}
+    params["transfer"] |= {"nets": ["mine"], "plan": "verdict"}
+    params["evidence"] |= {"sources": ["liver-auto", "t1-seg"], "nets": ["mine"]}
+    for change, message in (
+        (
+            {"factory": "monai.networks.nets:VNetwork"},
+            "nets.mine.factory: network monai.networks.nets:VNetwork: cannot be",
+        ),
+        ({}, "nets.mine: takes 1 image channels, datasets.liver has 2; set nets.mine.in_channels: 2"),
+        (
+            {"in_channels": 2, "out_channels": 2},
+            "nets.mine: puts out 2 classes, datasets.liver has 3 with the background",
+        ),
+    ):
+        folder.write({**params, "nets": {"mine": {**params["nets"]["mine"], **change}}})
+        assert message in folder.snakemake("--dry-run").stdout
+    params["nets"]["mine"]["in_channels"] = 2
+    folder.write(params)
     folder.must("snakemake", "--cores", "2")
+    results = folder.path / "results"
     for name in ("base", "swap", "rmse", "bn_shift", "verdict", "network", "transfer"):
-        table = pd.read_csv(folder.path / f"results/tables/{name}.csv")
-        assert "mine" in set(table["net"]), name
-    pairs = pd.read_csv(folder.path / "results/tables/verdict.csv").query("net == 'mine' and source == 't1-seg'")
+        assert set(pd.read_csv(results / f"tables/{name}.csv")["net"]) == {"mine"}, name
+    swap = pd.read_csv(results / "tables/swap.csv")
+    assert set(swap["class"]) == {"background", "liver", "tumour & rim", "mean", "mean_with_background"}
+    pairs = pd.read_csv(results / "tables/verdict.csv").query("source == 't1-seg'")
     assert pairs["kind"].value_counts().to_dict() == {"W": 5, "B": 5, "RM": 4, "RV": 4, "RW": 4, "RB": 4}
-    folder.change("nets.mine.factory", "monai.networks.nets:VNetwork")
-    refused = folder.snakemake()
-    assert refused.returncode != 0
-    assert "nets.mine.factory: network monai.networks.nets:VNetwork: cannot be imported" in refused.stdout
+    assert pairs["n_patients"].unique().tolist() == [2]
+    text = (results / "tables/transfer.md").read_text()
+    assert "tumour & rim" in text
+    assert "paper:" not in text
+    assert r"tumour \& rim" in (results / "tables/transfer.tex").read_text()
+    assert "tumour &amp; rim" in (results / "report.html").read_text()
 
 
 def test_evidence_is_its_own_target(finished, tmp_path):

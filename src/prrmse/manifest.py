@@ -97,8 +97,9 @@ def read_manifest(folder: str | Path) -> dict[str, Any]:
 def touched(folder: str | Path = ".") -> list[str]:
     """Files of the last complete run whose content was changed by something other than the workflow.
 
-    A file that Snakemake made anew since then has the time that Snakemake recorded for it; one that was only
-    copied (``dvc pull``) has another time but the same content. So a file was touched if neither fits.
+    A file that Snakemake made anew since then has the time that Snakemake recorded for it, or is still marked as being
+    made, if the run was killed before it could record that; one that was only copied (``dvc pull``) has another time
+    but the same content. So a file was touched if none of these fits.
     """
     folder = Path(folder)
     if not (folder / MANIFEST).is_file():
@@ -112,7 +113,10 @@ def touched(folder: str | Path = ".") -> list[str]:
 
 
 def _made_by_snakemake(folder: Path, file: str) -> bool:
-    record = folder / ".snakemake/metadata" / urlsafe_b64encode(file.encode()).decode()
+    key = urlsafe_b64encode(file.encode()).decode()
+    if (folder / ".snakemake/incomplete" / key).is_file():
+        return True
+    record = folder / ".snakemake/metadata" / key
     try:
         return bool(json.loads(record.read_text())["endtime"] == (folder / file).stat().st_mtime)
     except (OSError, ValueError, KeyError):

@@ -151,10 +151,10 @@ def _check_references(params: Params, where: str) -> None:
 
 
 def check_data(params: Params) -> None:
-    """Check that every data set that is not generated can be found, and that the networks take its channels.
+    """Check that every data set that is not generated can be found, and that the networks fit its channels and classes.
 
     Raises:
-        InputError: names the key, the path and where the data can be had, or the channels.
+        InputError: names the key, the path and where the data can be had; or the network.
     """
     own = {name: spec for name, spec in params["datasets"].items() if not spec.get("phantom")}
     if own:
@@ -163,10 +163,16 @@ def check_data(params: Params) -> None:
         for name, spec in own.items():
             found = check(name, spec)
             for net, of in params["nets"].items():
-                if found not in (1, image_channels(of)):
+                key = f"nets.{net}." if "factory" in of else f"nets.{net}.arguments."
+                if found.channels not in (1, image_channels(of)):
                     raise InputError(
-                        f"nets.{net}: takes {image_channels(of)} image channels, datasets.{name} has {found}; set "
-                        f"nets.{net}.{'in_channels' if 'factory' in of else 'arguments.in_channels'}: {found}"
+                        f"nets.{net}: takes {image_channels(of)} image channels, datasets.{name} has "
+                        f"{found.channels}; set {key}in_channels: {found.channels}"
+                    )
+                if found.classes > out_channels(of):
+                    raise InputError(
+                        f"nets.{net}: puts out {out_channels(of)} classes, datasets.{name} has {found.classes} with "
+                        f"the background; set {key}out_channels: {found.classes}"
                     )
 
 

@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import torch
 from torch import nn
+from tqdm import tqdm
 
 from prrmse.device import autocast, keep_freed_memory
 from prrmse.engine import Program, TracingError, outlines, rewrite, schedule, trace
@@ -138,7 +139,8 @@ def _run(
     reruns = [program.rerun(steps, plan.kept) for steps in changed]
     shape = (len(evaluation.patients), evaluation.channels)
     totals = torch.zeros((1 + len(changes), 3, *shape), dtype=torch.int64, device=evaluation.device)
-    for batch in evaluation.batches:
+    # A bar for who waits at a terminal; in a log of the workflow it would be noise.
+    for batch in tqdm(evaluation.batches, desc=f"{len(changes)} swaps", unit="batch", disable=None, leave=False):
         for start in range(0, len(batch.image), plan.slices):
             part = slice(start, start + plan.slices)
             masks = Masks(batch.label[part], batch.patient[part], shape)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -22,11 +22,15 @@ log = logging.getLogger(__name__)
 READERS: dict[str, ModuleType] = {"acdc": acdc, "rvsc": rvsc, "t1": t1, "nnunet": nnunet}
 
 
-def check(name: str, spec: dict[str, Any]) -> int:
-    """Pre-flight: the root exists and holds the layout. Cheap; `prepare` opens every file.
+class Contents(NamedTuple):
+    """What a network must take: image channels, and classes with the background."""
 
-    Returns:
-        Number of image channels.
+    channels: int
+    classes: int
+
+
+def check(name: str, spec: dict[str, Any]) -> Contents:
+    """Pre-flight: the root exists and holds the layout. Cheap; `prepare` opens every file.
 
     Raises:
         InputError: names the key, and where the data can be had.
@@ -43,14 +47,22 @@ def check(name: str, spec: dict[str, Any]) -> int:
             f"{key}: {root} holds no {spec['format']} data ({reader.LAYOUT}); set {key} in params.yaml to the folder "
             f"that does (to be had from {reader.SOURCE})"
         )
+    classes = max(_classes(spec)) + 1
     if spec["format"] != "nnunet":
-        return 1
+        return Contents(1, classes)
     try:
         for case, _, _ in nnunet.cases(root):
             nnunet.patient_and_frame(case, spec.get("case_pattern"))
     except InputError as e:
         raise InputError(f"datasets.{name}.{e}" if str(e).startswith("case_pattern") else str(e)) from None
-    return nnunet.channels(root)
+    return Contents(nnunet.channels(root), classes)
+
+
+def _classes(spec: dict[str, Any]) -> dict[int, str]:
+    """Label -> name of the structure."""
+    if spec["format"] == "nnunet":
+        return nnunet.classes(Path(spec["root"]))
+    return dict(READERS[spec["format"]].CLASSES)
 
 
 def raw_files(spec: dict[str, Any]) -> list[str]:
@@ -71,7 +83,7 @@ def prepare(name: str, spec: dict[str, Any]) -> Slices:
     """
     check(name, spec)
     root, reader = Path(spec["root"]), READERS[spec["format"]]
-    classes = reader.classes(root) if spec["format"] == "nnunet" else reader.CLASSES
+    classes = _classes(spec)
     files = reader.files(root)
     grid = Grid(spec["spacing_mm"], spec["size"], spec["crop"])
     images, labels, rows = [], [], []
