@@ -1,5 +1,7 @@
 """Controls say what they must: the planted truth of every one of them, on a trained network."""
 
+import dataclasses
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -26,7 +28,7 @@ def trained(net, seed, slices):
 
 @pytest.fixture(scope="module", params=["unet", "pspnet"])
 def swept(request):
-    """Sweeps of every control of a trained network, and of a source that is its other seed."""
+    """Sweeps of every control of a trained network, of its other seed, and of a source trained on another modality."""
     slices = request.getfixturevalue("slices")
     target, second = (trained(request.param, seed, slices) for seed in (0, 1))
     start = initialise(request.param, ARGUMENTS[request.param], "shared", "none", "a-seg", 0).state_dict()
@@ -37,6 +39,10 @@ def swept(request):
         states[name] = control_state(name, target, IMAGE, 1, others.get(name))
         table = sweep_table(target, states[name], evaluation, engine="fast", memory_mb=500)
         tables.append(table.assign(net=request.param, target="a-seg", source=name, seed=0))
+    inverted = dataclasses.replace(slices, image=-slices.image)
+    states["modality"] = trained(request.param, 0, inverted).state_dict()
+    table = sweep_table(target, states["modality"], evaluation, engine="fast", memory_mb=500)
+    tables.append(table.assign(net=request.param, target="a-seg", source="modality", seed=0))
     return target, states, pd.concat(tables).query("`class` == 'mean'").drop(columns="class")
 
 
@@ -69,6 +75,18 @@ def test_every_control_says_what_it_must(swept):
             torch.testing.assert_close(*norms, rtol=1e-4, atol=1e-6)
 
 
+def test_a_source_of_another_modality_is_harmful(swept):
+    """Trained from the same start on the negative. (Here, on squares, another seed does about as much harm.)"""
+    _, _, table = swept
+    found = control_summary(table, 0.05).set_index("control")
+    assert found.loc["modality", "drop_kernels"] > 0.05
+    assert found.loc["modality", "fraction_reusable"] < 1
+    relative = relative_table(table[table["source"] == "modality"], table, VERDICT)
+    kernels = relative[(relative["kind"] == "W") & ~relative["final"]]
+    assert kernels["reuse"].median() < 0.9
+    assert not kernels["equivalent"].astype(bool).all()
+
+
 def test_relative_is_relative_to_the_controls(swept):
     _, _, table = swept
     real = table[table["source"].isin(["seed", "random"])].replace({"seed": "b", "random": "c"})
@@ -81,7 +99,7 @@ def test_relative_is_relative_to_the_controls(swept):
     assert np.allclose(known, 0)
     summary = control_summary(table, 0.05)
     lines = source_summary(relative).set_index("source")
-    assert set(summary["control"]) == {*CONTROLS, "noise-b"}
+    assert set(summary["control"]) == {*CONTROLS, "noise-b", "modality"}
     assert lines.loc["b", "pairs no worse than another seed"] == 1
     assert lines.loc["c", "reuse of W (median)"] == pytest.approx(0)
     alone = relative_table(real, table[table["source"] != "seed"], VERDICT)

@@ -220,6 +220,8 @@ def test_network_and_data_of_ones_own_by_params_alone(tmp_path):
     pairs = pd.read_csv(results / "tables/verdict.csv").query("source == 't1-seg'")
     assert pairs["kind"].value_counts().to_dict() == {"W": 5, "B": 5, "RM": 4, "RV": 4, "RW": 4, "RB": 4}
     assert pairs["n_patients"].unique().tolist() == [2]
+    for name in ("swaps_mine", "rmse_mine"):
+        assert (results / f"figures/{name}.png").stat().st_size > 10000, "a network of one's own has its own figures"
     text = (results / "tables/transfer.md").read_text()
     assert "tumour & rim" in text
     assert "paper:" not in text

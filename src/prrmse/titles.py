@@ -1,5 +1,9 @@
 """Names and titles of the figures. What the paper's show is not public in text form: reconstructed [rec]."""
 
+from __future__ import annotations
+
+from collections.abc import Iterable
+
 FIGURES = {
     "fig03": "Fig. 3. Dice after swapping the kernel of one layer, UNet",
     "fig04": "Fig. 4. Dice after swapping the kernel of one layer, PSPNet",
@@ -14,6 +18,20 @@ FIGURES = {
     "verdict": "Verdicts: which parameters can be reused (ours)",
     "transfer": "Transfer: what reuse gains (ours)",
 }
+
+# Networks whose figures the paper numbers.
+NUMBERED = ("unet", "pspnet")
+
+
+def figure_titles(nets: Iterable[str]) -> dict[str, str]:
+    """Every figure of a run by its name: `FIGURES`, and for each network that the paper does not have two more."""
+    titles = dict(FIGURES)
+    for net in nets:
+        if net not in NUMBERED:
+            titles[f"swaps_{net}"] = f"Dice after swapping one parameter of one layer, {net}"
+            titles[f"rmse_{net}"] = f"RMSE of kernels between target and sources, {net}"
+    return titles
+
 
 # Sources of which the answer is known (`prrmse.controls`), in the order of tables; then one noise-SOURCE per source.
 CONTROLS = ("self", "aligned", "seed", "permuted", "rescaled", "start", "random", "shuffled")

@@ -21,7 +21,7 @@ from prrmse.params import (
     section,
     split_model,
 )
-from prrmse.titles import CONTROLS, FIGURES
+from prrmse.titles import CONTROLS, figure_titles
 
 try:
     check_params(config)

@@ -1,7 +1,7 @@
 """figures: every figure of the paper by its number, and two of ours.
 
 REQUIRED INPUTS: all tables
-OUTPUTS: results/figures/fig03 to fig12, verdict, transfer; each as SVG and PNG
+OUTPUTS: results/figures/fig03 to fig12, verdict, transfer, and two of each other network; each as SVG and PNG
 """
 
 
@@ -12,7 +12,7 @@ rule figures:
     output:
         expand(
             "results/figures/{name}.{format}",
-            name=FIGURES,
+            name=figure_titles(config["nets"]),
             format=["svg", "png"],
         ),
     log:

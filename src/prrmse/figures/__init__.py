@@ -12,8 +12,9 @@ from matplotlib.figure import Figure
 
 from prrmse.figures.distances import bn_shifts, rmse_by_layer, rmse_groups, rmse_matrices
 from prrmse.figures.outcome import transfer_gain, verdict_map
-from prrmse.figures.style import Tables, save, use_style
+from prrmse.figures.style import KIND_NAMES, Tables, save, use_style
 from prrmse.figures.swaps import swap_panels
+from prrmse.titles import NUMBERED
 
 BN_KINDS = ("RM", "RV", "RW", "RB")
 
@@ -38,6 +39,12 @@ def _write(tables: Tables, settings: Mapping[str, Any], out: Path, name: str) ->
 
 
 def _drawings(tables: Tables, settings: Mapping[str, Any]) -> dict[str, Callable[[], Figure]]:
+    others = {}
+    for net in (net for net in dict.fromkeys(tables["swap"]["net"]) if net not in NUMBERED):
+        own = tables["swap"][tables["swap"]["net"] == net]
+        kinds = [kind for kind in KIND_NAMES if kind in set(own["kind"])]
+        others[f"swaps_{net}"] = partial(swap_panels, tables, settings, [(net, kind) for kind in kinds], 2)
+        others[f"rmse_{net}"] = partial(rmse_by_layer, tables, settings, net)
     return {  # the slowest first, so that the two processes end together
         "verdict": lambda: verdict_map(tables, settings),
         "fig07": lambda: swap_panels(tables, settings, [("unet", kind) for kind in BN_KINDS], 2),
@@ -51,4 +58,5 @@ def _drawings(tables: Tables, settings: Mapping[str, Any]) -> dict[str, Callable
         "fig10": lambda: rmse_by_layer(tables, settings, "pspnet"),
         "fig12": lambda: rmse_groups(tables, settings),
         "transfer": lambda: transfer_gain(tables, settings),
+        **others,
     }

@@ -27,13 +27,14 @@ def rmse_by_layer(tables: Tables, settings: Mapping[str, Any], net: str) -> Figu
     rows = rows[(rows["net"] == net) & (rows["kind"] == "W")]
     rows = rows.merge(pairs, left_on=["model_a", "model_b"], right_on=["target", "source"])
     figure, axes = panel_grid(1, 2, 2.6)
+    name = NET_NAMES.get(net, net)
     for ax, column, label in zip(axes, ("rmse", "rmse_relative"), ("RMSE", "relative RMSE"), strict=True):
         if rows.empty:
-            absent(ax, f"{NET_NAMES[net]}: not in this run")
+            absent(ax, f"{name}: not in this run")
             continue
         for source, group in rows.groupby("source"):
             by_layer(ax, group, column, palette[source], str(source))
-        ax.set(title=f"{NET_NAMES[net]}: conv weight (W)", xlabel="layer (number of W)", ylabel=label)
+        ax.set(title=f"{name}: conv weight (W)", xlabel="layer (number of W)", ylabel=label)
         ax.set_ylim(bottom=0)
     legend_above(figure, axes[:1])
     footnote(figure, tables, _seeds(tables["rmse"]) + "Relative: 0 equal, 1 uncorrelated (ours). Layout reconstructed.")

@@ -28,14 +28,17 @@ def swap_panels(tables: Tables, settings: Mapping[str, Any], panels: list[tuple[
     swap = tables["swap"][tables["swap"]["class"] == "mean"]
     palette = colours(sorted(swap["source"].unique()), settings["palette"])
     figure, axes = panel_grid(-(-len(panels) // columns), columns, 2.3)
-    for ax, (net, kind) in zip(axes, panels, strict=True):
+    for ax, (net, kind) in zip(axes, panels, strict=False):
         rows = swap[(swap["net"] == net) & (swap["kind"] == kind)]
+        name = NET_NAMES.get(net, net)
         if rows.empty:
-            absent(ax, f"{NET_NAMES[net]}: not in this run")
+            absent(ax, f"{name}: not in this run")
             continue
         _panel(ax, rows, palette, settings["tolerance"])
-        ax.set_title(f"{NET_NAMES[net]}: {KIND_NAMES[kind]} ({kind})")
+        ax.set_title(f"{name}: {KIND_NAMES[kind]} ({kind})")
         ax.set_xlabel(f"layer (number of {kind})")
+    for ax in axes[len(panels) :]:
+        ax.set_axis_off()
     for ax in axes[::columns]:
         ax.set_ylabel(DICE)
     legend_above(figure, axes)

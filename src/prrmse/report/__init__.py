@@ -12,7 +12,7 @@ import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
 from prrmse.paper_table import comparison, note
-from prrmse.titles import FIGURES
+from prrmse.titles import figure_titles
 
 
 def render_report(
@@ -27,6 +27,7 @@ def render_report(
         environment: versions and machine.
     """
     base = tables["base"]
+    titles = figure_titles(base["net"].unique())
     return template("report.html.j2").render(
         provenance=sorted(set(tables["data"]["provenance"])),
         data=tables["data"].round(4),
@@ -35,8 +36,8 @@ def render_report(
         transfer=comparison(tables["transfer"]),
         transfer_note=note(tables["transfer"], tables["data"]),
         claims=tables["claims"],
-        images={name: inline(figures / f"{name}.png") for name in FIGURES},
-        titles=FIGURES,
+        images={name: inline(figures / f"{name}.png") for name in titles},
+        titles=titles,
         seeds=sorted(base["seed"].unique()),
         patients=int(tables["verdict"]["n_patients"].max()),
         verdict=params["verdict"],
