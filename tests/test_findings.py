@@ -132,15 +132,19 @@ def page(tmp_path):
         columns=["net", "source", "layer", "seed", "patient", "dice", "baseline"],
     ).assign(target="acdc-seg", kind="W", final=False)
     real = swaps["source"].isin(SOURCES)
-    draw_controls(swaps[~real], swaps[real], STYLE, tmp_path)
-    draw_joint(tables["joint"], STYLE, tmp_path)
-    draw_factorial(tables["factorial"], STYLE, tmp_path)
-    draw_ranking(tables["ranking"], tables["gain"], STYLE, tmp_path)
-    return tables, tmp_path
+
+    def draw(out):
+        draw_controls(swaps[~real], swaps[real], STYLE, out)
+        draw_joint(tables["joint"], STYLE, out)
+        draw_factorial(tables["factorial"], STYLE, out)
+        draw_ranking(tables["ranking"], tables["gain"], STYLE, out)
+
+    draw(tmp_path)
+    return tables, tmp_path, draw
 
 
 def test_the_page_says_everything_once_and_needs_nothing_else(page):
-    tables, folder = page
+    tables, folder, draw = page
     sections = evidence_sections(tables, PARAMS)
     html = evidence_html(sections, ["phantom"], folder)
     text = evidence_markdown(sections, ["phantom"])
@@ -154,4 +158,7 @@ def test_the_page_says_everything_once_and_needs_nothing_else(page):
     for name in ("controls", "joint", "factorial", "ranking"):
         assert f"({name}.png)" in text
         assert (folder / f"{name}.svg").stat().st_size > 2000
+    draw(folder / "again")
+    for path in folder.glob("*.svg"):
+        assert path.read_bytes() == (folder / "again" / path.name).read_bytes(), path.name
     assert all(label in text for _, label in SCORES.values())

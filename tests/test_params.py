@@ -8,7 +8,7 @@ import yaml
 from jsonschema import Draft202012Validator
 
 from prrmse.errors import InputError
-from prrmse.params import check_data, check_params, models, read_params, schema, section
+from prrmse.params import check_data, check_networks, check_params, models, read_params, schema, section
 
 ROOT = Path(__file__).parents[1]
 DEMO = yaml.safe_load((ROOT / "params.yaml").read_text())
@@ -103,3 +103,17 @@ def test_section_is_stable_and_holds_what_was_asked():
 
 def test_models_are_all_data_sets_and_tasks():
     assert models(DEMO) == ["acdc-seg", "acdc-auto", "t1-seg", "t1-auto", "rvsc-seg", "rvsc-auto"]
+
+
+@pytest.mark.parametrize(
+    ("factory", "expected"),
+    [
+        ("torch.nn:Nothing", "nets.mine.factory: network torch.nn:Nothing: cannot be imported"),
+        ("torch.nn:ReLU", "nets.mine.factory: torch.nn:ReLU has no convolution and no normalisation"),
+        ("torch.nn:Conv2d", "nets.mine.factory: network torch.nn:Conv2d: "),
+    ],
+)
+def test_a_network_that_cannot_be_built_is_one_line(factory, expected):
+    with pytest.raises(InputError) as e:
+        check_networks({"nets": {"mine": {"factory": factory, "arguments": {}}}})
+    assert expected in str(e.value)

@@ -196,19 +196,9 @@ def test_network_and_data_of_ones_own_by_params_alone(tmp_path):
     params["transfer"] |= {"target": "liver-seg", "sources": ["liver-auto", "t1-seg"], "samples": [2]}
     params["transfer"] |= {"nets": ["mine"], "plan": "verdict"}
     params["evidence"] |= {"sources": ["liver-auto", "t1-seg"], "nets": ["mine"]}
-    for change, message in (
-        (
-            {"factory": "monai.networks.nets:VNetwork"},
-            "nets.mine.factory: network monai.networks.nets:VNetwork: cannot be",
-        ),
-        ({}, "nets.mine: takes 1 image channels, datasets.liver has 2; set nets.mine.in_channels: 2"),
-        (
-            {"in_channels": 2, "out_channels": 2},
-            "nets.mine: puts out 2 classes, datasets.liver has 3 with the background",
-        ),
-    ):
-        folder.write({**params, "nets": {"mine": {**params["nets"]["mine"], **change}}})
-        assert message in folder.snakemake("--dry-run").stdout
+    folder.write(params)
+    refused = folder.snakemake("--dry-run").stdout
+    assert "nets.mine: takes 1 image channels, datasets.liver has 2; set nets.mine.in_channels: 2" in refused
     params["nets"]["mine"]["in_channels"] = 2
     folder.write(params)
     folder.must("snakemake", "--cores", "2")

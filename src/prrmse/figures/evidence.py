@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import seaborn as sns
 
 from prrmse.figures.style import NET_NAMES, by_layer, colours, footnote, legend_above, panel_grid, save, use_style
 from prrmse.ranking import SCORES, START
@@ -30,18 +29,19 @@ def draw_controls(controls: pd.DataFrame, swaps: pd.DataFrame, settings: Mapping
     order = [*ranked(list(controls["source"].unique())), *sorted(swaps["source"].unique())]
     real = set(swaps["source"])
     nets = list(dict.fromkeys(points["net"]))
+    jitter = np.random.default_rng(0)
     figure, axes = panel_grid(1, len(nets), 0.6 + 0.2 * len(order))
     for ax, net in zip(axes, nets, strict=True):
         ax.axvspan(min(0.0, points["drop"].min()), settings["tolerance"], color="0.93", zorder=0)
-        sns.stripplot(
-            points[points["net"] == net], x="drop", y="source", order=order, ax=ax, size=3, alpha=0.7, jitter=0.2,
-            hue="source", hue_order=order, palette=["C0" if name in real else "0.45" for name in order], legend=False,
-        )  # fmt: skip
+        for i, name in enumerate(order):
+            drops = points[(points["net"] == net) & (points["source"] == name)]["drop"]
+            height = i + jitter.uniform(-0.2, 0.2, len(drops))
+            ax.plot(drops, height, ".", markersize=4, alpha=0.7, color="C0" if name in real else "0.45")
         means = points[points["net"] == net].groupby("source")["drop"].mean().reindex(order)
         ax.plot(means.to_numpy(), range(len(order)), linestyle="none", marker="|", markersize=11, color="black")
         ax.set(title=NET_NAMES.get(net, net), xlabel="loss of Dice, one kernel (W) swapped", ylabel="")
-        if ax is not axes[0]:
-            ax.set_yticklabels([])
+        ax.set_yticks(range(len(order)), order if ax is axes[0] else [])
+        ax.invert_yaxis()
     seeds, patients = rows["seed"].nunique(), rows["patient"].nunique()
     footnote(
         figure,
