@@ -113,3 +113,15 @@ def test_report_is_self_contained_and_says_phantom(drawn):
     assert "http" not in page.replace("https://", "").split("<body>")[0]
     for i in range(1, 9):
         assert f"<td>{i}</td>" in page
+
+
+def test_report_of_other_networks_shows_their_figures_only(drawn, tmp_path):
+    tables, _ = drawn
+    own = {
+        k: t[t["net"] == "pspnet"].replace({"net": {"pspnet": "mine"}}) if "net" in t else t for k, t in tables.items()
+    }
+    draw_figures(own, STYLE, tmp_path)
+    page = render_report({**own, "claims": claims(own, "acdc-seg")}, tmp_path, {"verdict": VERDICT}, {"torch": "1"})
+    assert page.count("data:image/png;base64,") == 4
+    for title in ("one parameter of one layer, mine", "between target and sources, mine"):
+        assert title in page

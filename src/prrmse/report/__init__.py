@@ -12,7 +12,7 @@ import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
 from prrmse.paper_table import comparison, note
-from prrmse.titles import figure_titles
+from prrmse.titles import NUMBERED, figure_titles
 
 
 def render_report(
@@ -27,7 +27,9 @@ def render_report(
         environment: versions and machine.
     """
     base = tables["base"]
-    titles = figure_titles(base["net"].unique())
+    nets = set(base["net"])
+    # The paper's figures are empty in a run without its networks.
+    titles = {k: v for k, v in figure_titles(base["net"].unique()).items() if nets & set(NUMBERED) or k[:3] != "fig"}
     return template("report.html.j2").render(
         provenance=sorted(set(tables["data"]["provenance"])),
         data=tables["data"].round(4),
