@@ -95,11 +95,11 @@ def checkpoint(net, model, seed):
 
 def raw_data(wildcards):
     """A phantom's manifest, or every file of a data set that the user brought."""
-    from prrmse.data.prepare import raw_files
-
     spec = config["datasets"][wildcards.dataset]
     if spec.get("phantom"):
         return f"data/phantom/{wildcards.dataset}.sha256"
+    from prrmse.data.prepare import raw_files  # takes a second
+
     return raw_files(spec)
 
 

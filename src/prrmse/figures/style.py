@@ -55,6 +55,7 @@ def panel_grid(rows: int, columns: int, height: float) -> tuple[Figure, list[Axe
     figure, axes = plt.subplots(
         rows, columns, figsize=(PAGE_INCHES, height * rows), layout="constrained", squeeze=False
     )
+    figure.set_layout_engine("none")  # until it is saved: each of seaborn's heatmaps would lay it out anew
     return figure, list(axes.flat)
 
 
@@ -82,6 +83,8 @@ def legend_above(figure: Figure, axes: Sequence[Axes], columns: int = 4) -> None
 def save(figure: Figure, name: str, out: Path, settings: Mapping[str, Any]) -> None:
     """Write SVG and PNG, the same bytes for the same figure."""
     out.mkdir(parents=True, exist_ok=True)
+    figure.set_layout_engine("constrained")
     figure.savefig(out / f"{name}.svg", bbox_inches="tight", metadata={"Date": None, "Creator": None})
+    figure.set_layout_engine("none")  # laid out once for both
     figure.savefig(out / f"{name}.png", bbox_inches="tight", dpi=settings["dpi"], metadata={"Software": None})
     plt.close(figure)
