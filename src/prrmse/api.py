@@ -30,7 +30,7 @@ from tqdm import tqdm
 from prrmse.bootstrap import bootstrap_mean
 from prrmse.distance import distance_table
 from prrmse.evaluate import Evaluation
-from prrmse.features import sample_pixels
+from prrmse.features import Pixels, sample_pixels
 from prrmse.foreign import fit, read_state
 from prrmse.layers import Layer, inventory, inventory_of_state, swap
 from prrmse.metrics import dice_table
@@ -176,6 +176,9 @@ def advise(
     settings = {"level": level, "resamples": resamples}
     everything = inventory(model)
     own = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    pixels = (
+        sample_pixels(evaluate, PIXELS, derive_seed("advise", "pixels")) if isinstance(evaluate, Evaluation) else None
+    )
     verdicts, ranking = [], []
     for name, source in sources.items():
         fitted, _ = fit(own, _state(source))
@@ -201,7 +204,7 @@ def advise(
             "n_cases": len(change),
             "rmse_relative": distances["rmse_relative"].median(),
             "missing": len(everything) - len(verdict),
-            **(_scores(model, fitted, evaluate) if isinstance(evaluate, Evaluation) else {}),
+            **(_scores(model, fitted, evaluate, pixels) if isinstance(evaluate, Evaluation) and pixels else {}),
         })  # fmt: skip
     ordered = pd.DataFrame(ranking).sort_values(["reusable_scalars", "joint_change"], ascending=False)
     return Advice(ordered.reset_index(drop=True), pd.concat(verdicts, ignore_index=True))
@@ -268,11 +271,10 @@ def _mean_dice(evaluation: Evaluation, counts: Any) -> dict[str, float]:
     return dict(zip(rows["patient"], rows["dice"], strict=True))
 
 
-def _scores(model: nn.Module, fitted: dict, evaluation: Evaluation) -> dict[str, float]:
+def _scores(model: nn.Module, fitted: dict, evaluation: Evaluation, pixels: Pixels) -> dict[str, float]:
     """Of the source's features in the target's network. Whether its outputs are classes is not known: no LEEP."""
     source = copy.deepcopy(model)
     source.load_state_dict({**model.state_dict(), **fitted})
-    pixels = sample_pixels(evaluation, PIXELS, derive_seed("advise", "pixels"))
     return feature_scores(source.eval(), evaluation, pixels, Watch(), has_classes=False)
 
 

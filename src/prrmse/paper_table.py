@@ -7,6 +7,8 @@ from typing import NamedTuple
 
 import pandas as pd
 
+from prrmse.markdown import markdown_table
+
 
 class PaperRow(NamedTuple):
     """One printed row: PSPNet, ACDC segmentation, validation Dice of class-0..3 and the printed mean."""
@@ -119,10 +121,7 @@ def note(transfer: pd.DataFrame, data: pd.DataFrame) -> str:
 
 def transfer_markdown(transfer: pd.DataFrame, data: pd.DataFrame) -> str:
     """The table in Markdown."""
-    table = comparison(transfer)
-    lines = [" | ".join(table.columns), " | ".join("---" for _ in table.columns)]
-    lines += [" | ".join(row) for row in table.itertuples(index=False)]
-    return "\n".join(f"| {line} |" for line in lines) + f"\n\n{note(transfer, data)}\n"
+    return f"{markdown_table(comparison(transfer))}\n\n{note(transfer, data)}\n"
 
 
 def transfer_latex(transfer: pd.DataFrame, data: pd.DataFrame) -> str:

@@ -55,8 +55,9 @@ def sweep(
         ValueError: a source tensor is missing or has another shape (before anything runs).
         InputError: the bound is too small for one slice.
     """
+    own = network.state_dict()
     for layer in layers:
-        check_fits(source, network.state_dict(), layer.tensor)
+        check_fits(source, own, layer.tensor)
     changes = [{layer.tensor: source[layer.tensor]} for layer in layers]
     return sweep_changes(network, changes, evaluation, engine=engine, memory_mb=memory_mb)
 

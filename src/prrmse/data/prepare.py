@@ -50,11 +50,12 @@ def check(name: str, spec: dict[str, Any]) -> Contents:
     classes = max(_classes(spec)) + 1
     if spec["format"] != "nnunet":
         return Contents(1, classes)
+    cases = nnunet.cases(root)
     try:
-        for case, _, _ in nnunet.cases(root):
+        for case, _, _ in cases:
             nnunet.patient_and_frame(case, spec.get("case_pattern"))
     except InputError as e:
-        raise InputError(f"datasets.{name}.{e}" if str(e).startswith("case_pattern") else str(e)) from None
+        raise InputError(f"datasets.{name}.{e}") from None
     return Contents(nnunet.channels(root), classes)
 
 

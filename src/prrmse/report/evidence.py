@@ -146,5 +146,4 @@ def evidence_html(sections: Sequence[Section], provenance: Sequence[str], figure
         sections=sections,
         provenance=list(provenance),
         images={s.figure: inline(figures / f"{s.figure}.png") for s in sections if s.figure},
-        titles={s.figure: s.caption for s in sections if s.figure},
     )
