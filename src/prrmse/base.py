@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -48,19 +49,27 @@ def train_base(net: str, model: str, seed: int, data: Path, params: dict[str, An
         resume=checkpoint.parent / f".{checkpoint.stem}.resume",
     )
     table = evaluate(network, slices, task, params["compute"], spec)
-    header = {
-        "net": net,
+    header = {"net": net, "model": model, "seed": seed, "params": params}
+    save_checkpoint(network.cpu(), checkpoint, {**header, **provenance(network, spec, slices, params["compute"])})
+    return table
+
+
+def provenance(network: nn.Module, spec: Mapping[str, Any], slices: Slices, compute: dict[str, Any]) -> dict[str, Any]:
+    """What a checkpoint's header says of network, data and machine: arguments, factory, data, computed, layers.
+
+    Args:
+        network: what is saved.
+        spec: ``arguments``, and ``factory`` where it is not ours.
+        slices: the data set that it was trained on.
+        compute: device, precision, threads.
+    """
+    return {
         "arguments": spec["arguments"],
         **({"factory": spec["factory"]} if "factory" in spec else {}),
-        "model": model,
-        "seed": seed,
-        "params": params,
         "data": {"fingerprint": slices.fingerprint(), **slices.meta},
-        "computed": describe(params["compute"]),
+        "computed": describe(compute),
         "layers": [layer._asdict() for layer in inventory(network)],
     }
-    save_checkpoint(network.cpu(), checkpoint, header)
-    return table
 
 
 def evaluate(

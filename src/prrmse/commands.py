@@ -16,10 +16,11 @@ import torch
 from torch import nn
 
 from prrmse import api
+from prrmse.base import provenance
 from prrmse.checkpoint import load_network, save_checkpoint
 from prrmse.data.prepare import prepare
 from prrmse.data.slices import Slices, load_slices
-from prrmse.device import describe, make_deterministic
+from prrmse.device import make_deterministic
 from prrmse.errors import InputError
 from prrmse.evaluate import Evaluation, output_of, prediction_of
 from prrmse.foreign import fit, read_state
@@ -166,12 +167,10 @@ def train(a: argparse.Namespace) -> None:
         resume=out.parent / f".{out.stem}.resume",
     )
     table = dice_table(evaluation.counts(evaluation.place(network)), evaluation.patients, evaluation.classes)
-    header: dict[str, Any] = {"net": a.network, "arguments": network_arguments(a), "model": model, "seed": a.seed}
-    header["params"] = settings
-    header |= {} if a.network in NETS else {"factory": a.network}
+    spec = {"arguments": network_arguments(a), **({} if a.network in NETS else {"factory": a.network})}
+    header = {"net": a.network, "model": model, "seed": a.seed, "params": settings}
     header |= {"start": a.start, "freeze": a.freeze, "trained_on": drawn.patients()}
-    header |= {"data": {"fingerprint": slices.fingerprint(), **slices.meta}, "computed": describe(compute_of(a))}
-    save_checkpoint(network.cpu(), out, {**header, "layers": [layer._asdict() for layer in layers]})
+    save_checkpoint(network.cpu(), out, {**header, **provenance(network, spec, slices, compute_of(a))})
     show(mean_over_patients(table, ["class"]).assign(n_train=len(drawn.patients())), a)
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -67,22 +69,20 @@ def features(
         at = [torch.from_numpy(index).to(value.device) for index in (pixels.slice[here] - first, row, column)]
         found.setdefault(key, []).append(value[at[0], :, at[1], at[2]].float().cpu().numpy())
 
-    hooks = []
     modules = dict(evaluation.place(network).named_modules())
-    for path in inputs:
-        hooks.append(modules[path].register_forward_pre_hook(lambda _, args, key=("in", path): keep(key, args[0])))
-    for path in outputs:
-        hooks.append(modules[path].register_forward_hook(lambda _, __, made, key=("out", path): keep(key, made)))
     order, first = [], 0
-    try:
+    with ExitStack() as hooks:
+        for path in inputs:
+            hook = partial(lambda key, _, args: keep(key, args[0]), ("in", path))
+            hooks.enter_context(modules[path].register_forward_pre_hook(hook))
+        for path in outputs:
+            hook = partial(lambda key, _, __, made: keep(key, made), ("out", path))
+            hooks.enter_context(modules[path].register_forward_hook(hook))
         for batch in evaluation.batches:
             here = np.flatnonzero((pixels.slice >= first) & (pixels.slice < first + len(batch.image)))
             order.append(here)
             keep(("own", ""), output_of(network(batch.image)))
             first += len(batch.image)
-    finally:
-        for hook in hooks:
-            hook.remove()
     back = np.argsort(np.concatenate(order))
     values = {key: np.concatenate(parts)[back] for key, parts in found.items()}
     sides = [{path: value for (kind, path), value in values.items() if kind == side} for side in ("in", "out")]

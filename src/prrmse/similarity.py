@@ -21,6 +21,7 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Mapping
+from contextlib import ExitStack
 
 import numpy as np
 import pandas as pd
@@ -128,25 +129,21 @@ def _weighted(target: nn.Module, source: State, kernels: list[Layer], evaluation
     """``rmse_weighted``: by running the difference of the kernels, and the kernel, on the layer's inputs."""
     sums = {layer.module: np.zeros(2) for layer in kernels}
     evaluation.place(target)
-    hooks = []
-    for layer in kernels:
-        module = target.get_submodule(layer.module)
-        assert isinstance(module, nn.modules.conv._ConvNd)
-        pair = [copy.deepcopy(module), copy.deepcopy(module)]
-        pair[0].weight.copy_(source[layer.tensor].to(module.weight) - module.weight)
-        for each in pair:
-            each.bias = None
+    with ExitStack() as hooks:
+        for layer in kernels:
+            module = target.get_submodule(layer.module)
+            assert isinstance(module, nn.modules.conv._ConvNd)
+            pair = [copy.deepcopy(module), copy.deepcopy(module)]
+            pair[0].weight.copy_(source[layer.tensor].to(module.weight) - module.weight)
+            for each in pair:
+                each.bias = None
 
-        def add(_: nn.Module, args: tuple, pair: list = pair, total: np.ndarray = sums[layer.module]) -> None:
-            total += [float(each(args[0]).double().square().sum()) for each in pair]
+            def add(_: nn.Module, args: tuple, pair: list = pair, total: np.ndarray = sums[layer.module]) -> None:
+                total += [float(each(args[0]).double().square().sum()) for each in pair]
 
-        hooks.append(module.register_forward_pre_hook(add))
-    try:
+            hooks.enter_context(module.register_forward_pre_hook(add))
         for batch in evaluation.batches:
             target(batch.image)
-    finally:
-        for hook in hooks:
-            hook.remove()
     return {path: float(np.sqrt(a / b)) if b > 0 else float("nan") for path, (a, b) in sums.items()}
 
 

@@ -18,7 +18,7 @@ import pandas as pd
 import torch
 from torch import nn
 
-from prrmse.checkpoint import load_checkpoint, load_network
+from prrmse.checkpoint import load_network
 from prrmse.data.slices import load_slices
 from prrmse.device import make_deterministic
 from prrmse.evaluate import Evaluation
@@ -63,7 +63,7 @@ def transferability(
     make_deterministic(compute["threads"])
     target_network, head = load_network(target, spec.get("factory"))
     source_network, source_head = load_network(source, spec.get("factory"))
-    state = load_checkpoint(source)[0]
+    state = {name: tensor.clone() for name, tensor in source_network.state_dict().items()}
     net, model, source_model = head["net"], head["model"], source_head["model"]
     begun = starting_point(net, spec, params["init"], model, head["seed"]).state_dict()
     begun_source = starting_point(net, spec, params["init"], source_model, source_head["seed"]).state_dict()
