@@ -7,6 +7,7 @@ import multiprocessing
 import time
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -21,7 +22,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from prrmse.data.slices import Slices
 from prrmse.device import choose_device, make_deterministic
-from prrmse.engine import outlines, rewrite, trace
+from prrmse.engine import onednn, outlines, rewrite, trace
 from prrmse.evaluate import Evaluation
 from prrmse.layers import Layer, inventory
 from prrmse.metrics import Counts, dice
@@ -124,6 +125,7 @@ def against_the_floor(slices: int) -> str:
 
 
 @torch.inference_mode()
+@mock.patch.object(onednn, "ORDER", None)  # the counter knows torch's convolutions, not oneDNN's own
 def operations_of(target: nn.Module, source: dict[str, torch.Tensor], layers: list[Layer], on: Evaluation) -> int:
     """Floating-point operations of all convolutions and matrix products of a sweep, for one slice."""
     image = on.batches[0].image[:1]

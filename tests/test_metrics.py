@@ -19,6 +19,22 @@ def test_counts_give_dice_per_patient_volume():
             assert found[p, c] == 2 * (a & b).sum() / (a.sum() + b.sum())
 
 
+def test_counting_scores_is_counting_their_first_largest_class():
+    generator = torch.Generator().manual_seed(0)
+    distinct = torch.randn((3, 4, 8, 8), generator=generator)
+    equal = torch.randint(0, 2, distinct.shape, generator=generator).float()
+    undefined = distinct.clone()
+    undefined[0, 1, 2, 3] = torch.nan
+    both = equal.clone()  # one class too many here, one too few there
+    both[0], both[1] = distinct[0], distinct[1]
+    both[0, :, 0, 0] = torch.nan
+    both[1, :, 0, 0] = 1.0
+    label = torch.randint(0, 4, (3, 8, 8), generator=generator)
+    masks = Masks(label, torch.tensor([0, 1, 0]), (2, 4))
+    for scores in (distinct, equal, undefined, both, distinct.bfloat16(), torch.zeros_like(distinct)):
+        assert torch.equal(masks.count_largest(scores), masks.count(scores.argmax(1)))
+
+
 def test_structure_in_neither_mask_does_not_count_and_in_one_is_zero():
     counts = Counts(np.array([[5, 0, 0]]), np.array([[5, 0, 3]]), np.array([[5, 0, 0]]))
     assert np.isnan(dice(counts)[0, 1])

@@ -12,7 +12,7 @@ from torch import nn
 from prrmse.data.slices import Slices
 from prrmse.device import autocast, choose_device, choose_precision
 from prrmse.errors import InputError
-from prrmse.metrics import Counts, Masks
+from prrmse.metrics import Counts, Masks, classes_of
 from prrmse.params import image_channels, out_channels
 
 
@@ -32,11 +32,7 @@ def output_of(made: Any) -> torch.Tensor:
 
 def prediction_of(made: Any) -> torch.Tensor:
     """Classes ``[N, H, W]`` of what a network makes of ``[N, C, H, W]``."""
-    output = output_of(made)
-    if output.ndim != 4:
-        return output.argmax(1)
-    # In this layout the classes of a pixel lie side by side: ten times faster on a CPU.
-    return output.contiguous(memory_format=torch.channels_last).argmax(1)
+    return classes_of(output_of(made))
 
 
 def with_channels(image: torch.Tensor, channels: int) -> torch.Tensor:
@@ -97,7 +93,7 @@ class Evaluation:
         shape = (len(self.patients), self.channels)
         total = torch.zeros((3, *shape), dtype=torch.int64, device=self.device)
         for output, batch in zip(outputs, self.batches, strict=True):
-            total += Masks(batch.label, batch.patient, shape).count(prediction_of(output))
+            total += Masks(batch.label, batch.patient, shape).count_largest(output_of(output))
         return Counts(*total.cpu().numpy())
 
     @torch.inference_mode()

@@ -17,6 +17,12 @@ class Counts(NamedTuple):
     true: np.ndarray
 
 
+def classes_of(scores: torch.Tensor) -> torch.Tensor:
+    """Classes ``[N, ...]`` of scores ``[N, C, ...]``: the first of the largest."""
+    # In this layout the classes of a pixel lie side by side: ten times faster on a CPU.
+    return (scores.contiguous(memory_format=torch.channels_last) if scores.ndim == 4 else scores).argmax(1)
+
+
 class Masks:
     """The truth of some slices, against which many predictions are counted on the device, without a synchronisation.
 
@@ -40,12 +46,34 @@ class Masks:
         Args:
             prediction: integer classes ``[N, H, W]``.
         """
+        return self._totals(self._confusion(self._one_hot(prediction)))
+
+    def count_largest(self, scores: torch.Tensor) -> torch.Tensor:
+        """`count` of `classes_of` the scores.
+
+        Args:
+            scores: ``[N, C, H, W]``.
+        """
+        fits = scores.dtype is torch.float32 and scores.shape[1] == self.shape[1]
+        if fits and scores.device.type == "cpu":
+            # A comparison of whole planes is three times faster than argmax; equal scores and NaN are left to that.
+            planes = scores.flatten(2).contiguous()
+            largest = planes.amax(1, keepdim=True)
+            confusion = self._confusion(torch.eq(planes, largest, out=torch.empty_like(planes)))
+            if int(confusion.sum()) == largest.numel() and not bool(largest.sum().isnan()):
+                return self._totals(confusion)
+        return self.count(classes_of(scores))
+
+    def _confusion(self, one_hot: torch.Tensor) -> torch.Tensor:
+        """``[N, true, predicted]`` of predictions ``[N, C, pixels]``."""
         # A matrix product of zeros and ones in float32 is exact below 2^24 pixels a slice; torch.bincount would wait
         # for the device.
-        with torch.autocast(prediction.device.type, enabled=False):
-            confusion = torch.bmm(self._truth, self._one_hot(prediction).transpose(1, 2)).long()  # [N, true, predicted]
+        with torch.autocast(one_hot.device.type, enabled=False):
+            return torch.bmm(self._truth, one_hot.transpose(1, 2)).long()
+
+    def _totals(self, confusion: torch.Tensor) -> torch.Tensor:
         per_slice = torch.stack([confusion.diagonal(dim1=1, dim2=2), confusion.sum(1), confusion.sum(2)])
-        total = torch.zeros((3, *self.shape), dtype=torch.int64, device=prediction.device)
+        total = torch.zeros((3, *self.shape), dtype=torch.int64, device=confusion.device)
         return total.index_add_(1, self.patient, per_slice)
 
 

@@ -21,7 +21,7 @@ from tqdm import tqdm
 from prrmse.device import autocast, keep_freed_memory
 from prrmse.engine import Program, TracingError, outlines, rewrite, schedule, trace
 from prrmse.engine.steps import Step
-from prrmse.evaluate import Evaluation, prediction_of
+from prrmse.evaluate import Evaluation, output_of
 from prrmse.layers import Layer, check_fits
 from prrmse.metrics import Counts, Masks
 
@@ -147,14 +147,14 @@ def _run(
             masks = Masks(batch.label[part], batch.patient[part], shape)
             recorded = record.run({program.image: batch.image[part]})
             output = recorded[program.output] if program.output in plan.kept else recorded.pop(program.output)
-            unchanged = masks.count(prediction_of(output))
+            unchanged = masks.count_largest(output_of(output))
             del output
             totals[0] += unchanged
             for i, rerun in enumerate(reruns):
                 if not changed[i]:  # tensors that the network does not use
                     totals[1 + i] += unchanged
                     continue
-                totals[1 + i] += masks.count(prediction_of(rerun.run(recorded)[program.output]))
+                totals[1 + i] += masks.count_largest(output_of(rerun.run(recorded)[program.output]))
             del recorded, masks  # before the next ones are made
     found: np.ndarray = totals.cpu().numpy()
     return found

@@ -9,7 +9,7 @@ import torch
 from torch import fx, nn
 from torch.utils import _pytree as pytree
 
-from prrmse.engine.steps import Affine, Call, Conv, Step
+from prrmse.engine.steps import Call, Step, folded
 
 IN_PLACE = {"iadd", "isub", "imul", "itruediv", "setitem"}
 
@@ -64,7 +64,7 @@ class Program:
 
     def __init__(self, image: str, output: str, steps: Mapping[str, Step]) -> None:
         self.image, self.output, self.steps = image, output, dict(steps)
-        self._folded: dict[str, Conv] = {}
+        self._folded: dict[tuple[int, int], tuple[Step | None, Step, Step]] = {}
 
     def readers(self, tensor: str) -> list[str]:
         """The steps that a tensor of the network's state takes part in (several if a module is used twice)."""
@@ -94,13 +94,16 @@ class Program:
         """Make one step of each unchanged convolution and what follows it, if nothing else needs its value."""
         users = users_of(steps)
         for name, step in list(steps.items()):
-            if isinstance(step, Affine) and name not in changed and step.source not in changed:
-                conv = steps.get(step.source)
-                if isinstance(conv, Conv) and len(users[step.source]) == 1:
-                    if name not in self._folded:
-                        self._folded[name] = step.folded_into(conv)
-                    steps[name] = self._folded[name]
-                    del steps[step.source]
+            source = step.inputs[0] if step.inputs else ""
+            if source not in steps or len(users[source]) > 1 or name in changed or source in changed:
+                continue
+            before = steps[source]
+            key = id(before), id(step)
+            if key not in self._folded:
+                self._folded[key] = folded(before, step), before, step  # alive, so that the key stays theirs
+            if (both := self._folded[key][0]) is not None:
+                steps[name] = both
+                del steps[source]
         return steps
 
 

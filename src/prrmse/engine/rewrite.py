@@ -4,7 +4,9 @@
   them: a swap of its bias or of a BN tensor re-runs the second only. Where neither is swapped they become one.
 - A convolution over concatenated maps becomes a sum of convolutions of each: the part that a skip connection brings
   does not change when something deeper is swapped.
-- A convolution of a resized map mixes channels before resizing, where that is much less work.
+- A convolution of a resized map mixes channels before resizing, where that is much less work; small maps (a pyramid's)
+  are resized all at once, where they are summed.
+- A 3x3 convolution of many channels is done by Winograd's transformations, on a CPU.
 """
 
 from __future__ import annotations
@@ -19,9 +21,14 @@ from torch.nn import functional as F
 
 from prrmse.engine.program import Program, users_of
 from prrmse.engine.steps import Affine, Call, Conv, ConvOfResized, ResizedConv, Step, Sum
+from prrmse.engine.winograd import winograd
 
 # Less work by this factor, or the small matrices are not worth it (`make bench` on two cores).
 RESIZED_GAIN = 2.5
+# A product of Winograd's transformations takes the time of so many of a convolution's; and less work by this factor.
+TRANSFORM_COST, WINOGRAD_GAIN = 3.0, 1.75
+# Pixels up to which a map is resized by one matrix for both axes.
+SMALL_MAP = 64
 LINEAR_MODES = {"nearest", "nearest-exact", "bilinear", "bicubic"}
 
 
@@ -103,9 +110,9 @@ class _Rewriter:
             weight = conv.weight.detach().to(self.dtype)
             reach = conv.stride, conv.padding, conv.dilation, conv.groups
             step = Conv(source, path, weight, first, last_channel, *reach).replaced(f"{path}.weight", weight)
-            steps[raw if len(parts) == 1 else f"{name}:{i}"] = self._before_resizing(step) or step
+            steps[raw if len(parts) == 1 else f"{name}:{i}"] = self._before_resizing(step) or self._transformed(step)
         if len(parts) > 1:
-            steps[raw] = Sum(tuple(steps))
+            steps[raw] = self._sum(steps, self.outline[name].shape[-2:])
         if has_affine:
             state, bias, norm_path, eps = {}, None, None, 0.0
             if conv.bias is not None:
@@ -122,6 +129,32 @@ class _Rewriter:
                 }
             steps[last] = Affine(raw, state, bias, norm_path, eps, relu is not None)
         return steps
+
+    def _sum(self, steps: dict[str, Step], shape: tuple[int, int]) -> Sum:
+        """Their sum; a small map is resized there, together with the others, so its step becomes the convolution."""
+        small = {}
+        for name, step in steps.items():
+            if isinstance(step, ResizedConv) and step.axes[0].shape[1] * step.axes[1].shape[1] <= SMALL_MAP:
+                steps[name] = step.conv
+                small[name] = torch.kron(*step.axes).to(self.dtype)
+        resizing = torch.cat([torch.empty(shape[0] * shape[1], 0, device=self.device), *small.values()], dim=1)
+        parts = tuple(name for name in steps if name not in small)
+        return Sum(parts, tuple(small), resizing.to(self.dtype), (shape[0], shape[1]))
+
+    def _transformed(self, step: Conv) -> Conv:
+        """With Winograd's transformations, where the products outweigh them; a GPU's libraries do that themselves."""
+        on_cpu = (self.device.type, self.dtype) == ("cpu", torch.float32)
+        if isinstance(step.padding, str) or step.stride != (1, 1) or step.groups != 1 or not on_cpu:
+            return step
+        outside, inside, *kernel = step.weight.shape
+        if kernel != [3, 3]:
+            return step
+        made = winograd(self.outline[step.source].shape[-2:], step.padding, step.dilation)
+        points, taken = made.into.shape
+        transformations = points * (taken * inside + len(made.back) * outside)
+        products = made.tiles * (points * inside * outside + TRANSFORM_COST * transformations)
+        direct = made.rows.out * made.columns.out * 9 * inside * outside
+        return replace(step, winograd=made) if direct > WINOGRAD_GAIN * products else step
 
     def _parts(self, source: str, conv: nn.Conv2d) -> list[tuple[str, int, int]]:
         """(value, first and last input channel) of what is concatenated; the whole, if nothing is."""
@@ -159,10 +192,10 @@ class _Rewriter:
         if mixed_first * RESIZED_GAIN > direct or not self._is_separable(resize, source, *resizing):
             return None
         if tuple(k) == (1, 1) and (high, wide) == tuple(large.shape[-2:]):
-            return ResizedConv(replace(step, source=source), resize)
+            return ResizedConv(replace(step, source=source), resize, (rows[0], columns[0]))
         by_column = columns.permute(1, 2, 0).reshape(wide, -1)  # [W, w * kW]
         rows, by_column = rows.to(self.dtype), by_column.to(self.dtype).contiguous()
-        return ConvOfResized(step, source, tuple(rows), by_column, ConvOfResized.taps_of(step.weight))
+        return ConvOfResized(step, source, tuple(rows), by_column)
 
     def _matrix(self, resize: Call, source: str, axis: int, length: int) -> torch.Tensor:
         """Resizing along one axis, ``[out, in]``: what it makes of each unit vector."""

@@ -5,11 +5,15 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, Protocol
 
 import torch
 from torch import fx
 from torch.nn import functional as F
+
+from prrmse.engine.onednn import Convolution
+from prrmse.engine.winograd import Winograd
 
 Values = Mapping[str, Any]
 
@@ -98,6 +102,7 @@ class Conv:
     groups: int
     bias: torch.Tensor | None = None
     relu: bool = False
+    winograd: Winograd | None = None
     heavy: bool = True
 
     @property
@@ -108,14 +113,39 @@ class Conv:
     def tensors(self) -> tuple[str, ...]:
         return (f"{self.name}.weight",)
 
+    @cached_property
+    def _convolution(self) -> Convolution:
+        if self.winograd is not None:
+            return self.winograd.convolution(self.weight, self.bias)
+        return Convolution(self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups, self.relu)
+
     def run(self, values: Values) -> torch.Tensor:
         x = values[self.source]
-        y = F.conv2d(x, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
+        if self.winograd is None:
+            return self._convolution(x)
+        y = self.winograd.run(x, self._convolution)
         return y.relu_() if self.relu else y
 
     def replaced(self, tensor: str, value: torch.Tensor) -> Conv:  # noqa: ARG002 (it has one tensor)
         part = value[:, self.first : self.last].to(self.weight)
         return replace(self, weight=part.contiguous(memory_format=torch.channels_last))
+
+    def after(self, before: Conv) -> Conv | None:
+        """Both as one convolution, if that is less work: this one mixes channels only, with nothing between them."""
+        mixes = self.weight.shape[2:] == (1, 1) and set(self.stride) == {1} and self.padding in ((0, 0), "valid")
+        if not mixes or before.relu or self.groups != 1 or before.groups != 1:
+            return None
+        mixing = self.weight[:, :, 0, 0].double()
+        outside, inside = len(mixing), before.weight[0].numel()
+        if outside * inside >= before.weight.numel() + mixing.numel():
+            return None
+        weight = torch.einsum("om,mikl->oikl", mixing, before.weight.double()).to(self.weight.dtype)
+        bias = self.bias
+        if before.bias is not None:
+            mixed = (mixing @ before.bias.double()).to(self.weight.dtype)
+            bias = mixed if bias is None else mixed + bias
+        weight = weight.contiguous(memory_format=torch.channels_last)
+        return replace(before, weight=weight, bias=bias, relu=self.relu)
 
 
 @dataclass(frozen=True)
@@ -131,14 +161,7 @@ class ConvOfResized:
     source: str
     rows: tuple[torch.Tensor, ...]
     columns: torch.Tensor
-    taps: tuple[torch.Tensor, ...]
     heavy: bool = True
-
-    @staticmethod
-    def taps_of(weight: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """For each vertical tap, a 1x1 kernel ``[kW * O, I, 1, 1]``."""
-        by_row = weight.permute(2, 3, 0, 1)  # [kH, kW, O, I]
-        return tuple(row.reshape(-1, row.shape[-1], 1, 1).contiguous() for row in by_row)
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -148,30 +171,42 @@ class ConvOfResized:
     def tensors(self) -> tuple[str, ...]:
         return self.conv.tensors
 
+    @cached_property
+    def _taps(self) -> list[Convolution]:
+        """For each vertical tap, a 1x1 convolution to ``kW * O`` channels."""
+        by_row = self.conv.weight.permute(2, 3, 0, 1).flatten(1, 2)  # [kH, kW * O, I]
+        return [Convolution(row[:, :, None, None].contiguous(), None) for row in by_row]
+
     def run(self, values: Values) -> torch.Tensor:
         x = values[self.source]
         n, _, height, _ = x.shape
         total: torch.Tensor | None = None
-        for rows, tap in zip(self.rows, self.taps, strict=True):
-            mixed = F.conv2d(x, tap).permute(0, 2, 3, 1).reshape(n, height, -1)  # [N, h, w * kW * O]
+        for rows, tap in zip(self.rows, self._taps, strict=True):
+            mixed = tap(x).permute(0, 2, 3, 1).reshape(n, height, -1)  # [N, h, w * kW * O]
             rows = rows.expand(n, -1, -1)
             total = torch.bmm(rows, mixed) if total is None else total.baddbmm_(rows, mixed)
         assert total is not None
-        wide, high = self.columns.shape[1], self.rows[0].shape[0]
-        y = torch.bmm(self.columns.expand(n * high, -1, -1), total.view(n * high, wide, -1))
-        return y.view(n, high, self.columns.shape[0], -1).permute(0, 3, 1, 2)
+        (wide, taps), high = self.columns.shape, self.rows[0].shape[0]
+        total, columns = total.view(n * high, taps, -1), self.columns.expand(n * high, -1, -1)
+        bias = self.conv.bias
+        y = torch.bmm(columns, total) if bias is None else torch.baddbmm(bias.expand(1, wide, -1), columns, total)
+        y = y.view(n, high, wide, -1).permute(0, 3, 1, 2)
+        return y.relu_() if self.conv.relu else y
 
     def replaced(self, tensor: str, value: torch.Tensor) -> ConvOfResized:
-        conv = self.conv.replaced(tensor, value)
-        return replace(self, conv=conv, taps=self.taps_of(conv.weight))
+        return replace(self, conv=self.conv.replaced(tensor, value))
 
 
 @dataclass(frozen=True)
 class ResizedConv:
-    """A 1x1 convolution of a resized map, done before resizing: the two commute."""
+    """A 1x1 convolution of a resized map, done before resizing: the two commute.
+
+    ``axes``: resizing of rows ``[H, h]`` and of columns ``[W, w]``.
+    """
 
     conv: Conv
     resize: Call
+    axes: tuple[torch.Tensor, torch.Tensor]
     heavy: bool = True
 
     @property
@@ -192,21 +227,47 @@ class ResizedConv:
 
 @dataclass(frozen=True)
 class Sum:
-    """The sum of the parts of a convolution over concatenated maps."""
+    """The sum of the parts of a convolution over concatenated maps.
+
+    Args:
+        parts: values of the sum's size ``[N, O, H, W]``.
+        small: values that are resized first, all at once, by ``resizing`` ``[H * W, their pixels side by side]``.
+        shape: (H, W).
+    """
 
     parts: tuple[str, ...]
+    small: tuple[str, ...]
+    resizing: torch.Tensor
+    shape: tuple[int, int]
     tensors: tuple[str, ...] = ()
     heavy: bool = False
 
     @property
     def inputs(self) -> tuple[str, ...]:
-        return self.parts
+        return (*self.parts, *self.small)
 
     def run(self, values: Values) -> torch.Tensor:
-        total = values[self.parts[0]] + values[self.parts[1]]
-        for part in self.parts[2:]:
-            total += values[part]
-        return total
+        large = [values[part] for part in self.parts]
+        total = large[0] if len(large) == 1 else None
+        if len(large) > 1:
+            total = large[0] + large[1]
+            for value in large[2:]:
+                total += value
+        if not self.small:
+            assert total is not None
+            return total
+        pixels = torch.cat([self._pixels(values[part]) for part in self.small], dim=1)
+        resizing = self.resizing.expand(len(pixels), -1, -1)
+        if total is None:
+            made = torch.bmm(resizing, pixels)
+        else:
+            made = torch.baddbmm(self._pixels(total).to(pixels.dtype), resizing, pixels)
+        return made.view(len(made), *self.shape, -1).permute(0, 3, 1, 2)
+
+    @staticmethod
+    def _pixels(value: torch.Tensor) -> torch.Tensor:
+        """``[N, O, H, W]`` as ``[N, H * W, O]``."""
+        return value.permute(0, 2, 3, 1).flatten(1, 2)
 
     def replaced(self, tensor: str, value: torch.Tensor) -> Sum:  # noqa: ARG002 (it has none)
         raise KeyError(tensor)
@@ -268,3 +329,12 @@ class Affine:
         weight = (conv.weight.float() * scale.view(-1, 1, 1, 1)).to(conv.weight.dtype)
         weight = weight.contiguous(memory_format=torch.channels_last)
         return replace(conv, weight=weight, bias=None if shift is None else shift.to(weight.dtype), relu=self.relu)
+
+
+def folded(before: Step, step: Step) -> Step | None:
+    """A convolution and what alone reads its value as one step, if they can be one and are less work so."""
+    if isinstance(before, ConvOfResized) and isinstance(step, Affine):
+        return replace(before, conv=step.folded_into(before.conv))
+    if isinstance(before, Conv) and isinstance(step, Affine):
+        return step.folded_into(before)
+    return step.after(before) if isinstance(before, Conv) and isinstance(step, Conv) else None

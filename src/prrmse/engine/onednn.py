@@ -1,0 +1,62 @@
+"""Convolutions by oneDNN, the CPU library of torch, with kernels that it has put in its own order once.
+
+`torch.nn.functional.conv2d` has it order the kernel anew in each call, which for wide layers and few slices takes up to
+a quarter of the time. The operations here are those that torch's compiler calls and have no public name, so wherever
+they are missing the public function takes their place.
+"""
+
+from __future__ import annotations
+
+import contextlib
+
+import torch
+from torch.nn import functional as F
+
+ORDER = getattr(torch._C._nn, "mkldnn_reorder_conv2d_weight", None)
+CONVOLVE = getattr(torch.ops.mkldnn, "_convolution_pointwise", None)
+
+
+class Convolution:
+    """A 2D convolution, and a ReLU after it if wanted, of many inputs of about one size.
+
+    Args:
+        weight: ``[O, I, kH, kW]``.
+        bias: ``[O]``, or None.
+        stride, padding, dilation, groups: as `torch.nn.functional.conv2d` takes them.
+        relu: whether it follows.
+    """
+
+    def __init__(
+        self,
+        weight: torch.Tensor,
+        bias: torch.Tensor | None,
+        stride: tuple[int, ...] = (1, 1),
+        padding: tuple[int, ...] | str = (0, 0),
+        dilation: tuple[int, ...] = (1, 1),
+        groups: int = 1,
+        relu: bool = False,
+    ) -> None:
+        self.weight, self.bias, self.relu = weight, bias, relu
+        self.stride, self.padding, self.dilation, self.groups = stride, padding, dilation, groups
+        self._tried = self._ordered = False
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """``[N, I, H, W]`` to ``[N, O, H', W']``."""
+        if not self._tried:
+            self._order(x)
+        if self._ordered and CONVOLVE is not None:
+            reach = self.padding, self.stride, self.dilation, self.groups
+            y: torch.Tensor = CONVOLVE(x, self.weight, self.bias, *reach, "relu" if self.relu else "none", [], "")
+            return y
+        y = F.conv2d(x, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
+        return y.relu_() if self.relu else y
+
+    def _order(self, x: torch.Tensor) -> None:
+        """Replace the kernel by one in oneDNN's order for inputs like this, where that can be done."""
+        self._tried = True
+        if ORDER is None or CONVOLVE is None or isinstance(self.padding, str):
+            return
+        if self.weight.device.type == "cpu" and self.weight.dtype is torch.float32:
+            with contextlib.suppress(RuntimeError):  # another kind of processor, a torch without oneDNN
+                reach = self.padding, self.stride, self.dilation, self.groups
+                self.weight, self._ordered = ORDER(self.weight.to_mkldnn(), *reach, list(x.shape)), True
