@@ -24,10 +24,11 @@ def drawn(*shape):
     return torch.randn(shape, generator=torch.Generator().manual_seed(sum(shape)))
 
 
+@pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format])
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize(("size", "padding", "dilation"), CUTS)
-def test_winograd_is_a_convolution(size, padding, dilation, bias):
-    x = drawn(2, 6, *size).contiguous(memory_format=torch.channels_last)
+def test_winograd_is_a_convolution(size, padding, dilation, bias, layout):
+    x = drawn(2, 6, *size).contiguous(memory_format=layout)
     weight, shift = drawn(5, 6, 3, 3), drawn(5) if bias else None
     cut = winograd(size, padding, dilation)
     found = cut.run(x, cut.convolution(weight, shift))

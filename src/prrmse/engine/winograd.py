@@ -107,7 +107,7 @@ class Winograd:
             shape += [axis.blocks, axis.dilation, len(axis.taken)]
             stride += [TILE * axis.dilation * step, step, axis.dilation * step]
         # Of each axis block, remainder by the dilation, place in the tile; the places of both are brought together.
-        x = x.as_strided([*shape, inside], [*stride, 1]).permute(0, 1, 2, 4, 5, 3, 6, 7)
+        x = x.as_strided([*shape, inside], [*stride, x.stride(3)]).permute(0, 1, 2, 4, 5, 3, 6, 7)
         tiles = n * self.tiles
         x = torch.bmm(self.into.expand(tiles, -1, -1), x.reshape(tiles, -1, inside))
         x = between(x.view(1, 1, tiles, -1).permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
