@@ -131,13 +131,18 @@ def test_fast_dice_equals_the_plain_way(name, slices):
         np.testing.assert_allclose(dice(a), dice(b), atol=1e-4)
 
 
+@torch.inference_mode()
+def rewritten(network, size, dtype=torch.float32):
+    """The program of the fast engine for images of this size."""
+    image = torch.zeros(1, 1, size, size)
+    traced = trace(copy.deepcopy(network))
+    return rewrite(traced, outlines(traced, image), dtype, image.device)
+
+
 def test_fast_rewrites_what_it_says(slices):
     """Else the test above would compare the plain way with itself."""
     target, _ = networks("branches", slices)
-    image = torch.zeros(1, 1, 32, 32)
-    with torch.inference_mode():
-        traced = trace(target)
-        steps = rewrite(traced, outlines(traced, image), torch.float32, image.device).steps
+    steps = rewritten(target, 32).steps
     kinds = {name: type(step).__name__ for name, step in steps.items()}
     assert (kinds["left_0:raw"], kinds["left_2"]) == ("Conv", "Affine")
     assert (kinds["wide:raw"], kinds["after"]) == ("ConvOfResized", "Affine")
@@ -150,19 +155,15 @@ def test_fast_rewrites_what_it_says(slices):
 
 def test_fast_sums_the_levels_of_a_pyramid_at_once(slices):
     target, source = networks("pspnet", slices)
-    image = torch.zeros(1, 1, 128, 128)
-    with torch.inference_mode():
-        traced = trace(target)
-        steps = rewrite(traced, outlines(traced, image), torch.float32, image.device).steps
-        rerun = rewrite(traced, outlines(traced, image), torch.float32, image.device)
-    level, total = steps["bottleneck:1"], steps["bottleneck:raw"]
+    program = rewritten(target, 128)
+    level, total = program.steps["bottleneck:1"], program.steps["bottleneck:raw"]
     assert (type(level).__name__, level.source) == ("Conv", "pyramid_convs_0")
     assert total.small == tuple(f"bottleneck:{i}" for i in range(1, 5))
     assert total.parts == ("bottleneck:0",)
     # What follows a change further up needs no value between two convolutions.
-    first = rerun.readers("backbone.conv1.weight")[0]
+    first = program.readers("backbone.conv1.weight")[0]
     kernel = source.state_dict()["backbone.conv1.weight"]
-    plan = rerun.rerun({first: rerun.steps[first].replaced("backbone.conv1.weight", kernel)}, kept=())
+    plan = program.rerun({first: program.steps[first].replaced("backbone.conv1.weight", kernel)}, kept=())
     names = [name for name, _, _ in plan.steps]
     assert "bottleneck:1" in names
     assert "pyramid_convs_0" not in names
@@ -188,11 +189,7 @@ def test_winograd_does_not_change_the_answer(slices):
     torch.manual_seed(0)
     target, source = Wide().eval(), Wide().eval()
     disturbed(target.norm)
-    image = torch.zeros(1, 1, 32, 32)
-    with torch.inference_mode():
-        traced = trace(copy.deepcopy(target))
-        steps = rewrite(traced, outlines(traced, image), torch.float32, image.device).steps
-        halved = rewrite(traced, outlines(traced, image), torch.bfloat16, image.device).steps
+    steps, halved = rewritten(target, 32).steps, rewritten(target, 32, torch.bfloat16).steps
     assert [name for name, step in steps.items() if getattr(step, "winograd", None)] == ["dilated:raw", "valid:raw"]
     assert not any(getattr(step, "winograd", None) for step in halved.values())
     evaluation = Evaluation(slices.split("val"), COMPUTE, 4)
