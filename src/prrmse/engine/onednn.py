@@ -8,12 +8,13 @@ they are missing the public function takes their place.
 from __future__ import annotations
 
 import contextlib
+from typing import Any
 
 import torch
 from torch.nn import functional as F
 
-ORDER = getattr(torch._C._nn, "mkldnn_reorder_conv2d_weight", None)
-CONVOLVE = getattr(torch.ops.mkldnn, "_convolution_pointwise", None)
+ORDER: Any = getattr(torch._C._nn, "mkldnn_reorder_conv2d_weight", None)
+CONVOLVE: Any = getattr(torch.ops.mkldnn, "_convolution_pointwise", None)
 
 
 class Convolution:
@@ -38,25 +39,18 @@ class Convolution:
     ) -> None:
         self.weight, self.bias, self.relu = weight, bias, relu
         self.stride, self.padding, self.dilation, self.groups = stride, padding, dilation, groups
-        self._tried = self._ordered = False
+        known = ORDER is not None and CONVOLVE is not None and not isinstance(padding, str)
+        self._to_order = known and weight.device.type == "cpu" and weight.dtype is torch.float32
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """``[N, I, H, W]`` to ``[N, O, H', W']``."""
-        if not self._tried:
-            self._order(x)
-        if self._ordered and CONVOLVE is not None:
-            reach = self.padding, self.stride, self.dilation, self.groups
+        reach = self.padding, self.stride, self.dilation, self.groups
+        if self._to_order:
+            self._to_order = False
+            with contextlib.suppress(RuntimeError):  # another kind of processor, a torch without oneDNN
+                self.weight = ORDER(self.weight.to_mkldnn(), *reach, list(x.shape))
+        if self.weight.is_mkldnn:
             y: torch.Tensor = CONVOLVE(x, self.weight, self.bias, *reach, "relu" if self.relu else "none", [], "")
             return y
         y = F.conv2d(x, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
         return y.relu_() if self.relu else y
-
-    def _order(self, x: torch.Tensor) -> None:
-        """Replace the kernel by one in oneDNN's order for inputs like this, where that can be done."""
-        self._tried = True
-        if ORDER is None or CONVOLVE is None or isinstance(self.padding, str):
-            return
-        if self.weight.device.type == "cpu" and self.weight.dtype is torch.float32:
-            with contextlib.suppress(RuntimeError):  # another kind of processor, a torch without oneDNN
-                reach = self.padding, self.stride, self.dilation, self.groups
-                self.weight, self._ordered = ORDER(self.weight.to_mkldnn(), *reach, list(x.shape)), True

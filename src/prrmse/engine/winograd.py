@@ -101,7 +101,8 @@ class Winograd:
     def run(self, x: torch.Tensor, between: Convolution) -> torch.Tensor:
         """``[N, I, H, W]`` to ``[N, O, H', W']``, both channels last."""
         n, inside, _, _ = x.shape
-        x = F.pad(x, (*self.columns.pads, *self.rows.pads)).permute(0, 2, 3, 1)
+        pads = (*self.columns.pads, *self.rows.pads)
+        x = (F.pad(x, pads) if any(pads) else x).permute(0, 2, 3, 1)  # padding by nothing would copy
         shape, stride = [n], [x.stride(0)]
         for axis, step in ((self.rows, x.stride(1)), (self.columns, x.stride(2))):
             shape += [axis.blocks, axis.dilation, len(axis.taken)]
