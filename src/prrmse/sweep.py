@@ -78,7 +78,8 @@ def sweep_changes(
         changes: tensors by name, of the network's shapes.
         evaluation: the slices to measure on.
         engine: ``fast``, ``exact`` or ``plain``. A network that torch.fx cannot trace is swept the plain way.
-        memory_mb: bound on what is held beside networks and data, in MiB; under a tighter one more is computed again.
+        memory_mb: bound in MiB on what is held beside the data and copies of the network's tensors (at most nine, for
+            ``fast`` on a CPU); under a tighter one more is computed again.
 
     Returns:
         Counts ``[P, C]`` of the network itself, and of each change.
