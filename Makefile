@@ -16,8 +16,9 @@ all: $(VENV)/.complete
 	$(RUN) snakemake --cores $(CORES)
 	@echo "done: open results/report.html"
 
+# Three workers for two cores: the tests of the cluster wait for most of their time.
 test: $(VENV)/.complete
-	$(RUN) python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	$(RUN) python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 bench: $(VENV)/.complete
 	$(RUN) python bench/run.py
