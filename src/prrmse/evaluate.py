@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -10,7 +11,7 @@ import torch
 from torch import nn
 
 from prrmse.data.slices import Slices
-from prrmse.device import autocast, choose_device, choose_precision
+from prrmse.device import choose_device, choose_precision, forward_only
 from prrmse.errors import InputError
 from prrmse.metrics import Counts, Masks, classes_of
 from prrmse.params import image_channels, out_channels
@@ -22,6 +23,10 @@ class Batch(NamedTuple):
     image: torch.Tensor
     label: torch.Tensor
     patient: torch.Tensor
+
+    def parts(self, slices: int) -> Iterator[Batch]:
+        """Views of so many slices each."""
+        return map(Batch, *(tensor.split(slices) for tensor in self))
 
 
 def output_of(made: Any) -> torch.Tensor:
@@ -71,22 +76,39 @@ class Evaluation:
         self.channels = channels
         rows = {p: i for i, p in enumerate(self.patients)}
         patient = torch.tensor([rows[p] for p in slices.index["patient"]], device=self.device)
+        self.layout = torch.channels_last
         image = with_channels(torch.from_numpy(slices.stacked).to(self.device), image_channels)
-        image = image.contiguous(memory_format=torch.channels_last)
+        image = image.contiguous(memory_format=self.layout)
         label = torch.from_numpy(slices.label).to(self.device, torch.int64)
-        size = compute["evaluation_batch_size"]
-        self.batches = [
-            Batch(image[i : i + size], label[i : i + size], patient[i : i + size]) for i in range(0, len(image), size)
-        ]
+        self.whole = Batch(image, label, patient)
+        self._size = compute["evaluation_batch_size"]
+
+    @property
+    def batches(self) -> list[Batch]:
+        """The slices, as many at once as `compute` says; views of ``whole``."""
+        return list(self.whole.parts(self._size))
 
     @classmethod
     def of_split(cls, slices: Slices, split: str, compute: dict[str, Any], spec: Mapping[str, Any]) -> Evaluation:
         """On a split of a data set, for a network of ``nets``."""
         return cls(slices.split(split), compute, out_channels(spec), image_channels(spec))
 
+    def as_written(self) -> Evaluation:
+        """The same, with images and networks in the layout of memory that they come in instead of the fastest one.
+
+        Another layout adds up in another order, so only this one rounds as a network that is simply called. Of images
+        with several channels it is a copy.
+        """
+        other = copy.copy(self)
+        other.layout = torch.preserve_format
+        # By way of one dimension, for a single channel has the strides of either layout.
+        image = self.whole.image
+        other.whole = self.whole._replace(image=image.flatten().view(image.shape))
+        return other
+
     def place(self, network: nn.Module) -> nn.Module:
         """The network on the device, in evaluation mode."""
-        return network.to(self.device).to(memory_format=torch.channels_last).eval()
+        return network.to(self.device).to(memory_format=self.layout).eval()
 
     def counts_of(self, outputs: Iterator[torch.Tensor]) -> Counts:
         """Dice counts of the outputs ``[N, C, H, W]`` of all batches, in order; one synchronisation in all."""
@@ -99,7 +121,7 @@ class Evaluation:
     @torch.inference_mode()
     def counts(self, network: nn.Module) -> Counts:
         """Dice counts of a network that `place` has seen."""
-        with autocast(self.device, self.dtype):
+        with forward_only(self.device, self.dtype):
             return self.counts_of(network(batch.image) for batch in self.batches)
 
     @torch.inference_mode()
@@ -107,7 +129,7 @@ class Evaluation:
         """Mean squared error per patient ``[P]``: every output channel against the image (paper's auto-encoder)."""
         total = torch.zeros(len(self.patients), dtype=torch.float64, device=self.device)
         number = torch.zeros_like(total)
-        with autocast(self.device, self.dtype):
+        with forward_only(self.device, self.dtype):
             for batch in self.batches:
                 output = output_of(network(batch.image)).float()
                 error = (output - reconstruction_target(output, batch.image)).square().mean((1, 2, 3)).double()

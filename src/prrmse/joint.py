@@ -26,7 +26,7 @@ from torch import nn
 
 from prrmse.checkpoint import load_checkpoint, load_network
 from prrmse.data.slices import Slices, load_slices
-from prrmse.device import autocast, make_deterministic
+from prrmse.device import forward_only, make_deterministic
 from prrmse.engine.program import TracingError, norms_behind, trace
 from prrmse.evaluate import Evaluation
 from prrmse.layers import inventory
@@ -141,7 +141,7 @@ def reestimated(network: nn.Module, change: State, training: Evaluation) -> dict
         norm.reset_running_stats()
         norm.momentum = None
         norm.train()
-    with autocast(training.device, training.dtype):
+    with forward_only(training.device, training.dtype):
         for batch in training.batches:
             copied(batch.image)
     named = {f"{name}.running_{kind}": norm for name, norm in norms.items() for kind in ("mean", "var")}

@@ -4,7 +4,8 @@ The plain way runs the whole network for each change. `sweep` runs it once for s
 values, and re-runs only what lies downstream of each change (`prrmse.engine`):
 
 - ``fast`` also rewrites the network so that swaps share more; equal to the plain way up to the rounding of float32;
-- ``exact`` runs the network's own operations on the same inputs: its counts are the plain way's, bit for bit.
+- ``exact`` runs the network's own operations on the same batches in the same layout of memory: its counts are those
+  of a network that is simply called, bit for bit.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from prrmse.device import autocast, keep_freed_memory
+from prrmse.device import forward_only, keep_freed_memory
 from prrmse.engine import Program, TracingError, outlines, rewrite, schedule, trace
 from prrmse.engine.steps import Step
 from prrmse.evaluate import Evaluation, output_of
@@ -87,6 +88,8 @@ def sweep_changes(
     Raises:
         InputError: the bound is too small for one slice.
     """
+    if engine != "fast":
+        evaluation = evaluation.as_written()
     if engine == "plain":
         return _plain(network, changes, evaluation)
     own = network.state_dict()
@@ -102,7 +105,7 @@ def sweep_changes(
     except TracingError as e:
         log.warning("%s; the whole network is run for each swap", e)
         return _plain(network, changes, evaluation)
-    with autocast(evaluation.device, evaluation.dtype):
+    with forward_only(evaluation.device, evaluation.dtype):
         unchanged, *counts = _run(program, [c for c in real if c], evaluation, engine == "exact", memory_mb)
     remaining = iter(counts)
     return Counts(*unchanged), [Counts(*(next(remaining) if change else unchanged)) for change in real]
@@ -124,14 +127,13 @@ def _run(
     program: Program, changes: Sequence[Change], evaluation: Evaluation, exact: bool, memory_mb: float
 ) -> np.ndarray:
     """Counts int64 ``[1 + changes, 3, P, C]``, the network's own first."""
-    first = evaluation.batches[0]
-    outline = outlines(program, first.image[:1])
+    whole, on_cpu = evaluation.whole, evaluation.device.type == "cpu"
+    outline = outlines(program, whole.image[:1])
     if not exact:
         program = rewrite(program, outline, evaluation.dtype, evaluation.device)
-        outline = outlines(program, first.image[:1])
+        outline = outlines(program, whole.image[:1])
     changed = [_changed(program, {k: v.to(evaluation.device) for k, v in change.items()}) for change in changes]
-    most = len(first.image)
-    on_cpu = evaluation.device.type == "cpu"
+    most = len(evaluation.batches[0].image) if exact else len(whole.image)
     plan = schedule(program, changed, outline, most, memory_mb, on_cpu=on_cpu, fixed=exact)
     log.info(
         "%d swaps, %d slices at once, %d of %d values kept, at most %.0f MiB",
@@ -141,22 +143,21 @@ def _run(
     reruns = [program.rerun(steps, plan.kept) for steps in changed]
     shape = (len(evaluation.patients), evaluation.channels)
     totals = torch.zeros((1 + len(changes), 3, *shape), dtype=torch.int64, device=evaluation.device)
+    parts = list(whole.parts(plan.slices))
     # A bar for who waits at a terminal; in a log of the workflow it would be noise.
-    for batch in tqdm(evaluation.batches, desc=f"{len(changes)} swaps", unit="batch", disable=None, leave=False):
-        for start in range(0, len(batch.image), plan.slices):
-            part = slice(start, start + plan.slices)
-            masks = Masks(batch.label[part], batch.patient[part], shape)
-            recorded = record.run({program.image: batch.image[part]})
-            output = recorded[program.output] if program.output in plan.kept else recorded.pop(program.output)
-            unchanged = masks.count_largest(output_of(output))
-            del output
-            totals[0] += unchanged
-            for i, rerun in enumerate(reruns):
-                if not changed[i]:  # tensors that the network does not use
-                    totals[1 + i] += unchanged
-                    continue
-                totals[1 + i] += masks.count_largest(output_of(rerun.run(recorded)[program.output]))
-            del recorded, masks  # before the next ones are made
+    for part in tqdm(parts, desc=f"{len(changes)} swaps", unit="batch", disable=None, leave=False):
+        masks = Masks(part.label, part.patient, shape)
+        recorded = record.run({program.image: part.image})
+        output = recorded[program.output] if program.output in plan.kept else recorded.pop(program.output)
+        unchanged = masks.count_largest(output_of(output))
+        del output
+        totals[0] += unchanged
+        for i, rerun in enumerate(reruns):
+            if not changed[i]:  # tensors that the network does not use
+                totals[1 + i] += unchanged
+                continue
+            totals[1 + i] += masks.count_largest(output_of(rerun.run(recorded)[program.output]))
+        del recorded, masks  # before the next ones are made
     found: np.ndarray = totals.cpu().numpy()
     return found
 

@@ -22,6 +22,7 @@ from torch.nn import functional as F
 from prrmse.engine.program import Program, users_of
 from prrmse.engine.steps import Affine, Call, Conv, ConvOfResized, ResizedConv, Step, Sum
 from prrmse.engine.winograd import winograd
+from prrmse.separable import matrices
 
 # Less work by this factor, or the small matrices are not worth it (`make bench` on two cores).
 RESIZED_GAIN = 2.5
@@ -136,7 +137,7 @@ class _Rewriter:
         for name, step in steps.items():
             if isinstance(step, ResizedConv) and step.axes[0].shape[1] * step.axes[1].shape[1] <= SMALL_MAP:
                 steps[name] = step.conv
-                small[name] = torch.kron(*step.axes).to(self.dtype)
+                small[name] = torch.kron(*step.axes).to(self.device, self.dtype)
         resizing = torch.cat([torch.empty(shape[0] * shape[1], 0, device=self.device), *small.values()], dim=1)
         parts = tuple(name for name in steps if name not in small)
         return Sum(parts, tuple(small), resizing.to(self.dtype), (shape[0], shape[1]))
@@ -182,33 +183,26 @@ class _Rewriter:
         source = str(resize.node.args[0])
         small, large = self.outline[source], self.outline[step.source]
         (h, w), k = small.shape[-2:], step.weight.shape[-2:]
-        resizing = [self._matrix(resize, source, axis, length) for axis, length in ((0, h), (1, w))]
+        resizing = matrices(lambda part: resize.run({**self.outline, source: part}), h, w)
         reaches = zip(k, step.stride, step.padding, step.dilation, strict=True)
         axes = [_shifted(matrix, *reach) for matrix, reach in zip(resizing, reaches, strict=True)]
         (rows, columns), (inside, outside) = axes, step.weight.shape[1::-1]  # rows, columns: [k, out, in]
         high, wide, taps = rows.shape[1], columns.shape[1], k[0] * k[1]
         direct = high * wide * taps * inside * outside
-        mixed_first = h * w * taps * inside * outside + (k[0] * high * h + high * wide) * w * k[1] * outside
+        resized = (h * k[0] * w * k[1] + high * k[0] * h) * wide * outside
+        mixed_first = h * w * taps * inside * outside + resized
         if mixed_first * RESIZED_GAIN > direct or not self._is_separable(resize, source, *resizing):
             return None
         if tuple(k) == (1, 1) and (high, wide) == tuple(large.shape[-2:]):
             return ResizedConv(replace(step, source=source), resize, (rows[0], columns[0]))
         by_column = columns.permute(1, 2, 0).reshape(wide, -1)  # [W, w * kW]
-        rows, by_column = rows.to(self.dtype), by_column.to(self.dtype).contiguous()
-        return ConvOfResized(step, source, tuple(rows), by_column)
-
-    def _matrix(self, resize: Call, source: str, axis: int, length: int) -> torch.Tensor:
-        """Resizing along one axis, ``[out, in]``: what it makes of each unit vector."""
-        shape = (1, 1, length, 1) if axis == 0 else (1, 1, 1, length)
-        columns = []
-        for unit in torch.eye(length, device=self.device):  # one at a time: all at once are too many pixels
-            made = resize.run({**self.outline, source: unit.view(shape)})
-            columns.append(made[0, 0, :, 0] if axis == 0 else made[0, 0, 0, :])
-        return torch.stack(columns, dim=1)
+        by_row = rows.transpose(0, 1).reshape(high, -1)  # [H, kH * h]
+        by_row, by_column = (matrix.to(self.device, self.dtype).contiguous() for matrix in (by_row, by_column))
+        return ConvOfResized(step, source, by_row, by_column)
 
     def _is_separable(self, resize: Call, source: str, rows: torch.Tensor, columns: torch.Tensor) -> bool:
         shape = self.outline[source].shape
-        some = torch.linspace(-1, 1, shape[-2] * shape[-1], device=self.device).cos().view(1, 1, *shape[-2:])
+        some = torch.linspace(-1, 1, shape[-2] * shape[-1]).cos().view(1, 1, *shape[-2:])
         expected = torch.einsum("Hh,nchw,Ww->ncHW", rows, some, columns)
         return torch.allclose(expected, resize.run({**self.outline, source: some}), atol=1e-5)
 

@@ -153,13 +153,13 @@ class ConvOfResized:
     """A larger convolution of a resized map, from the map before resizing.
 
     Resizing is linear and the same for every channel, so the channels can be mixed first, where there are fewer
-    pixels: ``y = sum over taps of shift_tap(resize(W_tap x))``. Resizing and shifting are one matrix for the rows
-    (one per vertical tap, ``[H, h]``) and one for the columns (``[W, w * kW]``).
+    pixels: ``y = sum over taps of shift_tap(resize(W_tap x))``. Resizing and shifting are one matrix for the columns
+    (``[W, w * kW]``) and one for the rows (``[H, kH * h]``).
     """
 
     conv: Conv
     source: str
-    rows: tuple[torch.Tensor, ...]
+    rows: torch.Tensor
     columns: torch.Tensor
     heavy: bool = True
 
@@ -172,24 +172,20 @@ class ConvOfResized:
         return self.conv.tensors
 
     @cached_property
-    def _taps(self) -> list[Convolution]:
-        """For each vertical tap, a 1x1 convolution to ``kW * O`` channels."""
-        by_row = self.conv.weight.permute(2, 3, 0, 1).flatten(1, 2)  # [kH, kW * O, I]
-        return [Convolution(row[:, :, None, None].contiguous(), None) for row in by_row]
+    def _taps(self) -> Convolution:
+        """All taps as one 1x1 convolution to ``kW * kH * O`` channels."""
+        taps = self.conv.weight.permute(3, 2, 0, 1).flatten(0, 2)  # [kW * kH * O, I]
+        return Convolution(taps[:, :, None, None].contiguous(), None)
 
     def run(self, values: Values) -> torch.Tensor:
         x = values[self.source]
-        n, _, height, _ = x.shape
-        total: torch.Tensor | None = None
-        for rows, tap in zip(self.rows, self._taps, strict=True):
-            mixed = tap(x).permute(0, 2, 3, 1).reshape(n, height, -1)  # [N, h, w * kW * O]
-            rows = rows.expand(n, -1, -1)
-            total = torch.bmm(rows, mixed) if total is None else total.baddbmm_(rows, mixed)
-        assert total is not None
-        (wide, taps), high = self.columns.shape, self.rows[0].shape[0]
-        total, columns = total.view(n * high, taps, -1), self.columns.expand(n * high, -1, -1)
+        (n, _, h, _), (outside, _, kernel, _) = x.shape, self.conv.weight.shape
+        (wide, by_column), (high, by_row) = self.columns.shape, self.rows.shape
+        mixed = self._taps(x).permute(0, 2, 3, 1).reshape(n * h, by_column, -1)  # [N * h, w * kW, kH * O]
+        y = torch.bmm(self.columns.expand(n * h, -1, -1), mixed).view(n, h, wide, kernel, outside)
+        y, rows = y.permute(0, 3, 1, 2, 4).reshape(n, by_row, -1), self.rows.expand(n, -1, -1)  # [N, kH * h, W * O]
         bias = self.conv.bias
-        y = torch.bmm(columns, total) if bias is None else torch.baddbmm(bias.expand(1, wide, -1), columns, total)
+        y = torch.bmm(rows, y) if bias is None else torch.baddbmm(bias.repeat(wide).expand(1, high, -1), rows, y)
         y = y.view(n, high, wide, -1).permute(0, 3, 1, 2)
         return y.relu_() if self.conv.relu else y
 
