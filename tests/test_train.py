@@ -1,19 +1,26 @@
 """Training: the same bytes each time, also after a kill; frozen stays frozen; divergence is said."""
 
+import contextlib
 import dataclasses
+import math
 import signal
 
 import numpy as np
 import pytest
 import torch
 from conftest import ARGUMENTS, COMPUTE, SETTINGS
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from prrmse import train as module
+from prrmse.capture import Captured
 from prrmse.errors import InputError
 from prrmse.evaluate import Evaluation
 from prrmse.layers import inventory
 from prrmse.metrics import dice
 from prrmse.nets import initialise
+from prrmse.nets.pspnet import PSPNet
+from prrmse.nets.unet import UNet
+from prrmse.separable import DeterministicResizing
 from prrmse.sweep import sweep
 from prrmse.train import batch_order, soft_dice_loss, train
 
@@ -116,6 +123,126 @@ def test_soft_dice_is_zero_for_a_perfect_answer():
     label = torch.tensor([[[0, 1], [2, 3]]])
     output = 50.0 * torch.nn.functional.one_hot(label, 4).permute(0, 3, 1, 2)
     assert soft_dice_loss(output, label).item() == pytest.approx(0, abs=1e-5)
+
+
+def test_cross_entropy_of_pixels_is_that_of_maps():
+    output, label = torch.randn(3, 4, 5, 6), torch.randint(0, 4, (3, 5, 6))
+    expected = torch.nn.functional.cross_entropy(output, label)
+    assert module.pixel_cross_entropy(output, label).item() == pytest.approx(expected.item(), rel=1e-6)
+
+
+def test_rates_fall_by_a_cosine():
+    expected = [0.5 * 0.01 * (1 + math.cos(math.pi * step / 20)) for step in range(20)]
+    assert module.cosine_rates(0.01, 20) == pytest.approx(expected)
+
+
+class Dropping(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = torch.nn.Conv2d(1, 8, 3, padding=1), torch.nn.Conv2d(8, 4, 1)
+
+    def forward(self, x):
+        return self.b(torch.nn.functional.dropout(self.a(x), 0.5, self.training))
+
+
+def test_a_network_that_draws_is_seeded_and_resumes(slices, tmp_path, monkeypatch):
+    def trained(**options):
+        torch.manual_seed(0)
+        network = Dropping()
+        torch.manual_seed(len(options))  # whatever the caller has drawn before
+        return train(network, slices.split("train"), "seg", SETTINGS, 1, COMPUTE, **options)
+
+    undisturbed = trained()
+    original, steps = module.loss_of, iter(range(100))
+    monkeypatch.setattr(module, "loss_of", lambda *a: original(*a) if next(steps) != 4 else 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        trained(resume=tmp_path / ".resume")
+    assert equal(trained(resume=tmp_path / ".resume"), undisturbed)
+
+
+class Recorded:
+    """Stands for a graph of CUDA: the same memory is read and written each time, and recording does nothing."""
+
+    def __init__(self):
+        self.replays = 0
+
+    def __call__(self, function, arguments):
+        self.results = None
+
+        def replay():
+            self.replays += 1
+            for own, made in zip(results, function(*arguments), strict=True):
+                own.copy_(made)
+
+        results = torch.zeros(()), torch.zeros(len(arguments[0]), 4, *arguments[0].shape[2:])
+        return replay, results
+
+
+def test_a_recorded_step_is_the_step(slices, monkeypatch):
+    """What a graph needs of a step, on a CPU: new arguments are copied in, and its results are read from one place."""
+    recorded = Recorded()
+    expected = [run(slices, task=task) for task in ("seg", "auto")]
+    monkeypatch.setattr(module, "maybe_captured", lambda step, _: Captured(step, record=recorded))
+    for task, network in zip(("seg", "auto"), expected, strict=True):
+        recorded.replays = 0
+        assert equal(run(slices, task=task), network)
+        assert recorded.replays == SETTINGS["steps"] - Captured.WARM_UP
+
+
+def test_a_step_that_cannot_be_recorded_is_called(caplog):
+    def refuse(function, arguments):
+        raise RuntimeError("operation not permitted\nwhen stream is capturing")
+
+    doubled = Captured(lambda x: (2 * x,), record=refuse)
+    assert [doubled(torch.tensor([float(i)]))[0].item() for i in range(8)] == [2.0 * i for i in range(8)]
+    assert [r.message for r in caplog.records] == [
+        "not recorded as a graph, and slower for it: operation not permitted when stream is capturing"
+    ]
+
+
+@pytest.mark.parametrize("net", ["unet", "pspnet"])
+def test_resizing_as_matrices_changes_hardly_anything(net, slices):
+    own = network(net).train()
+    image = torch.from_numpy(slices.image[:4]).unsqueeze(1)
+    gradients = []
+    for context in (contextlib.nullcontext(), DeterministicResizing(everywhere=True)):
+        own.zero_grad()
+        with context:
+            own(image).square().mean().backward()
+        gradients.append([p.grad.clone() for p in own.parameters()])
+    for a, b in zip(*gradients, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("net", [UNet(width=4), PSPNet(width=8, head_width=32)])
+def test_no_gradient_on_a_gpu_depends_on_the_order_of_its_threads(net):
+    """By tensors that are on no GPU but take its ways through torch."""
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        for part in net.train().modules():
+            for name, value in {**part._parameters, **part._buffers}.items():
+                if value is not None:
+                    fake = torch.empty_like(value, device="cuda")
+                    own = part._parameters if name in part._parameters else part._buffers
+                    own[name] = torch.nn.Parameter(fake) if name in part._parameters else fake
+        image, label = torch.empty(2, 1, 32, 32, device="cuda"), torch.empty(2, 32, 32, device="cuda").long()
+        with DeterministicResizing():
+            output = net(image)
+        loss = module.loss_of(output, image, label, "seg", "ce+dice")
+    found = gradients_of(loss.grad_fn)
+    assert {"ConvolutionBackward0", "CudnnBatchNormBackward0", "NllLossBackward0", "UnsafeViewBackward0"} <= found
+    # torch.use_deterministic_algorithms lists these; the detour of resizing ends in the last.
+    bad = ("NllLoss2D", "Upsample", "AdaptiveAvgPool2D", "AvgPool3D", "UnsafeIndex", "IndexBackward")
+    assert not [name for name in found if name.startswith(bad)]
+
+
+def gradients_of(last):
+    found, left = set(), [last]
+    while left:
+        node = left.pop()
+        if node is not None and node not in found:
+            found.add(node)
+            left += [before for before, _ in node.next_functions]
+    return {node.name() for node in found}
 
 
 @pytest.mark.parametrize("net", ["unet", "pspnet"])

@@ -5,19 +5,29 @@ from __future__ import annotations
 import torch
 
 
-def augment(image: torch.Tensor, label: torch.Tensor, draws: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+class Augmentation:
     """One random flip and quarter turn per batch, one contrast and offset per image.
 
+    All draws of a training are made at once, so that no step waits for one; by the CPU, so that they are the same on
+    every device.
+
     Args:
-        image: ``[N, C, H, W]``, square.
-        label: ``[N, H, W]``, moved along.
-        draws: generator on the CPU, so that the draws are the same on every device.
+        steps, batch_size: of the training.
+        seed: of the draws.
+        device: of the images.
     """
-    turns, flip = torch.randint(0, 4, (), generator=draws).item(), torch.rand((), generator=draws).item() < 0.5
-    image, label = torch.rot90(image, int(turns), (2, 3)), torch.rot90(label, int(turns), (1, 2))
-    if flip:
-        image, label = image.flip(3), label.flip(2)
-    n = len(image)
-    scale = 1 + 0.1 * torch.randn(n, 1, 1, 1, generator=draws)
-    offset = 0.1 * torch.randn(n, 1, 1, 1, generator=draws)
-    return image * scale.to(image.device) + offset.to(image.device), label
+
+    def __init__(self, steps: int, batch_size: int, seed: int, device: torch.device) -> None:
+        draws = torch.Generator().manual_seed(seed)
+        self.turns = torch.randint(0, 4, (steps,), generator=draws).tolist()
+        self.flips = (torch.rand(steps, generator=draws) < 0.5).tolist()
+        factors = 0.1 * torch.randn(2, steps, batch_size, 1, 1, 1, generator=draws)
+        self.scale, self.offset = (1 + factors[0]).to(device), factors[1].to(device)
+
+    def __call__(self, step: int, image: torch.Tensor, label: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The batch of a step (from 0): image ``[N, C, H, W]``, square, and label ``[N, H, W]``, moved along."""
+        turns = self.turns[step]
+        image, label = torch.rot90(image, turns, (2, 3)), torch.rot90(label, turns, (1, 2))
+        if self.flips[step]:
+            image, label = image.flip(3), label.flip(2)
+        return image * self.scale[step] + self.offset[step], label

@@ -9,7 +9,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +19,14 @@ from torch import nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from prrmse.augment import augment
+from prrmse.augment import Augmentation
+from prrmse.capture import Captured
 from prrmse.data.slices import Slices
 from prrmse.device import autocast, choose_device, choose_precision, make_deterministic
 from prrmse.errors import InputError
 from prrmse.evaluate import output_of, reconstruction_target, with_channels
 from prrmse.layers import Layer
+from prrmse.separable import DeterministicResizing
 
 log = logging.getLogger(__name__)
 
@@ -75,42 +77,92 @@ def train(
     network.to(device).to(memory_format=torch.channels_last).train()
     image = torch.from_numpy(slices.stacked).to(device)
     label = torch.from_numpy(slices.label).to(device, torch.int64)
+    steps, batch_size = settings["steps"], settings["batch_size"]
+    order = batch_order(len(slices.image), batch_size, steps, seed).to(device)
+    augmentation = Augmentation(steps, batch_size, seed, device) if settings["augment"] else None
 
     hold = FrozenParameters(network, frozen)
-    trainable = [p for p in network.parameters() if p.requires_grad]
-    optimiser = torch.optim.Adam(
-        trainable, settings["learning_rate"], weight_decay=settings["weight_decay"], fused=True
-    )
-    steps, batch_size = settings["steps"], settings["batch_size"]
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
-    order = batch_order(len(slices.image), batch_size, steps, seed).to(device)
-    draws = torch.Generator().manual_seed(seed)
+    optimiser = Optimiser(network, settings["learning_rate"], settings["weight_decay"], steps, device)
+    resizing = DeterministicResizing()
 
-    snapshot = Snapshot(resume, _identity(slices, task, settings, seed, title), compute["resume_seconds"])
-    first = snapshot.restore(network, optimiser, schedule, draws)
+    def step_on(x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        with autocast(device, dtype), resizing:
+            shown = with_channels(x, image_channels).contiguous(memory_format=torch.channels_last)
+            output = output_of(network(shown)).float()
+        loss = loss_of(output, x, y, task, settings["loss"])
+        optimiser.step(loss)
+        hold.restore()
+        return loss.detach(), output.detach()
+
+    do_step = maybe_captured(step_on, device)
+    snapshot = Snapshot(resume, _identity(slices, task, settings, seed, title, device), compute["resume_seconds"])
     progress = Progress(title, steps, task)
     stop = StopRequest()
-    for step in range(first, steps):
-        x, y = image[order[step]], label[order[step]]
-        if settings["augment"]:
-            x, y = augment(x, y, draws)
-        with autocast(device, dtype):
-            shown = with_channels(x, image_channels).contiguous(memory_format=torch.channels_last)
-            output = output_of(network(shown))
-        loss = loss_of(output.float(), x, y, task, settings["loss"])
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        optimiser.step()
-        schedule.step()
-        hold.restore()
-        progress.show(step + 1, loss, output, y)
-        snapshot.save(step + 1, network, optimiser, schedule, draws, now=stop.made)
-        stop.obey()
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)  # for networks that draw, as dropout does
+        for step in range(snapshot.restore(network, optimiser), steps):
+            x, y = image[order[step]], label[order[step]]
+            if augmentation is not None:
+                x, y = augmentation(step, x, y)
+            optimiser.set_rate(step)
+            loss, output = do_step(x, y)
+            progress.show(step + 1, loss, output, y)
+            snapshot.save(step + 1, network, optimiser, now=stop.made)
+            stop.obey()
     stop.forget()
     if not all(bool(torch.isfinite(v).all()) for v in network.state_dict().values()):
         raise InputError(f"{title}: training diverged (parameters not finite); lower learning_rate in params.yaml")
     snapshot.delete()
     return network.cpu().to(memory_format=torch.contiguous_format).eval()
+
+
+def maybe_captured(step: Callable[..., Any], device: torch.device) -> Callable[..., Any]:
+    """The step; on a GPU as a recorded graph, for small networks leave it waiting for Python otherwise."""
+    return Captured(step) if device.type == "cuda" else step
+
+
+class Optimiser:
+    """Adam with a cosine schedule to zero. On a GPU its rate is a tensor, which a recorded graph reads anew.
+
+    Args:
+        network: its parameters that need gradients are trained.
+        rate, weight_decay: of Adam; the rate is the first one.
+        steps: of the training.
+        device: of the network.
+    """
+
+    def __init__(self, network: nn.Module, rate: float, weight_decay: float, steps: int, device: torch.device) -> None:
+        trainable = [p for p in network.parameters() if p.requires_grad]
+        on_gpu = device.type == "cuda"
+        self._rate = torch.tensor(rate, device=device) if on_gpu else rate
+        self.adam = torch.optim.Adam(trainable, self._rate, weight_decay=weight_decay, fused=True, capturable=on_gpu)
+        self._rates = cosine_rates(rate, steps)
+
+    def set_rate(self, step: int) -> None:
+        """The rate of a step, from 0."""
+        (group,) = self.adam.param_groups
+        if isinstance(self._rate, torch.Tensor):
+            group["lr"] = self._rate.fill_(self._rates[step])
+        else:
+            group["lr"] = self._rates[step]
+
+    def step(self, loss: torch.Tensor) -> None:
+        """Change the parameters by the gradient of the loss."""
+        self.adam.zero_grad(set_to_none=True)
+        loss.backward()
+        self.adam.step()
+
+
+def cosine_rates(first: float, steps: int) -> list[float]:
+    """The rate of each step, from the first to nearly zero, by torch's own schedule."""
+    adam = torch.optim.Adam([nn.Parameter(torch.zeros(()))], first)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(adam, steps)
+    rates = []
+    for _ in range(steps):
+        rates.append(float(schedule.get_last_lr()[0]))
+        adam.step()
+        schedule.step()
+    return rates
 
 
 def batch_order(n: int, batch_size: int, steps: int, seed: int) -> torch.Tensor:
@@ -125,14 +177,20 @@ def loss_of(output: torch.Tensor, image: torch.Tensor, label: torch.Tensor, task
     """Loss of one batch: output ``[N, C, H, W]``, image ``[N, C, H, W]``, label ``[N, H, W]``."""
     if task == "auto":
         return F.mse_loss(output, reconstruction_target(output, image))
-    loss = F.cross_entropy(output, label)
+    loss = F.cross_entropy(output, label) if output.device.type == "cpu" else pixel_cross_entropy(output, label)
     return loss + soft_dice_loss(output, label) if kind == "ce+dice" else loss
+
+
+def pixel_cross_entropy(output: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
+    """Cross-entropy with the pixels as rows: of maps a GPU does not sum it in one order."""
+    return F.cross_entropy(output.permute(0, 2, 3, 1).flatten(0, 2), label.flatten())
 
 
 def soft_dice_loss(output: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
     """1 - mean over foreground classes of the Dice of probabilities, pooled over the batch (Milletari et al. 2016)."""
     probability = output.softmax(1)[:, 1:]
-    truth = F.one_hot(label, output.shape[1]).permute(0, 3, 1, 2)[:, 1:].to(probability.dtype)
+    classes = torch.arange(1, output.shape[1], device=label.device).view(-1, 1, 1)
+    truth = (label.unsqueeze(1) == classes).to(probability.dtype)
     both = (probability * truth).sum((0, 2, 3))
     total = probability.sum((0, 2, 3)) + truth.sum((0, 2, 3))
     return 1 - ((2 * both + 1) / (total + 1)).mean()
@@ -206,7 +264,7 @@ class Snapshot:
         self.path, self.identity, self.every = path, identity, every_seconds
         self._last = time.monotonic()
 
-    def restore(self, network: nn.Module, optimiser: Any, schedule: Any, draws: torch.Generator) -> int:
+    def restore(self, network: nn.Module, optimiser: Optimiser) -> int:
         """Load the state if there is one of this very training; the number of steps already done."""
         if self.path is None or not self.path.is_file():
             return 0
@@ -219,23 +277,19 @@ class Snapshot:
             log.warning("%s: of other data or settings; starting again", self.path)
             return 0
         network.load_state_dict(state["network"])
-        optimiser.load_state_dict(state["optimiser"])
-        schedule.load_state_dict(state["schedule"])
-        draws.set_state(state["draws"])
+        optimiser.adam.load_state_dict(state["optimiser"])
+        set_random_state(state["random"])
         log.info("resuming after step %d from %s", state["step"], self.path)
         return int(state["step"])
 
-    def save(
-        self, step: int, network: nn.Module, optimiser: Any, schedule: Any, draws: torch.Generator, *, now: bool = False
-    ) -> None:
+    def save(self, step: int, network: nn.Module, optimiser: Optimiser, *, now: bool = False) -> None:
         """Save if the interval has passed, or ``now``."""
         if self.path is None or not (now or time.monotonic() - self._last >= self.every):
             return
         self.path.parent.mkdir(parents=True, exist_ok=True)
         partial = self.path.with_name(self.path.name + ".partial")
-        state = {"identity": self.identity, "step": step, "draws": draws.get_state()}
-        parts = {"network": network, "optimiser": optimiser, "schedule": schedule}
-        torch.save({**state, **{name: part.state_dict() for name, part in parts.items()}}, partial)
+        state = {"identity": self.identity, "step": step, "random": random_state()}
+        torch.save({**state, "network": network.state_dict(), "optimiser": optimiser.adam.state_dict()}, partial)
         os.replace(partial, self.path)
         self._last = time.monotonic()
 
@@ -270,6 +324,18 @@ class StopRequest:
             signal.signal(signal.SIGTERM, self._before)
 
 
-def _identity(slices: Slices, task: str, settings: dict[str, Any], seed: int, title: str) -> str:
-    text = json.dumps([slices.fingerprint(), task, settings, seed, title], sort_keys=True)
+def random_state() -> list[torch.Tensor]:
+    """Of torch's generators: the CPU's, then that of the GPU in use, if there is one."""
+    return [torch.get_rng_state(), *([torch.cuda.get_rng_state()] if torch.cuda.is_available() else [])]
+
+
+def set_random_state(state: list[torch.Tensor]) -> None:
+    """Go on with the draws where `random_state` was read."""
+    torch.set_rng_state(state[0].cpu())
+    if len(state) > 1:
+        torch.cuda.set_rng_state(state[1].cpu())
+
+
+def _identity(slices: Slices, task: str, settings: dict[str, Any], seed: int, title: str, device: torch.device) -> str:
+    text = json.dumps([slices.fingerprint(), task, settings, seed, title, device.type], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
