@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -36,16 +37,18 @@ def noise(slices: int, size: int = SIZE) -> Slices:
 
 def pair(net: str, arguments: dict[str, Any]) -> tuple[nn.Module, nn.Module]:
     """Target and source, untrained; BN tensors too are drawn, so that no swap is a swap of equals."""
-    made = []
-    for model in ("a-seg", "b-seg"):
-        network = initialise(net, arguments, "independent", "none", model, 0)
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            torch.manual_seed(len(made))
-            for tensor in network.state_dict().values():
-                if tensor.is_floating_point():
-                    tensor.add_(torch.rand_like(tensor) * (0.1 if tensor.ndim == 1 else 0.01))
-        made.append(network.eval())
-    return made[0], made[1]
+    made = [initialise(net, arguments, "independent", "none", model, 0) for model in ("a-seg", "b-seg")]
+    return disturbed(made[0], 0), disturbed(made[1], 1)
+
+
+def disturbed(network: nn.Module, seed: int) -> nn.Module:
+    """The network with a little added to every tensor."""
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        for tensor in network.state_dict().values():
+            if tensor.is_floating_point():
+                tensor.add_(torch.rand_like(tensor) * (0.1 if tensor.ndim == 1 else 0.01))
+    return network.eval()
 
 
 def seconds(work: Callable[[], object], repeats: int = 1) -> float:
@@ -58,6 +61,20 @@ def seconds(work: Callable[[], object], repeats: int = 1) -> float:
         _wait()
         times.append(time.perf_counter() - start)
     return min(times)
+
+
+@contextlib.contextmanager
+def torch_as_it_comes() -> Iterator[None]:
+    """For baselines: without the deterministic mode, which is ours and can be slower, and with what torch allows."""
+    backend = torch.backends.cudnn
+    before = backend.benchmark, backend.allow_tf32
+    torch.use_deterministic_algorithms(False)
+    backend.benchmark = backend.allow_tf32 = True
+    try:
+        yield
+    finally:
+        backend.benchmark, backend.allow_tf32 = before
+        torch.use_deterministic_algorithms(True, warn_only=True)
 
 
 def _wait() -> None:

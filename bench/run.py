@@ -9,7 +9,7 @@ from pathlib import Path
 from common import machine
 from overhead import against_imports
 from sweeps import against_the_floor, against_the_plain_way, at_paper_width, growth
-from trainings import against_others
+from trainings import against_others, side_by_side
 
 from prrmse.device import make_deterministic
 
@@ -17,7 +17,7 @@ from prrmse.device import make_deterministic
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--folder", type=Path, default=Path("results/benchmark"), help="where the figure goes")
-    parser.add_argument("--only", choices=["overhead", "sweep", "width", "floor", "training", "growth"])
+    parser.add_argument("--only", choices=["overhead", "sweep", "width", "floor", "training", "sharing", "growth"])
     parser.add_argument("--quick", action="store_true", help="much less of everything: shows that it runs")
     options = parser.parse_args()
     make_deterministic(min(2, os.cpu_count() or 1))
@@ -29,6 +29,7 @@ def main() -> None:
         "width": lambda: at_paper_width(2 if quick else 48, 40 if quick else 9),
         "floor": lambda: against_the_floor(8 if quick else 200),
         "training": lambda: against_others(2 if quick else 24),
+        "sharing": lambda: side_by_side(4 if quick else 60),
         "growth": lambda: growth(options.folder, 4 if quick else 50),
     }
     for name, part in parts.items():

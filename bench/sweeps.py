@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 import torch
-from common import CLASSES, NETS, PAPER, noise, pair, seconds, table
+from common import CLASSES, NETS, PAPER, disturbed, noise, pair, seconds, table, torch_as_it_comes
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
@@ -45,7 +45,8 @@ def plain_way(target: nn.Module, source: dict[str, torch.Tensor], layer: Layer, 
     patient = torch.tensor([patients.index(p) for p in data.index["patient"]])
     dataset = TensorDataset(torch.from_numpy(data.image).unsqueeze(1), torch.from_numpy(data.label).long(), patient)
     both, predicted, true = (np.zeros((len(patients), CLASSES), np.int64) for _ in range(3))
-    with torch.inference_mode():
+    with torch_as_it_comes(), torch.inference_mode():
+        torch.backends.cudnn.allow_tf32 = False  # what is compared is float32
         for image, label, row in DataLoader(dataset, batch_size=batch):
             found = network(image.to(device)).argmax(dim=1).cpu()
             for c in range(CLASSES):
@@ -159,6 +160,7 @@ def matrix_rate() -> float:
 
 
 GROWTH: dict[str, list[dict[str, Any]]] = {
+    "layers": [{"layers": n} for n in (5, 10, 20, 40)],
     "slices": [{"slices": n} for n in (25, 50, 100, 200)],
     "width": [{"width": w} for w in (6, 12, 24, 48)],
     "share of pairs": [{"pairs": share} for share in (0.25, 0.5, 0.75, 1.0)],
@@ -176,23 +178,37 @@ def growth(folder: Path, slices: int) -> str:
                 took, peak = pool.submit(_grown, {"slices": slices, **setting}).result()
             rows.append({"axis": axis, "value": next(iter(setting.values())), "time, s": took, "peak, MiB": peak})
     found = pd.DataFrame(rows)
-    figure, axes = plt.subplots(2, len(GROWTH), figsize=(12, 5), layout="constrained")
+    figure, axes = plt.subplots(2, len(GROWTH), figsize=(13, 5), sharey="row", layout="constrained")
     for column, axis in enumerate(GROWTH):
         for row, measure in enumerate(("time, s", "peak, MiB")):
             panel = axes[row, column]
             sns.lineplot(found[found["axis"] == axis], x="value", y=measure, marker="o", ax=panel)
             panel.set(xlabel=axis, ylabel=measure if column == 0 else "", ylim=(0, None))
+            if axis == "bound, MiB" and row == 1:
+                bounds = found.loc[found["axis"] == axis, "value"]
+                panel.plot(bounds, bounds, color="black", linestyle=":", label="the bound")
+                panel.legend()
     folder.mkdir(parents=True, exist_ok=True)
     figure.savefig(folder / "growth.png", dpi=120)
     found = found.assign(value=found["value"].map("{:g}".format)).round(1).astype(str)
-    return f"\n### Growth: UNet, width 12, {slices} slices, all pairs, unless said\n\n" + table(
-        found.to_dict("records")
-    )
+    title = f"\n### Growth: UNet, width 12, {slices} slices, all pairs, unless said"
+    return f"{title}; layers: convolutions with BN in a row\n\n" + table(found.to_dict("records"))
+
+
+def stack(layers: int) -> nn.Module:
+    """A network that can be of any depth: convolutions of 12 channels with BN and ReLU in a row."""
+    parts: list[nn.Module] = []
+    for i in range(layers):
+        parts += [nn.Conv2d(12 if i else 1, 12, 3, padding=1), nn.BatchNorm2d(12), nn.ReLU()]
+    return nn.Sequential(*parts, nn.Conv2d(12, CLASSES, 1)).eval()
 
 
 def _grown(setting: dict[str, Any]) -> tuple[float, float]:
     make_deterministic(torch.get_num_threads())
-    target, source = pair("unet", {"width": setting.get("width", 12)})
+    if "layers" in setting:
+        target, source = (disturbed(stack(setting["layers"]), seed) for seed in (0, 1))
+    else:
+        target, source = pair("unet", {"width": setting.get("width", 12)})
     layers = inventory(target)
     layers = layers[:: round(1 / setting["pairs"])] if setting.get("pairs", 1.0) in (0.25, 0.5) else layers
     if setting.get("pairs") == 0.75:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
+import time
 from typing import Any
 
 import torch
-from common import CLASSES, NETS, SIZE, noise, seconds, table
+from common import CLASSES, NETS, SIZE, noise, seconds, table, torch_as_it_comes
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from prrmse.data.slices import Slices
-from prrmse.device import choose_device
+from prrmse.device import choose_device, make_deterministic
 from prrmse.nets import initialise
 from prrmse.train import train
 
@@ -42,7 +44,8 @@ def plain(net: str, data: Slices, steps: int) -> None:
     network = initialise(net, NETS[net], "shared", "none", "a-seg", 0).to(device).train()
     optimiser = torch.optim.Adam(network.parameters(), 1e-3)
     loader = DataLoader(Pictures(data), BATCH, shuffle=True, num_workers=os.cpu_count() or 1, persistent_workers=True)
-    _loop(network, optimiser, loader, steps, device, lambda batch: batch)
+    with torch_as_it_comes():
+        _loop(network, optimiser, loader, steps, device, lambda batch: batch)
 
 
 def monai(net: str, data: Slices, steps: int) -> None:
@@ -58,7 +61,7 @@ def monai(net: str, data: Slices, steps: int) -> None:
     transform = Compose([EnsureTyped(keys, device=device), *(RandFlipd(keys, 0.5, axis) for axis in (0, 1))])
     dataset = CacheDataset(items, transform, progress=False)
     loader = ThreadDataLoader(dataset, batch_size=BATCH, shuffle=True, num_workers=0)
-    with torch.autocast(device.type, torch.bfloat16):
+    with torch_as_it_comes(), torch.autocast(device.type, torch.bfloat16):
         _loop(
             network, optimiser, loader, steps, device, lambda b: (b["image"].as_tensor(), b["label"].as_tensor()[:, 0])
         )
@@ -78,14 +81,13 @@ def _loop(network: Any, optimiser: Any, loader: Any, steps: int, device: torch.d
                 return
 
 
-def ours(net: str, data: Slices, steps: int, precision: str = "auto", title: str = "") -> None:
+def ours(net: str, data: Slices, steps: int, precision: str = "auto", threads: int | None = None) -> None:
     """The project's own training, with its augmentation, which does more than flips."""
+    threads = threads or torch.get_num_threads()
     settings = {"steps": steps, "batch_size": BATCH, "learning_rate": 1e-3, "weight_decay": 0.0}
     settings |= {"loss": "ce", "augment": True}
-    compute = {"device": "auto", "precision": precision, "threads": torch.get_num_threads(), "resume_seconds": 3600}
-    train(
-        initialise(net, NETS[net], "shared", "none", "a-seg", 0), data, "seg", settings, 0, compute, title=title
-    )  # fmt: skip
+    compute = {"device": "auto", "precision": precision, "threads": threads, "resume_seconds": 3600}
+    train(initialise(net, NETS[net], "shared", "none", "a-seg", 0), data, "seg", settings, 0, compute)
 
 
 def against_others(steps: int) -> str:
@@ -106,3 +108,43 @@ def against_others(steps: int) -> str:
             row[f"ratio to {name}"] = f"{took[name] / took['ours']:.2f}"
         rows.append(row)
     return f"\n### A training step, {BATCH} slices of {SIZE} x {SIZE}, {CLASSES} classes\n\n" + table(rows)
+
+
+def side_by_side(steps: int) -> str:
+    """Several trainings on one machine at once against one after the other, which has all of it to itself."""
+    on_gpu = choose_device("auto").type == "cuda"
+    cores = os.cpu_count() or 1
+    rows: list[dict[str, object]] = []
+    for net in NETS:
+        took = {}
+        for jobs in (1, 2, 4) if on_gpu else (1, cores):
+            threads = 1 if on_gpu else cores // jobs
+            took[jobs] = _at_once(net, steps, jobs, threads)
+            rows.append({"network": f"{net} {NETS[net]}", "at once": jobs, "threads each": threads,
+                         "a step of one, ms": f"{1000 * took[jobs] / steps:.0f}",
+                         "steps a second, all": f"{jobs * steps / took[jobs]:.1f}",
+                         "ratio to one after the other": f"{jobs * took[1] / took[jobs]:.2f}"})  # fmt: skip
+    return f"\n### Trainings side by side, {BATCH} slices of {SIZE} x {SIZE} a step\n\n" + table(rows)
+
+
+def _at_once(net: str, steps: int, jobs: int, threads: int) -> float:
+    """Seconds from the start of the first to the end of the last of some trainings, each a process that is warm."""
+    context = multiprocessing.get_context("spawn")
+    ready, times = context.Barrier(jobs), context.Queue()
+    processes = [context.Process(target=_one, args=(net, steps, threads, ready, times)) for _ in range(jobs)]
+    for process in processes:
+        process.start()
+    found = [times.get() for _ in processes]
+    for process in processes:
+        process.join()
+    return max(end for _, end in found) - min(start for start, _ in found)
+
+
+def _one(net: str, steps: int, threads: int, ready: Any, times: Any) -> None:
+    data = noise(SLICES)
+    make_deterministic(threads)
+    ours(net, data, 5, threads=threads)
+    ready.wait()
+    start = time.perf_counter()  # one clock for all processes of a machine
+    ours(net, data, steps, threads=threads)
+    times.put((start, time.perf_counter()))
