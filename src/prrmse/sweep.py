@@ -20,7 +20,7 @@ from torch import nn
 from tqdm import tqdm
 
 from prrmse.device import forward_only, keep_freed_memory
-from prrmse.engine import Program, TracingError, outlines, rewrite, schedule, trace
+from prrmse.engine import Program, TracingError, largest_step, outlines, rewrite, schedule, trace
 from prrmse.engine.steps import Step
 from prrmse.evaluate import Evaluation, output_of
 from prrmse.layers import Layer, check_fits
@@ -127,14 +127,15 @@ def _run(
     program: Program, changes: Sequence[Change], evaluation: Evaluation, exact: bool, memory_mb: float
 ) -> np.ndarray:
     """Counts int64 ``[1 + changes, 3, P, C]``, the network's own first."""
-    whole, on_cpu = evaluation.whole, evaluation.device.type == "cpu"
+    whole = evaluation.whole
     outline = outlines(program, whole.image[:1])
     if not exact:
         program = rewrite(program, outline, evaluation.dtype, evaluation.device)
         outline = outlines(program, whole.image[:1])
     changed = [_changed(program, {k: v.to(evaluation.device) for k, v in change.items()}) for change in changes]
     most = len(evaluation.batches[0].image) if exact else len(whole.image)
-    plan = schedule(program, changed, outline, most, memory_mb, on_cpu=on_cpu, fixed=exact)
+    step_bytes = largest_step(program, whole.image[:1]) if evaluation.device.type == "cpu" and not exact else 0
+    plan = schedule(program, changed, outline, most, memory_mb, step_bytes=step_bytes, fixed=exact)
     log.info(
         "%d swaps, %d slices at once, %d of %d values kept, at most %.0f MiB",
         *(len(changes), plan.slices, len(plan.kept), len(program.steps), plan.bytes / 2**20),

@@ -117,7 +117,7 @@ def train(
 
 
 def maybe_captured(step: Callable[..., Any], device: torch.device) -> Callable[..., Any]:
-    """The step; on a GPU as a recorded graph, for small networks leave it waiting for Python otherwise."""
+    """The step; for a GPU as a recorded graph, since a small network leaves it waiting for Python otherwise."""
     return Captured(step) if device.type == "cuda" else step
 
 
@@ -155,12 +155,12 @@ class Optimiser:
 
 def cosine_rates(first: float, steps: int) -> list[float]:
     """The rate of each step, from the first to nearly zero, by torch's own schedule."""
-    adam = torch.optim.Adam([nn.Parameter(torch.zeros(()))], first)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(adam, steps)
+    optimiser = torch.optim.SGD([nn.Parameter(torch.zeros(()))], first)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
     rates = []
     for _ in range(steps):
         rates.append(float(schedule.get_last_lr()[0]))
-        adam.step()
+        optimiser.step()
         schedule.step()
     return rates
 
@@ -325,8 +325,8 @@ class StopRequest:
 
 
 def random_state() -> list[torch.Tensor]:
-    """Of torch's generators: the CPU's, then that of the GPU in use, if there is one."""
-    return [torch.get_rng_state(), *([torch.cuda.get_rng_state()] if torch.cuda.is_available() else [])]
+    """Of torch's generators: the CPU's, then that of the GPU, if one is in use."""
+    return [torch.get_rng_state(), *([torch.cuda.get_rng_state()] if torch.cuda.is_initialized() else [])]
 
 
 def set_random_state(state: list[torch.Tensor]) -> None:

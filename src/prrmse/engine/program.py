@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from prrmse.engine.steps import Call, Step, folded
 
@@ -180,6 +181,45 @@ def outlines(program: Program, image: torch.Tensor) -> dict[str, Any]:
 
     program.record(()).run({program.image: image}, watch)
     return found
+
+
+class Made(TorchDispatchMode):
+    """Counts the bytes of the tensors that operations make."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bytes = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        given = {storage_of(leaf) for leaf in pytree.tree_leaves((args, kwargs))}
+        made = {storage_of(leaf): leaf.nbytes for leaf in pytree.tree_leaves(result) if storage_of(leaf)}
+        self.bytes += sum(size for storage, size in made.items() if storage not in given)
+        return result
+
+
+def storage_of(value: Any) -> int:
+    """Where a tensor's contents lie; 0 for what has no such place."""
+    has_storage = isinstance(value, torch.Tensor) and value.layout is torch.strided
+    return value.untyped_storage().data_ptr() if has_storage else 0
+
+
+def largest_step(program: Program, image: torch.Tensor) -> int:
+    """Most bytes that a step reads, makes on its way and leaves, for this image; without the network's tensors.
+
+    Args:
+        program: run before (`outlines`), so that what steps keep of the network's tensors is made already.
+        image: ``[N, C, H, W]``.
+    """
+    values: dict[str, Any] = {program.image: image}
+    most = 0
+    for name, step, forget in program.record(()).steps:
+        with Made() as made:
+            values[name] = step.run(values)
+        most = max(most, made.bytes + sum(size_of(values[source]) for source in step.inputs))
+        for source in forget:
+            del values[source]
+    return most
 
 
 def size_of(value: Any) -> int:

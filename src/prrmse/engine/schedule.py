@@ -10,8 +10,8 @@ from prrmse.engine.steps import Step
 from prrmse.errors import InputError
 
 MIB = 2**20
-# A CPU is fastest while the largest value stays in its caches, and slower with fewer slices (`make bench`).
-CACHE_BYTES = 16 * MIB
+# A CPU is fastest while what a step works on stays in its caches, and slower with fewer slices (`make bench`).
+CACHE_BYTES = 32 * MIB
 # For the output's every value: its part of the prediction, of the label, and of their one-hot masks.
 COUNT_BYTES = 16
 
@@ -31,7 +31,7 @@ def schedule(
     most_slices: int,
     memory_mb: float,
     *,
-    on_cpu: bool,
+    step_bytes: int = 0,
     fixed: bool = False,
 ) -> Schedule:
     """Fewer slices first, which costs nothing; then forget cheap values, then convolutions, and compute them again.
@@ -42,7 +42,7 @@ def schedule(
         outline: all values for one slice (`outlines`).
         most_slices: at once.
         memory_mb: bound on what the sweep holds beside network and data, MiB; without the operations' own workspace.
-        on_cpu: also keep to what the caches hold.
+        step_bytes: what the largest step works on, for one slice; then the slices are as many as a CPU's caches hold.
         fixed: exactly ``most_slices`` at once.
 
     Raises:
@@ -64,9 +64,8 @@ def schedule(
     one = needed(everything)
     slices = most_slices
     if not fixed:
-        largest = max(size.get(name, 0) for name in program.steps)
-        fit_cache = CACHE_BYTES // max(1, largest) if on_cpu else most_slices
-        slices = max(1, min(most_slices, int(fit_cache), int(bound // one)))
+        fit_cache = CACHE_BYTES // step_bytes if step_bytes else most_slices
+        slices = max(1, min(most_slices, fit_cache, int(bound // one)))
     if slices * one <= bound:
         return Schedule(slices, everything, slices * one)
     free = frozenset(name for name in ranked if size.get(name, 0) == 0)
