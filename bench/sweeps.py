@@ -178,21 +178,28 @@ def growth(folder: Path, slices: int) -> str:
                 took, peak = pool.submit(_grown, {"slices": slices, **setting}).result()
             rows.append({"axis": axis, "value": next(iter(setting.values())), "time, s": took, "peak, MiB": peak})
     found = pd.DataFrame(rows)
+    draw(found, folder)
+    found = found.assign(value=found["value"].map("{:g}".format)).round(1).astype(str)
+    title = f"\n### Growth: UNet, width 12, {slices} slices, all pairs, unless said"
+    return f"{title}; layers: convolutions with BN in a row\n\n" + table(found.to_dict("records"))
+
+
+def draw(found: pd.DataFrame, folder: Path) -> None:
+    """``growth.png``, of columns axis, value, ``time, s`` and ``peak, MiB``."""
     figure, axes = plt.subplots(2, len(GROWTH), figsize=(13, 5), sharey="row", layout="constrained")
     for column, axis in enumerate(GROWTH):
         for row, measure in enumerate(("time, s", "peak, MiB")):
             panel = axes[row, column]
             sns.lineplot(found[found["axis"] == axis], x="value", y=measure, marker="o", ax=panel)
-            panel.set(xlabel=axis, ylabel=measure if column == 0 else "", ylim=(0, None))
+            panel.set(xlabel=axis, ylabel=measure if column == 0 else "")
             if axis == "bound, MiB" and row == 1:
                 bounds = found.loc[found["axis"] == axis, "value"]
                 panel.plot(bounds, bounds, color="black", linestyle=":", label="the bound")
                 panel.legend()
+    for row, measure in enumerate(("time, s", "peak, MiB")):
+        axes[row, 0].set_ylim(0, 1.05 * found[measure].max())  # shared by the row
     folder.mkdir(parents=True, exist_ok=True)
     figure.savefig(folder / "growth.png", dpi=120)
-    found = found.assign(value=found["value"].map("{:g}".format)).round(1).astype(str)
-    title = f"\n### Growth: UNet, width 12, {slices} slices, all pairs, unless said"
-    return f"{title}; layers: convolutions with BN in a row\n\n" + table(found.to_dict("records"))
 
 
 def stack(layers: int) -> nn.Module:
