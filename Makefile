@@ -51,7 +51,7 @@ $(VENV)/.complete: requirements.txt requirements-uv.txt pyproject.toml
 
 # After a change of the dependencies in pyproject.toml.
 lock:
-	$(VENV)/bin/uv pip compile --quiet --python-version 3.11 --extra workflow --extra networks --extra dev --generate-hashes \
+	$(VENV)/bin/uv pip compile --quiet --python-version 3.11 --extra workflow --extra networks --extra images --extra dev --generate-hashes \
 	  --no-emit-index-url --custom-compile-command "make lock" pyproject.toml -o requirements.txt
 
 # Everything that the workflow made; the environment stays.
