@@ -14,9 +14,9 @@ import torch
 from torch import nn
 
 from prrmse.data.slices import Slices
-from prrmse.device import choose_device
-from prrmse.markdown import markdown_table
-from prrmse.nets import initialise
+from prrmse.learning.device import choose_device
+from prrmse.nets.start import initialise
+from prrmse.tables.markdown import markdown_table
 
 SIZE = 128
 CLASSES = 4

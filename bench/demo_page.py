@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from prrmse.markdown import markdown_table
-from prrmse.report import base_summary
+from prrmse.report.page import base_summary
+from prrmse.tables.markdown import markdown_table
 
 ROOT = Path(__file__).parents[1]
 TABLES = ROOT / "results" / "tables"

@@ -17,10 +17,13 @@ ROOT = Path(__file__).parents[1]
 def against_imports() -> str:
     """An import of the package and of torch; a job by the warm worker and by a new interpreter; a dry run."""
     light = "import prrmse, sys; assert 'torch' not in sys.modules"
-    tables = "import prrmse.params, prrmse.distance, sys; assert 'torch' not in sys.modules"
+    tables = "import prrmse.config.params, prrmse.compare.distance, sys; assert 'torch' not in sys.modules"
     rows: list[dict[str, object]] = []
     starts = {"an interpreter": "", "... and `import prrmse`": light, "... and what makes tables": tables}
-    for name, code in {**starts, "... and torch, torchvision, training": "import prrmse.nets, prrmse.train"}.items():
+    for name, code in {
+        **starts,
+        "... and torch, torchvision, training": "import prrmse.learning.train",
+    }.items():
         took = seconds(lambda c=code: subprocess.run([sys.executable, "-c", c], check=True), 3)
         rows.append({"what": name, "s": f"{took:.2f}"})
     with tempfile.TemporaryDirectory() as temporary:

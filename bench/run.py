@@ -11,7 +11,7 @@ from overhead import against_imports
 from sweeps import against_the_floor, against_the_plain_way, at_paper_width, growth
 from trainings import against_others, side_by_side
 
-from prrmse.device import make_deterministic
+from prrmse.learning.device import make_deterministic
 
 
 def main() -> None:

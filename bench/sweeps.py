@@ -23,12 +23,15 @@ from torch.utils.data import DataLoader, TensorDataset
 from torch.utils.flop_counter import FlopCounterMode
 
 from prrmse.data.slices import Slices
-from prrmse.device import choose_device, make_deterministic
-from prrmse.engine import onednn, outlines, rewrite, trace
-from prrmse.evaluate import Evaluation
-from prrmse.layers import Layer, inventory
-from prrmse.metrics import Counts, dice
-from prrmse.sweep import sweep
+from prrmse.engine import onednn
+from prrmse.engine.program import outlines, trace
+from prrmse.engine.rewrite import rewrite
+from prrmse.engine.sweep import sweep
+from prrmse.learning.device import choose_device, make_deterministic
+from prrmse.learning.dice import Counts, dice
+from prrmse.learning.evaluate import Evaluation
+from prrmse.names import Layer
+from prrmse.nets.layers import inventory
 
 BATCH = 16
 COMPUTE = {"device": "auto", "precision": "float32", "evaluation_batch_size": BATCH}

@@ -15,9 +15,9 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from prrmse.data.slices import Slices
-from prrmse.device import choose_device, make_deterministic
-from prrmse.nets import initialise
-from prrmse.train import train
+from prrmse.learning.device import choose_device, make_deterministic
+from prrmse.learning.train import train
+from prrmse.nets.start import initialise
 
 BATCH, SLICES = 8, 64
 

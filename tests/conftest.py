@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from prrmse.data.slices import Slices
-from prrmse.phantom import generate
+from prrmse.phantom.cohort import generate
 
 COMPUTE = {"device": "cpu", "precision": "float32", "threads": 1, "evaluation_batch_size": 5, "resume_seconds": 0}
 SETTINGS = {

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from prrmse.distance import bn_shift_table, rmse_table
-from prrmse.layers import inventory
-from prrmse.nets import build
-from prrmse.swap import swap_table
-from prrmse.verdict import network_table, verdict_table
+from prrmse.compare.distance import bn_shift_table, rmse_table
+from prrmse.nets.build import build
+from prrmse.nets.layers import inventory
+from prrmse.tables.means import swap_table
+from prrmse.tables.verdict import network_table, verdict_table
 
 VERDICT = {"tolerance": 0.05, "rule": "mean", "level": 0.95, "resamples": 200, "rn_fraction": 0.5}
 SMALL = {"unet": {"width": 4}, "pspnet": {"width": 8, "head_width": 64}}

@@ -7,9 +7,9 @@ from conftest import ARGUMENTS
 from torch import nn
 from torch.nn import functional as F
 
-from prrmse.align import channels_of, match, permute, random_order
-from prrmse.distance import rmse
-from prrmse.nets import initialise
+from prrmse.compare.align import channels_of, match, permute, random_order
+from prrmse.compare.distance import rmse
+from prrmse.nets.start import initialise
 
 
 class Own(nn.Module):

@@ -12,10 +12,10 @@ from safetensors.torch import load_file
 from torch import nn
 
 from prrmse import api
-from prrmse.evaluate import Evaluation
-from prrmse.layers import inventory, inventory_of_state
-from prrmse.nets import initialise
-from prrmse.train import train
+from prrmse.learning.evaluate import Evaluation
+from prrmse.learning.train import train
+from prrmse.nets.layers import inventory, inventory_of_state
+from prrmse.nets.start import initialise
 
 
 def torchvision_model(name, **arguments):

@@ -4,9 +4,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from prrmse.checkpoint import load_checkpoint, load_network, save_checkpoint
 from prrmse.errors import InputError
-from prrmse.nets import build
+from prrmse.nets.build import build
+from prrmse.nets.checkpoint import load_checkpoint, load_network, save_checkpoint
 
 HEADER = {"net": "unet", "arguments": {"width": 4}, "model": "a-seg", "seed": 0, "z": {"b": 1, "a": 2}}
 

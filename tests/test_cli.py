@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from prrmse.cli import main
+from prrmse.cli.main import main
 
 ROOT = Path(__file__).parents[1]
 

@@ -8,13 +8,13 @@ import pytest
 import torch
 from conftest import ARGUMENTS, COMPUTE, SETTINGS
 
-from prrmse.controls import control_state
-from prrmse.evaluate import Evaluation
-from prrmse.nets import initialise
-from prrmse.relative import control_summary, relative_table, source_summary
-from prrmse.swap import sweep_table
-from prrmse.titles import CONTROLS
-from prrmse.train import train
+from prrmse.experiments.control import control_state
+from prrmse.experiments.swap import sweep_table
+from prrmse.learning.evaluate import Evaluation
+from prrmse.learning.train import train
+from prrmse.names import CONTROLS
+from prrmse.nets.start import initialise
+from prrmse.tables.controls import control_summary, relative_table, source_summary
 
 IMAGE = torch.rand(2, 1, 32, 32, generator=torch.Generator().manual_seed(0))
 VERDICT = {"tolerance": 0.05, "level": 0.95, "resamples": 200}

@@ -24,6 +24,7 @@ from cohorts import (
     write_t1,
 )
 
+from prrmse.config.checks import check_data
 from prrmse.data import acdc, nnunet, rvsc, t1
 from prrmse.data.contour import fill_contour
 from prrmse.data.prepare import check, prepare, raw_files, summary
@@ -31,7 +32,6 @@ from prrmse.data.process import Grid, middle_slices, normalise, resample
 from prrmse.data.slices import load_slices, save_slices
 from prrmse.data.split import split_patients
 from prrmse.errors import InputError
-from prrmse.params import check_data
 
 SPLITS = {
     "acdc": {"kind": "random", "train": 2, "val": 2, "seed": 0},

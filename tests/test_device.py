@@ -10,7 +10,7 @@ import pytest
 
 HOLD = """
 import os, sys
-from prrmse.device import lease_gpu
+from prrmse.learning.device import lease_gpu
 print(lease_gpu(), lease_gpu(), os.environ.get("CUDA_VISIBLE_DEVICES"), flush=True)
 sys.stdin.read()
 """

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from prrmse.distance import bn_shift, relative_rmse, rmse, rmse_table
+from prrmse.compare.distance import bn_shift, relative_rmse, rmse, rmse_table
 
 
 def test_rmse_is_a_distance(rng=np.random.default_rng(0)):

@@ -6,11 +6,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from prrmse.claims import FAILS, HOLDS, UNDECIDED
 from prrmse.figures.evidence import draw_controls, draw_factorial, draw_joint, draw_ranking
-from prrmse.findings import STATEMENTS, findings
-from prrmse.ranking import SCORES
 from prrmse.report.evidence import evidence_html, evidence_markdown, evidence_sections
+from prrmse.tables.answer import FAILS, HOLDS, UNDECIDED
+from prrmse.tables.findings import STATEMENTS, findings
+from prrmse.tables.ranking import SCORES
 
 NETS = ("unet", "pspnet")
 SOURCES = ("t1-seg", "t1-auto", "rvsc-seg")

@@ -10,8 +10,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 from prrmse.errors import InputError
-from prrmse.foreign import fit, read_state
-from prrmse.nets import build_network
+from prrmse.nets.build import build_network
+from prrmse.nets.foreign import fit, read_state
 
 STATE = {"conv.weight": torch.arange(18.0).view(2, 1, 3, 3), "conv.bias": torch.ones(2)}
 

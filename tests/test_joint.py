@@ -6,14 +6,14 @@ import pytest
 import torch
 from conftest import ARGUMENTS, COMPUTE, SETTINGS
 
-from prrmse.controls import control_state
-from prrmse.evaluate import Evaluation
-from prrmse.joint import joint_changes, reestimated, units
-from prrmse.layers import inventory
-from prrmse.metrics import dice
-from prrmse.nets import initialise
-from prrmse.sweep import sweep, sweep_changes
-from prrmse.train import train
+from prrmse.engine.sweep import sweep, sweep_changes
+from prrmse.experiments.control import control_state
+from prrmse.experiments.joint import joint_changes, reestimated, units
+from prrmse.learning.dice import dice
+from prrmse.learning.evaluate import Evaluation
+from prrmse.learning.train import train
+from prrmse.nets.layers import inventory
+from prrmse.nets.start import initialise
 
 
 @pytest.fixture(scope="module", params=["unet", "pspnet"])

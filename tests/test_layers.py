@@ -4,9 +4,11 @@ import pytest
 import torch
 from conftest import ARGUMENTS
 
-from prrmse.layers import KINDS, inventory, swap
-from prrmse.nets import build, initialise
-from prrmse.plan import PAPER_NOT_REUSED, reused_pairs
+from prrmse.names import KINDS
+from prrmse.nets.build import build
+from prrmse.nets.layers import inventory, swap
+from prrmse.nets.start import initialise
+from prrmse.tables.plan import PAPER_NOT_REUSED, reused_pairs
 
 
 @pytest.mark.parametrize(("net", "counts"), [("unet", (19, 19, 18, 110)), ("pspnet", (29, 5, 23, 126))])

@@ -7,7 +7,8 @@ from conftest import ARGUMENTS
 from safetensors.torch import save_file
 
 from prrmse.errors import InputError
-from prrmse.nets import build, initialise
+from prrmse.nets.build import build
+from prrmse.nets.start import initialise
 
 
 @pytest.mark.parametrize("net", ["unet", "pspnet"])
@@ -21,7 +22,7 @@ def test_output_has_the_inputs_size_and_gradients_reach_every_parameter(net, siz
 
 
 def test_full_size_networks_have_the_counted_scalars():
-    from prrmse.layers import inventory
+    from prrmse.nets.layers import inventory
 
     assert sum(layer.scalars for layer in inventory(build("pspnet"))) == 17_396_676
     assert sum(layer.scalars for layer in inventory(build("unet"))) == 17_275_268

@@ -5,12 +5,13 @@ import hashlib
 import pytest
 from tables import VERDICT, fabricate
 
-from prrmse.claims import FAILS, HOLDS, UNDECIDED, claims
-from prrmse.figures import draw_figures
-from prrmse.paper_table import PAPER_ROWS, comparison, transfer_latex, transfer_markdown
-from prrmse.plan import PAPER_NOT_REUSED
-from prrmse.report import render_report
-from prrmse.titles import FIGURES
+from prrmse.figures.draw import draw_figures
+from prrmse.figures.titles import FIGURES
+from prrmse.report.page import render_report
+from prrmse.tables.answer import FAILS, HOLDS, UNDECIDED
+from prrmse.tables.claims import claims
+from prrmse.tables.paper import PAPER_ROWS, comparison, transfer_latex, transfer_markdown
+from prrmse.tables.plan import PAPER_NOT_REUSED
 
 STYLE = {"context": "paper", "palette": "colorblind", "dpi": 80, "target": "acdc-seg", **VERDICT}
 

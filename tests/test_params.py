@@ -7,8 +7,10 @@ import pytest
 import yaml
 from jsonschema import Draft202012Validator
 
+from prrmse.config.checks import check_data, check_networks, check_params, schema
+from prrmse.config.params import read_params, section
 from prrmse.errors import InputError
-from prrmse.params import check_data, check_networks, check_params, models, read_params, schema, section
+from prrmse.names import models
 
 ROOT = Path(__file__).parents[1]
 DEMO = yaml.safe_load((ROOT / "params.yaml").read_text())

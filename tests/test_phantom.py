@@ -11,7 +11,7 @@ import pytest
 from skimage.draw import polygon2mask
 
 from prrmse.errors import InputError
-from prrmse.phantom import generate
+from prrmse.phantom.cohort import generate
 
 CONTOUR = "{n}-{f}-{k}contour-manual.txt"
 

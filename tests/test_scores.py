@@ -7,10 +7,20 @@ from conftest import ARGUMENTS, COMPUTE
 from scipy import linalg, optimize, stats
 from torch.nn import functional as F
 
-from prrmse.evaluate import Evaluation
-from prrmse.features import features, sample_pixels
-from prrmse.nets import initialise
-from prrmse.scores import cc_fv, gbc, h_score, ledoit_wolf, leep, linear_cka, logme, potential_energy, wasserstein
+from prrmse.compare.features import features, sample_pixels
+from prrmse.compare.scores import (
+    cc_fv,
+    gbc,
+    h_score,
+    ledoit_wolf,
+    leep,
+    linear_cka,
+    logme,
+    potential_energy,
+    wasserstein,
+)
+from prrmse.learning.evaluate import Evaluation
+from prrmse.nets.start import initialise
 
 
 @pytest.fixture(scope="module")

@@ -8,13 +8,13 @@ import torch
 from conftest import ARGUMENTS, COMPUTE, SETTINGS
 from torch import nn
 
-from prrmse.controls import control_state
+from prrmse.compare.features import sample_pixels
+from prrmse.compare.similarity import DISTANCES, LIKENESSES, folded, similarity_table
 from prrmse.engine.program import norms_behind, trace
-from prrmse.evaluate import Evaluation
-from prrmse.features import sample_pixels
-from prrmse.nets import initialise
-from prrmse.similarity import DISTANCES, LIKENESSES, folded, similarity_table
-from prrmse.train import train
+from prrmse.experiments.control import control_state
+from prrmse.learning.evaluate import Evaluation
+from prrmse.learning.train import train
+from prrmse.nets.start import initialise
 
 IMAGE = torch.rand(2, 1, 32, 32, generator=torch.Generator().manual_seed(0))
 

@@ -14,14 +14,15 @@ from torch.nn import functional as F
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from prrmse.engine import outlines, rewrite, trace
+from prrmse.engine.program import outlines, trace
+from prrmse.engine.rewrite import rewrite
+from prrmse.engine.sweep import sweep
 from prrmse.errors import InputError
-from prrmse.evaluate import Evaluation
-from prrmse.layers import inventory, swap
-from prrmse.metrics import dice
-from prrmse.nets import initialise
-from prrmse.sweep import sweep
-from prrmse.train import train
+from prrmse.learning.dice import dice
+from prrmse.learning.evaluate import Evaluation
+from prrmse.learning.train import train
+from prrmse.nets.layers import inventory, swap
+from prrmse.nets.start import initialise
 
 
 class Branches(nn.Module):

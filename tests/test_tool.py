@@ -8,12 +8,12 @@ from cohorts import write_decathlon
 from conftest import ARGUMENTS, COMPUTE, SETTINGS
 from safetensors.torch import load_file
 
-from prrmse.checkpoint import save_checkpoint
-from prrmse.cli import main
+from prrmse.cli.main import main
 from prrmse.data.slices import save_slices
-from prrmse.layers import inventory
-from prrmse.nets import initialise
-from prrmse.train import train
+from prrmse.learning.train import train
+from prrmse.nets.checkpoint import save_checkpoint
+from prrmse.nets.layers import inventory
+from prrmse.nets.start import initialise
 
 RUN = ["--threads", "1", "--device", "cpu"]
 

@@ -11,18 +11,18 @@ import torch
 from conftest import ARGUMENTS, COMPUTE, SETTINGS
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from prrmse import train as module
-from prrmse.capture import Captured
+from prrmse.engine.sweep import sweep
 from prrmse.errors import InputError
-from prrmse.evaluate import Evaluation
-from prrmse.layers import inventory
-from prrmse.metrics import dice
-from prrmse.nets import initialise
+from prrmse.learning import train as module
+from prrmse.learning.capture import Captured
+from prrmse.learning.dice import dice
+from prrmse.learning.evaluate import Evaluation
+from prrmse.learning.separable import DeterministicResizing
+from prrmse.learning.train import batch_order, soft_dice_loss, train
+from prrmse.nets.layers import inventory
 from prrmse.nets.pspnet import PSPNet
+from prrmse.nets.start import initialise
 from prrmse.nets.unet import UNet
-from prrmse.separable import DeterministicResizing
-from prrmse.sweep import sweep
-from prrmse.train import batch_order, soft_dice_loss, train
 
 
 def network(net="unet"):

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from tables import VERDICT, fabricate, swap_parts
 
-from prrmse.bootstrap import bootstrap_mean
-from prrmse.verdict import network_table, verdict_table
+from prrmse.tables.bootstrap import bootstrap_mean
+from prrmse.tables.verdict import network_table, verdict_table
 
 
 def table(rule="mean", tolerance=0.05, drop_of=lambda kind, layer: 0.3 if kind == "W" else 0.0):

@@ -14,7 +14,7 @@ import pytest
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="elsewhere scripts run in their own process")
 SOURCE = Path(__file__).parents[1] / "src"
 # What the workflow preloads takes seconds; that it may be anything is part of the design.
-SERVER = "import prrmse.warm as w; w.PRELOADED = ('xml.dom',); w.IDLE_SECONDS = {idle}; w.serve(w._address())"
+SERVER = "import prrmse.run.warm as w; w.PRELOADED = ('xml.dom',); w.IDLE_SECONDS = {idle}; w.serve(w._address())"
 
 
 class Place:
@@ -46,7 +46,7 @@ class Place:
         (self.folder / "script.py").write_text(text)
 
     def warm(self, *arguments: str, **more: str) -> subprocess.Popen:
-        return self.python("-m", "prrmse.warm", "script.py", *arguments, **more)
+        return self.python("-m", "prrmse.run.warm", "script.py", *arguments, **more)
 
 
 def wait_for(condition, seconds: float = 20):

@@ -17,7 +17,7 @@ import yaml
 from cohorts import write_nifti
 from tiny import CHANGES, ROOT, Folder
 
-from prrmse.ranking import SCORES
+from prrmse.tables.ranking import SCORES
 
 pytestmark = pytest.mark.workflow
 

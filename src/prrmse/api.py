@@ -27,17 +27,18 @@ from safetensors.torch import save_file
 from torch import nn
 from tqdm import tqdm
 
-from prrmse.bootstrap import bootstrap_mean
-from prrmse.distance import distance_table
-from prrmse.evaluate import Evaluation
-from prrmse.features import Pixels, sample_pixels
-from prrmse.foreign import fit, read_state
-from prrmse.layers import Layer, inventory, inventory_of_state, swap
-from prrmse.metrics import dice_table
+from prrmse.compare.distance import distance_table
+from prrmse.compare.features import Pixels, sample_pixels
+from prrmse.engine.sweep import sweep as swept_counts
+from prrmse.experiments.transferability import Watch, feature_scores
+from prrmse.learning.dice import dice_table
+from prrmse.learning.evaluate import Evaluation
+from prrmse.names import Layer
+from prrmse.nets.foreign import fit, read_state
+from prrmse.nets.layers import inventory, inventory_of_state, swap
 from prrmse.seeding import derive_seed
-from prrmse.sweep import sweep as swept_counts
-from prrmse.transferability import Watch, feature_scores
-from prrmse.verdict import drops_by_patient, is_reusable, mean_drops
+from prrmse.tables.bootstrap import bootstrap_mean
+from prrmse.tables.verdict import drops_by_patient, is_reusable, mean_drops
 
 Score = float | Mapping[str, float]
 Evaluate = Callable[[nn.Module], Score] | Evaluation
@@ -72,7 +73,7 @@ def compare(a: StateLike, b: StateLike) -> tuple[pd.DataFrame, pd.DataFrame]:
     """How far two checkpoints of one network lie apart, and which of their tensors fit each other.
 
     Returns:
-        `distance_table` of the pairs that fit; and the table of `prrmse.foreign.fit`, b's tensors offered to a.
+        `distance_table` of the pairs that fit; and the table of `prrmse.nets.foreign.fit`, b's tensors offered to a.
     """
     own, all_layers = _read(a)
     fitted, table = fit(own, _state(b))
@@ -100,7 +101,7 @@ def sweep(
         evaluate: called with the model, which it must not train; a score (larger is better), or one per case. Or an
             `Evaluation`, which is many times faster, since it shares what does not change.
         layers: the pairs; all that fit, if not given.
-        engine, memory_mb: see `prrmse.sweep.sweep`; for an `Evaluation` only.
+        engine, memory_mb: see `prrmse.engine.sweep.sweep`; for an `Evaluation` only.
         progress: show a bar.
 
     Returns:

@@ -31,7 +31,7 @@ rule base:
     message:
         "base: train {wildcards.net} on {wildcards.model}, seed {wildcards.seed}"
     shell:
-        "python -m prrmse.warm workflow/scripts/base.py --net {wildcards.net} --model {wildcards.model}"
+        "python -m prrmse.run.warm workflow/scripts/base.py --net {wildcards.net} --model {wildcards.model}"
         " --seed {wildcards.seed} --data {input.data} --params {params.json:q}"
         " --checkpoint {output.checkpoint} --table {output.table} 2>&1 | tee {log}"
 

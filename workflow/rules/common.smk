@@ -10,18 +10,13 @@ min_version("9.19")
 sys.path.insert(0, "src")
 shell.prefix("export PYTHONPATH=src; ")
 
-from prrmse.code import imported_files
+from prrmse.config.checks import check_data, check_networks, check_params
+from prrmse.config.params import section
 from prrmse.errors import InputError
-from prrmse.manifest import check_untouched
-from prrmse.params import (
-    check_data,
-    check_networks,
-    check_params,
-    models,
-    section,
-    split_model,
-)
-from prrmse.titles import CONTROLS, figure_titles
+from prrmse.figures.titles import figure_titles
+from prrmse.names import CONTROLS, models, split_model
+from prrmse.run.code import imported_files
+from prrmse.run.manifest import check_untouched
 
 try:
     check_params(config)

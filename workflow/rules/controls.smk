@@ -38,7 +38,7 @@ rule control:
     message:
         "control: {wildcards.net}, every layer of {wildcards.target} from its {wildcards.control}, seed {wildcards.seed}"
     shell:
-        "python -m prrmse.warm workflow/scripts/control.py --net {wildcards.net} --target {wildcards.target}"
+        "python -m prrmse.run.warm workflow/scripts/control.py --net {wildcards.net} --target {wildcards.target}"
         " --control {wildcards.control} --seed {wildcards.seed} --checkpoint {input.target} --other {params.other}"
         " --data {input.data} --params {params.json:q} --table {output} 2>&1 | tee {log}"
 

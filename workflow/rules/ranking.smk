@@ -42,7 +42,7 @@ rule transferability:
     message:
         "transferability: {wildcards.net}, what can be said of {wildcards.source} beforehand, seed {wildcards.seed}"
     shell:
-        "python -m prrmse.warm workflow/scripts/transferability.py --net {wildcards.net} --source {wildcards.source}"
+        "python -m prrmse.run.warm workflow/scripts/transferability.py --net {wildcards.net} --source {wildcards.source}"
         " --seed {wildcards.seed} --target-checkpoint {input.target} --source-checkpoint {input.source}"
         " --data {input.data} --params {params.json:q} --table {output.scores} --layers {output.layers}"
         " --seconds {output.seconds} 2>&1 | tee {log}"
@@ -83,7 +83,7 @@ rule gain:
     message:
         "gain: {wildcards.net}, {wildcards.arm} from {wildcards.source} of seed {wildcards.source_seed}, seed {wildcards.seed}"
     shell:
-        "python -m prrmse.warm workflow/scripts/gain.py --net {wildcards.net} --arm {wildcards.arm}"
+        "python -m prrmse.run.warm workflow/scripts/gain.py --net {wildcards.net} --arm {wildcards.arm}"
         " --source {wildcards.source} --source-seed {wildcards.source_seed} --seed {wildcards.seed}"
         " --data {input.data} --checkpoint '{input.source}' --params {params.json:q}"
         " --table {output.table} --seconds {output.seconds} 2>&1 | tee {log}"

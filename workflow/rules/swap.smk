@@ -31,7 +31,7 @@ rule swap:
     message:
         "swap: {wildcards.net}, every layer of {wildcards.target} from {wildcards.source}, seed {wildcards.seed}"
     shell:
-        "python -m prrmse.warm workflow/scripts/swap.py --net {wildcards.net} --target {wildcards.target}"
+        "python -m prrmse.run.warm workflow/scripts/swap.py --net {wildcards.net} --target {wildcards.target}"
         " --source {wildcards.source} --seed {wildcards.seed} --target-checkpoint {input.target}"
         " --source-checkpoint {input.source} --data {input.data} --params {params.json:q}"
         " --table {output} 2>&1 | tee {log}"

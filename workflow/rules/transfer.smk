@@ -40,7 +40,7 @@ rule transfer:
         "transfer: {wildcards.net}, {wildcards.samples} patients, {wildcards.arm} {wildcards.source},"
         " seed {wildcards.seed}"
     shell:
-        "python -m prrmse.warm workflow/scripts/transfer.py --net {wildcards.net} --samples {wildcards.samples}"
+        "python -m prrmse.run.warm workflow/scripts/transfer.py --net {wildcards.net} --samples {wildcards.samples}"
         " --arm {wildcards.arm} --source {wildcards.source} --seed {wildcards.seed}"
         " --data {input.data} --checkpoint '{input.source}' --verdict '{input.verdict}'"
         " --params {params.json:q} --table {output} 2>&1 | tee {log}"

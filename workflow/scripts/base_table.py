@@ -2,8 +2,9 @@
 
 from argparse import Namespace
 
-from prrmse.base import base_table
-from prrmse.job import read_tables, run, write_table
+from prrmse.run.job import run
+from prrmse.tables.means import base_table
+from prrmse.tables.store import read_tables, write_table
 
 
 def main(a: Namespace) -> None:

@@ -2,8 +2,8 @@
 
 from argparse import ArgumentParser
 
-from prrmse.distance import bn_shift_all_pairs
-from prrmse.job import write_table
+from prrmse.experiments.bn_shift import bn_shift_all_pairs
+from prrmse.tables.store import write_table
 
 parser = ArgumentParser(description=__doc__)
 parser.add_argument("--table", required=True)

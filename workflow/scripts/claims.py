@@ -3,8 +3,9 @@
 from argparse import Namespace
 from pathlib import Path
 
-from prrmse.claims import claims
-from prrmse.job import read_table, run, write_table
+from prrmse.run.job import run
+from prrmse.tables.claims import claims
+from prrmse.tables.store import read_table, write_table
 
 
 def main(a: Namespace) -> None:

@@ -3,8 +3,9 @@
 from argparse import Namespace
 from pathlib import Path
 
-from prrmse.controls import control_experiment
-from prrmse.job import run, write_table
+from prrmse.experiments.control import control_experiment
+from prrmse.run.job import run
+from prrmse.tables.store import write_table
 
 
 def main(a: Namespace) -> None:

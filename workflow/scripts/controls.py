@@ -4,8 +4,9 @@ from argparse import Namespace
 from pathlib import Path
 
 from prrmse.figures.evidence import draw_controls
-from prrmse.job import read_table, read_tables, run, write_table
-from prrmse.relative import control_summary, relative_table
+from prrmse.run.job import run
+from prrmse.tables.controls import control_summary, relative_table
+from prrmse.tables.store import read_table, read_tables, write_table
 
 
 def main(a: Namespace) -> None:

@@ -6,7 +6,8 @@ import pandas as pd
 
 from prrmse.data.prepare import summary
 from prrmse.data.slices import load_slices
-from prrmse.job import run, write_table
+from prrmse.run.job import run
+from prrmse.tables.store import write_table
 
 
 def main(a: Namespace) -> None:

@@ -3,9 +3,11 @@
 from argparse import Namespace
 from pathlib import Path
 
-from prrmse.findings import findings
-from prrmse.job import read_table, run, write_table, write_text
+from prrmse.files import write_text
 from prrmse.report.evidence import evidence_html, evidence_markdown, evidence_sections
+from prrmse.run.job import run
+from prrmse.tables.findings import findings
+from prrmse.tables.store import read_table, write_table
 
 TABLES = ("controls", "relative", "joint", "factorial", "effects", "layers", "gain", "ranking", "seconds")
 

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from prrmse.factorial import effects_table, factorial_table, kernel_drops
 from prrmse.figures.evidence import draw_factorial
-from prrmse.job import read_table, run, write_table
+from prrmse.run.job import run
+from prrmse.tables.factorial import effects_table, factorial_table, kernel_drops
+from prrmse.tables.store import read_table, write_table
 
 
 def main(a: Namespace) -> None:

@@ -3,8 +3,9 @@
 from argparse import Namespace
 from pathlib import Path
 
-from prrmse.figures import draw_figures
-from prrmse.job import read_table, run
+from prrmse.figures.draw import draw_figures
+from prrmse.run.job import run
+from prrmse.tables.store import read_table
 
 
 def main(a: Namespace) -> None:

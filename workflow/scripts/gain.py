@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from prrmse.job import run, write_table
-from prrmse.transfer import transfer_run
+from prrmse.experiments.transfer import transfer_run
+from prrmse.run.job import run
+from prrmse.tables.store import write_table
 
 
 def main(a: Namespace) -> None:

@@ -6,8 +6,9 @@ from pathlib import Path
 import pandas as pd
 
 from prrmse.figures.evidence import draw_joint
-from prrmse.job import read_table, read_tables, run, write_table
-from prrmse.verdict import drops_table
+from prrmse.run.job import run
+from prrmse.tables.store import read_table, read_tables, write_table
+from prrmse.tables.verdict import drops_table
 
 
 def main(a: Namespace) -> None:

@@ -3,8 +3,9 @@
 import json
 from argparse import Namespace
 
-from prrmse.job import run, write_text
-from prrmse.manifest import manifest
+from prrmse.files import write_text
+from prrmse.run.job import run
+from prrmse.run.manifest import manifest
 
 
 def main(a: Namespace) -> None:

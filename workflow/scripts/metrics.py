@@ -4,8 +4,10 @@ import json
 from argparse import Namespace
 from pathlib import Path
 
-from prrmse.job import read_table, run, write_table, write_text
-from prrmse.summary import metrics, reuse_plot, transfer_plot
+from prrmse.files import write_text
+from prrmse.run.job import run
+from prrmse.tables.metrics import metrics, reuse_plot, transfer_plot
+from prrmse.tables.store import read_table, write_table
 
 
 def main(a: Namespace) -> None:

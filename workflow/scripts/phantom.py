@@ -4,10 +4,10 @@ import shutil
 from argparse import Namespace
 from pathlib import Path
 
-from prrmse.digest import sha256_of
 from prrmse.errors import InputError
-from prrmse.job import run, write_text
-from prrmse.phantom import generate
+from prrmse.files import sha256_of, write_text
+from prrmse.phantom.cohort import generate
+from prrmse.run.job import run
 
 
 def main(a: Namespace) -> None:

@@ -4,7 +4,7 @@ from argparse import Namespace
 
 from prrmse.data.prepare import prepare
 from prrmse.data.slices import save_slices
-from prrmse.job import run
+from prrmse.run.job import run
 
 
 def main(a: Namespace) -> None:

@@ -4,8 +4,8 @@ from argparse import Namespace
 from pathlib import Path
 
 from prrmse.figures.evidence import draw_ranking
-from prrmse.job import read_table, read_tables, run, write_table
-from prrmse.ranking import (
+from prrmse.run.job import run
+from prrmse.tables.ranking import (
     all_scores,
     gain_table,
     gain_values,
@@ -14,6 +14,7 @@ from prrmse.ranking import (
     ranking_table,
     seconds_table,
 )
+from prrmse.tables.store import read_table, read_tables, write_table
 
 
 def main(a: Namespace) -> None:

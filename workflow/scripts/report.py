@@ -3,9 +3,11 @@
 from argparse import Namespace
 from pathlib import Path
 
-from prrmse.job import read_table, run, write_text
-from prrmse.manifest import environment
-from prrmse.report import render_report
+from prrmse.files import write_text
+from prrmse.report.page import render_report
+from prrmse.run.job import run
+from prrmse.run.manifest import environment
+from prrmse.tables.store import read_table
 
 
 def main(a: Namespace) -> None:

@@ -2,8 +2,9 @@
 
 from argparse import Namespace
 
-from prrmse.distance import rmse_all_pairs
-from prrmse.job import run, write_table
+from prrmse.experiments.rmse import rmse_all_pairs
+from prrmse.run.job import run
+from prrmse.tables.store import write_table
 
 
 def main(a: Namespace) -> None:

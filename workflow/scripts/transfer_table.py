@@ -2,9 +2,11 @@
 
 from argparse import Namespace
 
-from prrmse.job import read_table, read_tables, run, write_table, write_text
-from prrmse.paper_table import transfer_latex, transfer_markdown
-from prrmse.transfer import transfer_table
+from prrmse.files import write_text
+from prrmse.run.job import run
+from prrmse.tables.means import transfer_table
+from prrmse.tables.paper import transfer_latex, transfer_markdown
+from prrmse.tables.store import read_table, read_tables, write_table
 
 
 def main(a: Namespace) -> None:

@@ -3,8 +3,9 @@
 from argparse import Namespace
 from pathlib import Path
 
-from prrmse.job import run, write_table
-from prrmse.transferability import transferability
+from prrmse.experiments.transferability import transferability
+from prrmse.run.job import run
+from prrmse.tables.store import write_table
 
 
 def main(a: Namespace) -> None:

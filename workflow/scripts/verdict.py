@@ -2,8 +2,9 @@
 
 from argparse import Namespace
 
-from prrmse.job import read_table, run, write_table
-from prrmse.verdict import network_table, verdict_table
+from prrmse.run.job import run
+from prrmse.tables.store import read_table, write_table
+from prrmse.tables.verdict import network_table, verdict_table
 
 
 def main(a: Namespace) -> None:

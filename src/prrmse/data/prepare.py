@@ -14,8 +14,8 @@ from prrmse.data import acdc, nnunet, rvsc, t1
 from prrmse.data.process import Grid, middle_slices, normalise, resample
 from prrmse.data.slices import SPLITS, Slices
 from prrmse.data.split import split_patients
-from prrmse.digest import digest_of
 from prrmse.errors import InputError
+from prrmse.files import digest_of
 
 log = logging.getLogger(__name__)
 

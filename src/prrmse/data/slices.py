@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from prrmse.errors import InputError
+from prrmse.seeding import derive_seed
 
 INDEX_COLUMNS = ["patient", "frame", "slice", "split"]
 SPLITS = ("train", "val", "test")
@@ -105,3 +106,22 @@ def load_slices(path: str | Path) -> Slices:
         raise InputError(
             f"{path}: not a complete processed data set ({e}); delete it and run `prepare` again"
         ) from None
+
+
+def draw_patients(slices: Slices, samples: int, seed: int) -> Slices:
+    """The training slices of ``samples`` random patients (all of them if there are fewer).
+
+    A larger draw of the same seed contains the smaller one, so that sample sizes are compared on
+    nested sets.
+    """
+    patients = np.array(slices.patients("train"))
+    rng = np.random.default_rng(derive_seed(slices.meta["dataset"], "transfer patients", seed))
+    chosen = set(rng.permutation(patients)[:samples])
+    rows = (slices.index["split"] == "train") & slices.index["patient"].isin(chosen)
+    return slices.take(np.flatnonzero(rows.to_numpy()))
+
+
+def some_slices(slices: Slices, n: int, *identity: object) -> Slices:
+    """At most n slices, drawn by a seed that derives from what they are for."""
+    rng = np.random.default_rng(derive_seed("some slices", *identity))
+    return slices.take(np.sort(rng.permutation(len(slices.image))[:n]))

@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from prrmse.engine.program import Program, users_of
 from prrmse.engine.steps import Affine, Call, Conv, ConvOfResized, ResizedConv, Step, Sum
 from prrmse.engine.winograd import winograd
-from prrmse.separable import matrices
+from prrmse.learning.separable import matrices
 
 # Less work by this factor, or the small matrices are not worth it (`make bench` on two cores).
 RESIZED_GAIN = 2.5

@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 
 from prrmse.figures.style import NET_NAMES, by_layer, colours, footnote, legend_above, panel_grid, save, use_style
-from prrmse.ranking import SCORES, START
-from prrmse.relative import ranked
+from prrmse.tables.controls import ranked
+from prrmse.tables.ranking import SCORES, START
 
 
 def draw_controls(controls: pd.DataFrame, swaps: pd.DataFrame, settings: Mapping[str, Any], out: Path) -> None:
@@ -88,7 +88,7 @@ def draw_factorial(cells: pd.DataFrame, settings: Mapping[str, Any], out: Path) 
     """Loss of Dice from sources and from random kernels, and normalised reuse, by network and start.
 
     Args:
-        cells: of `prrmse.factorial.factorial_table`.
+        cells: of `prrmse.tables.factorial.factorial_table`.
         settings: of ``figures``.
         out: folder.
     """
@@ -122,8 +122,8 @@ def draw_ranking(ranking: pd.DataFrame, gain: pd.DataFrame, settings: Mapping[st
     """Left: how well each score ranks the sources; right: what fine-tuning from each gained. A row for each network.
 
     Args:
-        ranking: of `prrmse.ranking.ranking_table`.
-        gain: of `prrmse.ranking.gain_table`.
+        ranking: of `prrmse.tables.ranking.ranking_table`.
+        gain: of `prrmse.tables.ranking.gain_table`.
         settings: of ``figures``.
         out: folder.
     """

@@ -12,7 +12,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
 from prrmse.figures.style import DICE, NET_NAMES, Tables, absent, colours, footnote, legend_above, panel_grid
-from prrmse.paper_table import PAPER_ROWS
+from prrmse.tables.paper import PAPER_ROWS
 
 KINDS = ["W", "B", "RM", "RV", "RW", "RB"]
 

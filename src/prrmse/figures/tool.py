@@ -9,7 +9,7 @@ import seaborn as sns
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from prrmse.layers import KINDS
+from prrmse.names import KINDS
 
 NAMES = {
     "W": "weight of convolution (W)",

@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from prrmse.markdown import markdown_table
-from prrmse.ranking import SCORES, START
-from prrmse.relative import source_summary
-from prrmse.report import inline, template
+from prrmse.report.page import inline, template
+from prrmse.tables.controls import source_summary
+from prrmse.tables.markdown import markdown_table
+from prrmse.tables.ranking import SCORES, START
 
 
 class Section(NamedTuple):

@@ -1,0 +1,179 @@
+"""Command line: parameters of the workflow, and networks and checkpoints of your own."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+from typing import Any
+
+from prrmse.config.checks import check_data, check_networks
+from prrmse.config.params import read_params, use_params
+from prrmse.config.reference import reference
+from prrmse.errors import InputError
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Entry point of ``prrmse``; exit status 0, 1 if ``diff`` finds a difference, 2 if the user must mend something."""
+    parser = argparse.ArgumentParser(
+        prog="prrmse",
+        description="Which pretrained parameters can be reused, in which layers.",
+        epilog="Exit status: 0 done; 1 diff found a difference; 2 something must be mended, and one line says what.",
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    check = commands.add_parser("check", help="check a parameter file and that its data sets are there")
+    check.add_argument("files", nargs="*", default=["params.yaml"], help="later files replace keys of earlier ones")
+    check.set_defaults(act=_check)
+    params = commands.add_parser("params", help="print every parameter and what it means, as a Markdown table")
+    params.set_defaults(act=lambda _: print(reference()))
+    use = commands.add_parser("use", help="write the keys of another file, e.g. configs/paper.yaml, into params.yaml")
+    use.add_argument("file")
+    use.set_defaults(act=_use)
+    diff = commands.add_parser("diff", help="say where two runs first differ (exit status 1 if they do)")
+    diff.add_argument("runs", nargs=2, metavar="RUN", help="a folder that holds results/manifest.json")
+    diff.set_defaults(act=_diff)
+    _add_tools(commands)
+    parsed = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    try:
+        return parsed.act(parsed) or 0
+    except BrokenPipeError:  # the reader, e.g. head, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except InputError as e:
+        print(f"error: {e}", file=sys.stderr)
+        return 2
+
+
+def _add_tools(commands: Any) -> None:
+    """The commands for networks and checkpoints of any origin."""
+
+    def command(name: str, text: str, example: str) -> argparse.ArgumentParser:
+        made = commands.add_parser(
+            name,
+            help=text,
+            description=text[0].upper() + text[1:] + ".",
+            epilog=f"Example:\n  {example}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        made.add_argument("--json", action="store_true", help="print JSON")
+        made.set_defaults(act=lambda a: _tool(name, a))
+        return made
+
+    inspect = command("inspect", "list the (kind, layer) pairs of a checkpoint", "prrmse inspect resnet18.pth")
+    inspect.add_argument("checkpoint")
+    compare = command(
+        "compare", "distances of two checkpoints, pair by pair", "prrmse compare a.safetensors b.pth --figure ab.png"
+    )
+    compare.add_argument("a", metavar="A")
+    compare.add_argument("b", metavar="B")
+    compare.add_argument("--figure", help="draw the distances here (.png, .svg or .pdf)")
+    sweep = command(
+        "sweep",
+        "take each pair of a target from a source, alone, and measure Dice again",
+        "prrmse sweep target.safetensors source.pth --data data/processed/acdc.npz --figure sweep.png",
+    )
+    advise = command(
+        "advise",
+        "rank sources for a target: what fits, what all of it together does",
+        "prrmse advise target.safetensors pretrained/*.pth --data nnUNet_raw/Dataset001 --spacing 1.5 --size 128",
+    )
+    for tool in (sweep, advise):
+        tool.add_argument("target", help="checkpoint of the target, trained on your data")
+    sweep.add_argument("source")
+    advise.add_argument("sources", nargs="+", metavar="source")
+    for tool in (sweep, advise):
+        _add_network(tool)
+        _add_data(tool)
+        tool.add_argument("--tolerance", type=float, default=0.05, help="largest loss of mean foreground Dice")
+        tool.add_argument("--engine", choices=["fast", "exact", "plain"], default="fast", help="see docs/design.md")
+        tool.add_argument("--memory-mb", type=float, default=2000, help="bound on what a sweep holds, MiB")
+    sweep.add_argument("--table", help="write one row per pair and patient here (.csv)")
+    sweep.add_argument("--figure", help="draw the losses here (.png, .svg or .pdf)")
+    advise.add_argument("--rule", choices=["mean", "upper"], default="mean", help="what is compared with the tolerance")
+    advise.add_argument("--out", help="write the whole advice here (.json), for warmstart")
+    warmstart = command(
+        "warmstart",
+        "write a checkpoint with the advised pairs reused, and a list of what to freeze",
+        "prrmse warmstart --network unet --arguments '{\"width\": 32}' --advice advice.json --out warm.safetensors",
+    )
+    warmstart.add_argument("target", nargs="?", help="checkpoint of the network at its start; or --network, drawn anew")
+    _add_network(warmstart)
+    _add_seed(warmstart)
+    warmstart.add_argument("--advice", help="of prrmse advise --out; its best source, if --source names no other")
+    warmstart.add_argument("--source", help="without --advice, a checkpoint: all that fits is taken")
+    warmstart.add_argument("--exclude", help="pairs to leave, e.g. W1,RM17")
+    warmstart.add_argument("--reuse-final", action="store_true", help="take the final convolution too")
+    warmstart.add_argument("--out", required=True, help="the .safetensors file; the list is the .json beside it")
+    train = command(
+        "train",
+        "train a network on your data, from scratch or from a checkpoint, and measure Dice",
+        "prrmse train --network unet --arguments '{\"width\": 32}' --data Dataset001 --out target.safetensors\n"
+        "  prrmse train --network unet --arguments '{\"width\": 32}' --data Dataset001 --start warm.safetensors"
+        " --freeze warm.json --out frozen.safetensors",
+    )
+    _add_network(train, needed=True)
+    _add_data(train)
+    train.add_argument("--start", help="checkpoint to start from, as far as it fits, e.g. of prrmse warmstart")
+    train.add_argument("--freeze", help="list of prrmse warmstart: what it names keeps its value")
+    train.add_argument("--samples", type=int, help="train on so many patients, drawn by --seed")
+    train.add_argument("--steps", type=int, default=1000, help="optimiser steps")
+    train.add_argument("--learning-rate", type=float, default=0.001, help="of Adam; a cosine to zero")
+    train.add_argument("--augment", action="store_true", help="flips, quarter turns, contrast")
+    _add_seed(train)
+    train.add_argument("--out", required=True, help="the .safetensors file")
+
+
+def _add_network(tool: argparse.ArgumentParser, *, needed: bool = False) -> None:
+    text = "unet, pspnet or module:callable" + ("" if needed else "; for checkpoints that are not of this program")
+    tool.add_argument("--network", required=needed, help=text)
+    tool.add_argument("--arguments", default="{}", help="of the network, as a JSON object")
+    if needed:
+        return
+    tool.add_argument("--partial", action="store_true", help="go on if not all of the target's tensors fit the network")
+
+
+def _add_seed(tool: argparse.ArgumentParser) -> None:
+    tool.add_argument("--seed", type=int, default=0, help="of a new network's start, of drawn patients and of batches")
+
+
+def _add_data(tool: argparse.ArgumentParser) -> None:
+    tool.add_argument("--data", required=True, help="a processed .npz, or the folder of a data set")
+    tool.add_argument("--format", default="nnunet", help="of the folder: nnunet (also the Decathlon), acdc, rvsc, t1")
+    tool.add_argument("--spacing", type=float, default=1.5, help="in-plane, mm, after resampling")
+    tool.add_argument("--size", type=int, default=128, help="rows and columns of a slice")
+    tool.add_argument(
+        "--case-pattern", help="finds `patient` (and `frame`) in a case's name; see datasets.NAME.case_pattern"
+    )
+    tool.add_argument("--split", default="val", help="train, val, test or all; of a folder half the patients are val")
+    tool.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
+    tool.add_argument("--precision", default="float32", choices=["auto", "float32", "bfloat16"])
+    tool.add_argument("--batch", type=int, default=16, help="slices at once, at most")
+    tool.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="of the CPU")
+
+
+def _tool(name: str, a: argparse.Namespace) -> None:
+    from prrmse.cli import commands  # imports torch, which takes seconds
+
+    getattr(commands, name)(a)
+
+
+def _check(a: argparse.Namespace) -> None:
+    params = read_params(*a.files)
+    check_networks(params)
+    check_data(params)
+    print(f"{' + '.join(a.files)}: fine")
+
+
+def _use(a: argparse.Namespace) -> None:
+    for key, old, new in use_params(a.file):
+        print(f"{key}: {old} -> {new}")
+
+
+def _diff(a: argparse.Namespace) -> int:
+    from prrmse.run.difference import compare_runs
+
+    lines = compare_runs(*a.runs)
+    print("\n".join(lines) if lines else "the same bytes in every file")
+    return int(bool(lines))

@@ -1,0 +1,252 @@
+"""Align a network to another by permuting its channels, which leaves its function as it is.
+
+The channels of a hidden layer have no order: permute the kernels that make them and those that read them, and the
+network computes the same. Two kernels can be compared only after such an alignment. Weight matching: Ainsworth, Hayase
+and Srinivasa 2023 (Git Re-Basin), algorithm 1; which axes belong together is read from the traced network, with adding
+and concatenating connections (ours, not the paper's).
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from scipy.optimize import linear_sum_assignment
+from torch import nn
+from torch.nn import functional as F
+
+from prrmse.engine.program import outlines, trace
+from prrmse.engine.steps import Call
+from prrmse.nets.layers import NORMS
+
+State = Mapping[str, torch.Tensor]
+# Channels of a value, in order: (group, how many of it).
+Layout = tuple[tuple[str, int], ...]
+
+ADDING: set[object] = {operator.add, operator.sub, operator.mul, torch.add, torch.mul, "add", "mul"}
+JOINING: set[object] = {torch.cat, torch.concat}
+# What treats all channels alike.
+ALIKE: set[object] = {
+    F.relu,
+    F.leaky_relu,
+    F.silu,
+    F.gelu,
+    F.interpolate,
+    F.max_pool2d,
+    F.avg_pool2d,
+    F.adaptive_avg_pool2d,
+}
+ALIKE |= {F.dropout, torch.relu, torch.sigmoid, torch.tanh, "relu", "contiguous", "sigmoid", "tanh"}
+ALIKE_MODULES = (
+    nn.ReLU, nn.LeakyReLU, nn.ELU, nn.SiLU, nn.GELU, nn.Sigmoid, nn.Tanh, nn.Identity, nn.Upsample,
+    nn.modules.dropout._DropoutNd, nn.modules.pooling._MaxPoolNd, nn.modules.pooling._AvgPoolNd,
+    nn.modules.pooling._AdaptiveAvgPoolNd, nn.modules.pooling._AdaptiveMaxPoolNd,
+)  # fmt: skip
+
+
+class Axis(NamedTuple):
+    """An axis of a tensor whose entries are channels."""
+
+    tensor: str
+    axis: int
+    layout: Layout
+
+
+class Channels(NamedTuple):
+    """Which axes of a network's tensors carry which group of channels.
+
+    ``axes``: all of them. ``size``: channels of each group that may be permuted; inputs and outputs may not.
+    """
+
+    axes: list[Axis]
+    size: dict[str, int]
+
+
+def channels_of(network: nn.Module, image: torch.Tensor) -> Channels:
+    """Read from the traced network which axes belong together.
+
+    Args:
+        network: whose forward pass torch.fx can trace.
+        image: any input of the right shape.
+
+    Raises:
+        TracingError: it cannot be traced.
+    """
+    return _Reader(network.eval(), image).result()
+
+
+class _Reader:
+    """Follows the channels through the network; groups that meet in a sum become one."""
+
+    def __init__(self, network: nn.Module, image: torch.Tensor) -> None:
+        program = trace(network)
+        with torch.no_grad():
+            self.outline = outlines(program, image)
+        self.axes: list[Axis] = []
+        self.parent: dict[str, str] = {}
+        self.size: dict[str, int] = {}
+        self.fixed: set[str] = set()
+        self.layout: dict[str, Layout] = {program.image: self._new(program.image, image.shape[1], fixed=True)}
+        for name, step in program.steps.items():
+            assert isinstance(step, Call)
+            self._read(name, step)
+        self._fix(program.steps[program.output].inputs)
+
+    def result(self) -> Channels:
+        axes = [Axis(a.tensor, a.axis, tuple((self._root(g), n) for g, n in a.layout)) for a in self.axes]
+        fixed = {self._root(group) for group in self.fixed}
+        free = {g: n for g, n in self.size.items() if self._root(g) == g and g not in fixed}
+        return Channels(axes, free)
+
+    def _read(self, name: str, call: Call) -> None:
+        value = self.outline[name]
+        if not isinstance(value, torch.Tensor) or value.ndim < 2:
+            self._fix(call.inputs)
+            return
+        inputs = [source for source in call.inputs if source in self.layout]
+        module, path, target = call.module, str(call.node.target), call.node.target
+        if isinstance(module, nn.modules.conv._ConvNd):
+            self.layout[name] = self._convolution(name, module, path, inputs[0])
+        elif isinstance(module, NORMS) and not isinstance(module, nn.GroupNorm | nn.LayerNorm):
+            layout = self.layout[name] = self.layout[inputs[0]]
+            tensors = [t for t in module.state_dict() if t != "num_batches_tracked"]
+            self.axes += [Axis(f"{path}.{tensor}", 0, layout) for tensor in tensors]
+        elif isinstance(module, ALIKE_MODULES) or (module is None and target in ALIKE):
+            self.layout[name] = self.layout[inputs[0]]
+        elif module is None and target in ADDING and len(inputs) == 2:
+            self.layout[name] = self._tie(*(self.layout[source] for source in inputs))
+        elif module is None and target in ADDING and len(inputs) == 1:
+            self.layout[name] = self.layout[inputs[0]]
+        elif target in JOINING and call.node.kwargs.get("dim", (*call.node.args, 0)[1]) in (1, 1 - value.ndim):
+            self.layout[name] = sum((self.layout[source] for source in inputs), ())
+        else:  # something unknown: what enters and leaves it keeps its order
+            self._fix(inputs)
+            self.layout[name] = self._new(name, value.shape[1], fixed=True)
+
+    def _convolution(self, name: str, module: nn.modules.conv._ConvNd, path: str, source: str) -> Layout:
+        before = self.layout[source]
+        if module.groups == 1:
+            after = self._new(name, module.out_channels)
+            into, out = (1, 0) if not module.transposed else (0, 1)
+            self.axes += [Axis(f"{path}.weight", into, before), Axis(f"{path}.weight", out, after)]
+        elif module.groups == module.in_channels == module.out_channels:
+            after = before
+            self.axes.append(Axis(f"{path}.weight", 0, after))
+        else:
+            self._fix([source])
+            after = self._new(name, module.out_channels, fixed=True)
+        if module.bias is not None:
+            self.axes.append(Axis(f"{path}.bias", 0, after))
+        return after
+
+    def _new(self, name: str, size: int, *, fixed: bool = False) -> Layout:
+        self.parent[name], self.size[name] = name, size
+        if fixed:
+            self.fixed.add(name)
+        return ((name, size),)
+
+    def _fix(self, names: Iterable[str]) -> None:
+        self.fixed.update(group for name in names for group, _ in self.layout.get(name, ()))
+
+    def _tie(self, a: Layout, b: Layout) -> Layout:
+        if [n for _, n in a] == [n for _, n in b]:
+            for (x, _), (y, _) in zip(a, b, strict=True):
+                self.parent[self._root(y)] = self._root(x)
+                if {x, y} & self.fixed:
+                    self.fixed |= {x, y, self._root(x)}
+            return a
+        self.fixed.update(group for group, _ in (*a, *b))
+        return a
+
+    def _root(self, group: str) -> str:
+        while self.parent[group] != group:
+            group = self.parent[group]
+        return group
+
+
+def permute(state: State, channels: Channels, order: Mapping[str, np.ndarray]) -> dict[str, torch.Tensor]:
+    """The state with the channels of each group in another order: the same function.
+
+    Args:
+        state: of the network.
+        channels: of the network.
+        order: for each free group, a permutation of its channels, ``[n]``: new channel i is the old ``order[i]``.
+    """
+    permuted = {name: tensor.clone() for name, tensor in state.items()}
+    for axis in channels.axes:
+        index = torch.from_numpy(_index(axis.layout, order))
+        permuted[axis.tensor] = permuted[axis.tensor].index_select(axis.axis, index)
+    return permuted
+
+
+def random_order(channels: Channels, seed: int) -> dict[str, np.ndarray]:
+    """A random permutation of every free group."""
+    rng = np.random.default_rng(seed)
+    return {group: rng.permutation(size) for group, size in channels.size.items()}
+
+
+def match(target: State, source: State, channels: Channels, seed: int, rounds: int = 50) -> dict[str, np.ndarray]:
+    """The order of the source's channels in which its weights agree best with the target's (weight matching).
+
+    One group after the other, in random order, is assigned optimally given all others, until nothing changes. A local
+    optimum: another seed may end elsewhere. Every kernel counts the same, whatever its norm, and only kernels count
+    (ours: a vector tells little of which channel is which, and a few large ones then decide); all else follows.
+
+    Args:
+        target, source: states of the network.
+        channels: of the network.
+        seed: of the order in which groups are visited.
+        rounds: at most.
+    """
+    rng = np.random.default_rng(seed)
+    order = {group: np.arange(size) for group, size in channels.size.items()}
+    weights = {a.tensor for a in channels.axes if target[a.tensor].ndim > 1}
+    of_tensor: dict[str, list[Axis]] = {}
+    for axis in channels.axes:
+        if axis.tensor in weights:
+            of_tensor.setdefault(axis.tensor, []).append(axis)
+    own, other = (
+        {name: state[name].double() / state[name].double().norm().clamp_min(1e-30) for name in weights}
+        for state in (target, source)
+    )
+    touching = {g: [a for name in of_tensor for a in of_tensor[name] if g in dict(a.layout)] for g in order}
+    for _ in range(rounds):
+        changed = False
+        for group in rng.permutation(sorted(order)):
+            parts = [_agreement(own, other, a, of_tensor[a.tensor], group, order) for a in touching[group]]
+            agreement = np.sum(parts, axis=0)
+            rows, found = linear_sum_assignment(agreement, maximize=True)
+            before, after = agreement[rows, order[group]].sum(), agreement[rows, found].sum()
+            if after > before + 1e-9 * abs(before):
+                order[group], changed = found, True
+        if not changed:
+            break
+    return order
+
+
+def _agreement(
+    own: State, other: State, axis: Axis, axes: Sequence[Axis], group: str, order: Mapping[str, np.ndarray]
+) -> np.ndarray:
+    """Inner products ``[n, n]`` of the target's channels i and the source's j, other axes in their present order."""
+    a, b = own[axis.tensor], other[axis.tensor]
+    for another in axes:
+        if another.axis != axis.axis:
+            b = b.index_select(another.axis, torch.from_numpy(_index(another.layout, order)))
+    products, start = [], 0
+    for name, size in axis.layout:
+        if name == group:
+            x, y = (t.narrow(axis.axis, start, size).movedim(axis.axis, 0).reshape(size, -1) for t in (a, b))
+            products.append((x @ y.T).numpy())
+        start += size
+    return np.sum(products, axis=0)
+
+
+def _index(layout: Layout, order: Mapping[str, np.ndarray]) -> np.ndarray:
+    parts, start = [], 0
+    for group, size in layout:
+        parts.append(start + order.get(group, np.arange(size)))
+        start += size
+    return np.concatenate(parts)

@@ -1,0 +1,175 @@
+"""A layer sweep: evaluate many small changes of one network.
+
+The plain way runs the whole network for each change. `sweep` runs it once for some slices, keeps
+values, and re-runs only what lies downstream of each change (`prrmse.engine`):
+
+- ``fast`` also rewrites the network so that swaps share more; equal to the plain way up to the rounding of float32;
+- ``exact`` runs the network's own operations on the same batches in the same layout of memory: its counts are those
+  of a network that is simply called, bit for bit.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from torch import nn
+from tqdm import tqdm
+
+from prrmse.engine.program import Program, TracingError, largest_step, outlines, trace
+from prrmse.engine.rewrite import rewrite
+from prrmse.engine.schedule import schedule
+from prrmse.engine.steps import Step
+from prrmse.learning.device import forward_only, keep_freed_memory
+from prrmse.learning.dice import Counts, Masks
+from prrmse.learning.evaluate import Evaluation, output_of
+from prrmse.names import Layer
+from prrmse.nets.layers import check_fits
+
+log = logging.getLogger(__name__)
+
+
+Change = Mapping[str, torch.Tensor]
+
+
+def sweep(
+    network: nn.Module,
+    source: Mapping[str, torch.Tensor],
+    layers: Sequence[Layer],
+    evaluation: Evaluation,
+    *,
+    engine: str = "fast",
+    memory_mb: float = 2000,
+) -> tuple[Counts, list[Counts]]:
+    """Dice counts of the network, and with each pair taken, alone, from the source.
+
+    Args:
+        network: the target; unchanged afterwards.
+        source: tensors by name, of the same shapes.
+        layers: the pairs to swap, one at a time.
+        evaluation, engine, memory_mb: see `sweep_changes`.
+
+    Returns:
+        Counts ``[P, C]`` of the network itself, and of each swap in the order of ``layers``.
+
+    Raises:
+        ValueError: a source tensor is missing or has another shape (before anything runs).
+        InputError: the bound is too small for one slice.
+    """
+    own = network.state_dict()
+    for layer in layers:
+        check_fits(source, own, layer.tensor)
+    changes = [{layer.tensor: source[layer.tensor]} for layer in layers]
+    return sweep_changes(network, changes, evaluation, engine=engine, memory_mb=memory_mb)
+
+
+@torch.inference_mode()
+def sweep_changes(
+    network: nn.Module,
+    changes: Sequence[Change],
+    evaluation: Evaluation,
+    *,
+    engine: str = "fast",
+    memory_mb: float = 2000,
+) -> tuple[Counts, list[Counts]]:
+    """Dice counts of the network, and with each set of tensors in the place of its own.
+
+    Args:
+        network: the target; unchanged afterwards.
+        changes: tensors by name, of the network's shapes.
+        evaluation: the slices to measure on.
+        engine: ``fast``, ``exact`` or ``plain``. A network that torch.fx cannot trace is swept the plain way.
+        memory_mb: bound in MiB on what is held beside the data and copies of the network's tensors (at most nine, for
+            ``fast`` on a CPU); under a tighter one more is computed again.
+
+    Returns:
+        Counts ``[P, C]`` of the network itself, and of each change.
+
+    Raises:
+        InputError: the bound is too small for one slice.
+    """
+    if engine != "fast":
+        evaluation = evaluation.as_written()
+    if engine == "plain":
+        return _plain(network, changes, evaluation)
+    own = network.state_dict()
+    real = [{k: v for k, v in change.items() if not torch.equal(v.to(own[k].device), own[k])} for change in changes]
+    keep_freed_memory()
+    placed = evaluation.place(copy.deepcopy(network))
+    # What autocast would do anew for every swap: the kernels in the number format they are used in.
+    for module in placed.modules():
+        if isinstance(module, nn.Conv2d):
+            module.to(evaluation.dtype)
+    try:
+        program = trace(placed)
+    except TracingError as e:
+        log.warning("%s; the whole network is run for each swap", e)
+        return _plain(network, changes, evaluation)
+    with forward_only(evaluation.device, evaluation.dtype):
+        unchanged, *counts = _run(program, [c for c in real if c], evaluation, engine == "exact", memory_mb)
+    remaining = iter(counts)
+    return Counts(*unchanged), [Counts(*(next(remaining) if change else unchanged)) for change in real]
+
+
+def _plain(network: nn.Module, changes: Sequence[Change], evaluation: Evaluation) -> tuple[Counts, list[Counts]]:
+    """The same by evaluating a copy of the whole network for each change."""
+    own = network.state_dict()
+    copied = evaluation.place(copy.deepcopy(network))
+    found = []
+    for change in changes:
+        copied.load_state_dict({**own, **change})
+        found.append(evaluation.counts(copied))
+    copied.load_state_dict(own)
+    return evaluation.counts(copied), found
+
+
+def _run(
+    program: Program, changes: Sequence[Change], evaluation: Evaluation, exact: bool, memory_mb: float
+) -> np.ndarray:
+    """Counts int64 ``[1 + changes, 3, P, C]``, the network's own first."""
+    whole = evaluation.whole
+    outline = outlines(program, whole.image[:1])
+    if not exact:
+        program = rewrite(program, outline, evaluation.dtype, evaluation.device)
+        outline = outlines(program, whole.image[:1])
+    changed = [_changed(program, {k: v.to(evaluation.device) for k, v in change.items()}) for change in changes]
+    most = len(evaluation.batches[0].image) if exact else len(whole.image)
+    step_bytes = largest_step(program, whole.image[:1]) if evaluation.device.type == "cpu" and not exact else 0
+    plan = schedule(program, changed, outline, most, memory_mb, step_bytes=step_bytes, fixed=exact)
+    log.info(
+        "%d swaps, %d slices at once, %d of %d values kept, at most %.0f MiB",
+        *(len(changes), plan.slices, len(plan.kept), len(program.steps), plan.bytes / 2**20),
+    )
+    record = program.record(plan.kept)
+    reruns = [program.rerun(steps, plan.kept) for steps in changed]
+    shape = (len(evaluation.patients), evaluation.channels)
+    totals = torch.zeros((1 + len(changes), 3, *shape), dtype=torch.int64, device=evaluation.device)
+    parts = list(whole.parts(plan.slices))
+    # A bar for who waits at a terminal; in a log of the workflow it would be noise.
+    for part in tqdm(parts, desc=f"{len(changes)} swaps", unit="batch", disable=None, leave=False):
+        masks = Masks(part.label, part.patient, shape)
+        recorded = record.run({program.image: part.image})
+        output = recorded[program.output] if program.output in plan.kept else recorded.pop(program.output)
+        unchanged = masks.count_largest(output_of(output))
+        del output
+        totals[0] += unchanged
+        for i, rerun in enumerate(reruns):
+            if not changed[i]:  # tensors that the network does not use
+                totals[1 + i] += unchanged
+                continue
+            totals[1 + i] += masks.count_largest(output_of(rerun.run(recorded)[program.output]))
+        del recorded, masks  # before the next ones are made
+    found: np.ndarray = totals.cpu().numpy()
+    return found
+
+
+def _changed(program: Program, change: Change) -> dict[str, Step]:
+    """The steps that read the changed tensors, with these."""
+    steps: dict[str, Step] = {}
+    for tensor, value in change.items():
+        for name in program.readers(tensor):
+            steps[name] = steps.get(name, program.steps[name]).replaced(tensor, value)
+    return steps

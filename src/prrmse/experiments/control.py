@@ -1,0 +1,147 @@
+"""Controls of the swap experiment: sources of which it is known what a sound measure must say (ours).
+
+A swap that lowers Dice shows little as long as nothing tells what any swap would do. These sources are swept by the
+same code as a real one:
+
+- ``self``: the target itself: no swap may change anything.
+- ``seed``: the target trained with another seed: the yardstick for "almost unchanged".
+- ``permuted``: the target with its hidden channels in another order, ``rescaled``: with its convolutions scaled and the
+  normalisations behind them corrected. Both compute what the target computes; a swap of raw tensors breaks it all the
+  same.
+- ``aligned``: the permuted twin after weight matching (`prrmse.compare.align`): harmless again.
+- ``start``: where the target's training began; ``random``: another random start: what a kernel without training does.
+- ``shuffled``: each tensor's entries in random order: its values without its structure.
+- ``noise-SOURCE``: the target plus noise of the norm by which SOURCE differs from it: distance without direction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import nn
+
+from prrmse.compare.align import channels_of, match, permute, random_order
+from prrmse.data.slices import load_slices
+from prrmse.engine.program import norms_behind, trace
+from prrmse.experiments.swap import sweep_table
+from prrmse.learning.device import make_deterministic
+from prrmse.learning.evaluate import Evaluation
+from prrmse.nets.checkpoint import load_checkpoint, load_network
+from prrmse.nets.start import starting_point
+from prrmse.seeding import derive_seed
+
+State = dict[str, torch.Tensor]
+
+
+def control_experiment(
+    name: str,
+    target: Path,
+    other: Path | None,
+    data: Path,
+    seed: int,
+    params: Mapping[str, Any],
+    *,
+    engine: str = "fast",
+    memory_mb: float = 2000,
+) -> pd.DataFrame:
+    """Sweep one control as `prrmse.experiments.swap.swap_experiment` sweeps a source.
+
+    Args:
+        name: of `prrmse.names.CONTROLS`, or ``noise-SOURCE``.
+        target: checkpoint.
+        other: the other seed's checkpoint for ``seed``, SOURCE's for noise; else None.
+        data: processed data set of the target.
+        seed: run seed; the control's draws derive from it.
+        params: ``net`` (of ``nets.*``), ``init``, ``compute``.
+        engine, memory_mb: see `prrmse.engine.sweep.sweep`.
+    """
+    spec, compute = params["net"], params["compute"]
+    network, header = load_network(target, spec.get("factory"))
+    other_state = load_checkpoint(other)[0] if other else None
+    net, model = header["net"], header["model"]
+    if name == "start":
+        other_state = starting_point(net, spec, params["init"], model, seed).state_dict()
+    evaluation = Evaluation.of_split(load_slices(data), "val", compute, spec)
+    image = evaluation.batches[0].image[:1].cpu()
+    source = control_state(name, network, image, derive_seed(net, model, "control", name, seed), other_state)
+    make_deterministic(compute["threads"])
+    return sweep_table(network, source, evaluation, engine=engine, memory_mb=memory_mb)
+
+
+def control_state(name: str, network: nn.Module, image: torch.Tensor, seed: int, other: State | None) -> State:
+    """The state of a control.
+
+    Args:
+        name: of `prrmse.names.CONTROLS`, or ``noise-SOURCE``.
+        network: the target, in evaluation mode.
+        image: any input of the right shape.
+        seed: of what is drawn.
+        other: the state that ``seed``, ``start`` and noise refer to.
+    """
+    own = {key: value.clone() for key, value in network.state_dict().items()}
+    if name == "self":
+        return own
+    if name in ("seed", "start"):
+        assert other is not None
+        return dict(other)
+    if name in ("permuted", "aligned"):
+        channels = channels_of(network, image)
+        permuted = permute(own, channels, random_order(channels, seed))
+        return permuted if name == "permuted" else permute(permuted, channels, match(own, permuted, channels, seed))
+    if name == "rescaled":
+        return rescaled(network, seed)
+    draws = torch.Generator().manual_seed(seed)
+    if name == "random":
+        return {key: _fresh(key, value, draws) for key, value in own.items()}
+    if name == "shuffled":
+        return {k: v.flatten()[torch.randperm(v.numel(), generator=draws)].view(v.shape) for k, v in own.items()}
+    assert name.startswith("noise-") and other is not None, name
+    return {key: _noisy(key, value, other[key], draws) for key, value in own.items()}
+
+
+def rescaled(network: nn.Module, seed: int) -> State:
+    """Scale the channels of every convolution that a normalisation follows; the normalisation undoes it exactly.
+
+    With s > 0: W, B and the running mean are multiplied by s, and the running variance v becomes
+    ``(v + eps) s^2 - eps``; s is log-uniform between 2 and 4.
+    """
+    state = {key: value.clone() for key, value in network.state_dict().items()}
+    rng = np.random.default_rng(seed)
+    for into, path in norms_behind(trace(network)).items():
+        conv, norm = network.get_submodule(into), network.get_submodule(path)
+        assert isinstance(conv, nn.modules.conv._ConvNd) and isinstance(norm, nn.modules.batchnorm._BatchNorm)
+        if conv.transposed or norm.running_var is None:
+            continue
+        scale = torch.from_numpy(np.exp(rng.uniform(np.log(2), np.log(4), conv.out_channels))).float()
+        state[f"{into}.weight"] *= scale.view(-1, *[1] * (state[f"{into}.weight"].ndim - 1))
+        if conv.bias is not None:
+            state[f"{into}.bias"] *= scale
+        state[f"{path}.running_mean"] *= scale
+        state[f"{path}.running_var"] = (state[f"{path}.running_var"] + norm.eps) * scale**2 - norm.eps
+    return state
+
+
+def _fresh(name: str, value: torch.Tensor, draws: torch.Generator) -> torch.Tensor:
+    """Kernels uniform as torch draws them, running statistics neutral, vectors drawn again from their own values."""
+    if name.endswith("running_mean") or not value.is_floating_point():
+        return torch.zeros_like(value)
+    if name.endswith("running_var"):
+        return torch.ones_like(value)
+    if value.ndim > 1:
+        bound = float(value[0].numel()) ** -0.5
+        return (2 * torch.rand(value.shape, generator=draws) - 1) * bound
+    # A normalisation's weight or bias, or a convolution's bias: torch starts most of them as constants.
+    return value[torch.randint(value.numel(), value.shape, generator=draws)]
+
+
+def _noisy(name: str, own: torch.Tensor, other: torch.Tensor, draws: torch.Generator) -> torch.Tensor:
+    if not own.is_floating_point():
+        return own
+    noise = torch.randn(own.shape, generator=draws)
+    moved = own + noise * ((other - own).norm() / noise.norm().clamp_min(1e-30))
+    return moved.clamp_min(0) if name.endswith("running_var") else moved

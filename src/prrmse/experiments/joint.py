@@ -1,0 +1,140 @@
+"""Swaps of more than one tensor: what belongs together, layer upon layer, and with statistics estimated again (ours).
+
+The paper swaps one (kind, layer) pair at a time. A BN's running mean and variance are those of its own kernel's
+output, so a kernel that is swapped alone meets the statistics of another; and pairs that are harmless one by one need
+not be so together (DESIGN section 6). Three variants, each over the network's convolutions in registration order, the
+final one left out:
+
+- ``joint``: a convolution's W and B with RM and RV of the BN behind it;
+- ``cumulative``: the same of this convolution and of all before it;
+- ``reestimated``: W alone, and then the running statistics of every BN estimated again on training images of the
+  target, without labels. Its layer 0 swaps nothing: what estimating them again does by itself.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import nn
+
+from prrmse.data.slices import load_slices, some_slices
+from prrmse.engine.program import TracingError, norms_behind, trace
+from prrmse.engine.sweep import sweep_changes
+from prrmse.experiments.swap import dice_by_change
+from prrmse.learning.device import forward_only, make_deterministic
+from prrmse.learning.evaluate import Evaluation
+from prrmse.nets.checkpoint import load_checkpoint, load_network
+from prrmse.nets.layers import inventory
+
+log = logging.getLogger(__name__)
+
+# Slices on which running statistics are estimated again: thousands of pixels for every channel.
+SLICES = 64
+State = Mapping[str, torch.Tensor]
+
+
+def joint_experiment(
+    target: Path,
+    source: Path,
+    data: Path,
+    spec: dict[str, Any],
+    compute: dict[str, Any],
+    *,
+    engine: str = "fast",
+    memory_mb: float = 2000,
+) -> pd.DataFrame:
+    """Dice of the target with each of these swaps; arguments as for `prrmse.experiments.swap.swap_experiment`.
+
+    Returns:
+        One row per (variant, layer, patient, class): variant, layer, module, patient, class, dice, baseline.
+    """
+    network, header = load_network(target, spec.get("factory"))
+    state, _ = load_checkpoint(source)
+    slices = load_slices(data)
+    evaluation = Evaluation.of_split(slices, "val", compute, spec)
+    training = Evaluation.of_split(some_slices(slices.split("train"), SLICES, header["model"]), "train", compute, spec)
+    make_deterministic(compute["threads"])
+    named = list(joint_changes(network, state, training))
+    log.info("%d swaps on %d validation patients", len(named), len(evaluation.patients))
+    changes = [change for _, change in named]
+    own, changed = sweep_changes(network, changes, evaluation, engine=engine, memory_mb=memory_mb)
+    return dice_by_change(own, changed, [name for name, _ in named], evaluation)
+
+
+def joint_changes(
+    network: nn.Module, source: State, training: Evaluation
+) -> Iterator[tuple[dict[str, Any], dict[str, torch.Tensor]]]:
+    """What each variant is called (variant, layer, module), and the tensors that it replaces.
+
+    Args:
+        network: the target.
+        source: state of the source.
+        training: slices on which statistics are estimated again.
+    """
+    kernels = [layer for layer in inventory(network) if layer.kind == "W" and not layer.final]
+    together = units(network)
+    for layer in kernels:
+        name = {"variant": "joint", "layer": layer.layer, "module": layer.module}
+        yield name, {tensor: source[tensor] for tensor in together[layer.module]}
+    taken: dict[str, torch.Tensor] = {}
+    for layer in kernels:
+        taken |= {tensor: source[tensor] for tensor in together[layer.module]}
+        yield {"variant": "cumulative", "layer": layer.layer, "module": layer.module}, dict(taken)
+    yield {"variant": "reestimated", "layer": 0, "module": "none"}, reestimated(network, {}, training)
+    for layer in kernels:
+        change = {layer.tensor: source[layer.tensor]}
+        name = {"variant": "reestimated", "layer": layer.layer, "module": layer.module}
+        yield name, {**reestimated(network, change, training), **change}
+
+
+def units(network: nn.Module) -> dict[str, list[str]]:
+    """For each convolution its W and B, and RM and RV of the BN behind it: what describes one map of features.
+
+    Where torch.fx cannot trace the network nothing is known to be behind a convolution, and W and B remain.
+    """
+    try:
+        behind = norms_behind(trace(copy.deepcopy(network)))
+    except TracingError as e:
+        log.warning("%s; W and B are swapped without the statistics behind them", e)
+        behind = {}
+    own = network.state_dict()
+    found = {}
+    for layer in inventory(network):
+        if layer.kind == "W":
+            names = [f"{layer.module}.{name}" for name in ("weight", "bias")]
+            names += [f"{behind[layer.module]}.running_{n}" for n in ("mean", "var") if layer.module in behind]
+            found[layer.module] = [name for name in names if name in own]
+    return found
+
+
+@torch.inference_mode()
+def reestimated(network: nn.Module, change: State, training: Evaluation) -> dict[str, torch.Tensor]:
+    """Running statistics of every BN, each batch weighing the same, with the changed tensors in place.
+
+    Args:
+        network: the target; unchanged afterwards.
+        change: tensors by name.
+        training: the images; their labels take no part.
+    """
+    copied = training.place(copy.deepcopy(network))
+    copied.load_state_dict({**network.state_dict(), **change})
+    norms = {
+        name: module
+        for name, module in copied.named_modules()
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.track_running_stats
+    }
+    for norm in norms.values():
+        norm.reset_running_stats()
+        norm.momentum = None
+        norm.train()
+    with forward_only(training.device, training.dtype):
+        for batch in training.batches:
+            copied(batch.image)
+    named = {f"{name}.running_{kind}": norm for name, norm in norms.items() for kind in ("mean", "var")}
+    return {name: getattr(norm, name.rpartition(".")[2]).float().cpu() for name, norm in named.items()}

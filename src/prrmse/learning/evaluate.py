@@ -1,0 +1,151 @@
+"""Evaluate a network on slices: Dice counts per patient, or MSE per patient."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import nn
+
+from prrmse.data.slices import Slices
+from prrmse.errors import InputError
+from prrmse.learning.device import choose_device, choose_precision, forward_only
+from prrmse.learning.dice import Counts, Masks, classes_of, dice_table
+from prrmse.names import image_channels, out_channels
+
+
+class Batch(NamedTuple):
+    """Slices on the device: image ``[N, C, H, W]``, label ``[N, H, W]``, patient row ``[N]``."""
+
+    image: torch.Tensor
+    label: torch.Tensor
+    patient: torch.Tensor
+
+    def parts(self, slices: int) -> Iterator[Batch]:
+        """Views of so many slices each."""
+        return map(Batch, *(tensor.split(slices) for tensor in self))
+
+
+def output_of(made: Any) -> torch.Tensor:
+    """The logits ``[N, C, ...]``: what a network makes, or the ``out`` of it (torchvision's segmentation models)."""
+    logits: torch.Tensor = made["out"] if isinstance(made, Mapping) else made
+    return logits
+
+
+def prediction_of(made: Any) -> torch.Tensor:
+    """Classes ``[N, H, W]`` of what a network makes of ``[N, C, H, W]``."""
+    return classes_of(output_of(made))
+
+
+def with_channels(image: torch.Tensor, channels: int) -> torch.Tensor:
+    """The image ``[N, C, H, W]`` as a network of so many channels takes it: a grey one is repeated.
+
+    Raises:
+        InputError: it has several channels, and not that many.
+    """
+    if image.shape[1] not in (1, channels):
+        raise InputError(
+            f"the images have {image.shape[1]} channels, the network takes {channels}; set in_channels of the network"
+        )
+    return image.expand(-1, channels, -1, -1)
+
+
+def reconstruction_target(output: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
+    """What each output channel of an auto-encoder regresses: the image (paper); of several channels, one in turn."""
+    return image[:, torch.arange(output.shape[1], device=image.device) % image.shape[1]]
+
+
+class Evaluation:
+    """A set of slices, resident on the device, against which many networks are measured.
+
+    Args:
+        slices: e.g. the validation slices.
+        compute: device, precision, batch_size of evaluation.
+        channels: classes including background.
+        image_channels: that the network takes; a grey image is repeated.
+    """
+
+    def __init__(self, slices: Slices, compute: dict[str, Any], channels: int, image_channels: int = 1) -> None:
+        self.device = choose_device(compute["device"])
+        self.dtype = choose_precision(compute["precision"], self.device)
+        self.patients = slices.patients()
+        self.classes = slices.classes
+        self.channels = channels
+        rows = {p: i for i, p in enumerate(self.patients)}
+        patient = torch.tensor([rows[p] for p in slices.index["patient"]], device=self.device)
+        self.layout = torch.channels_last
+        image = with_channels(torch.from_numpy(slices.stacked).to(self.device), image_channels)
+        image = image.contiguous(memory_format=self.layout)
+        label = torch.from_numpy(slices.label).to(self.device, torch.int64)
+        self.whole = Batch(image, label, patient)
+        self._size = compute["evaluation_batch_size"]
+
+    @property
+    def batches(self) -> list[Batch]:
+        """The slices, as many at once as `compute` says; views of ``whole``."""
+        return list(self.whole.parts(self._size))
+
+    @classmethod
+    def of_split(cls, slices: Slices, split: str, compute: dict[str, Any], spec: Mapping[str, Any]) -> Evaluation:
+        """On a split of a data set, for a network of ``nets``."""
+        return cls(slices.split(split), compute, out_channels(spec), image_channels(spec))
+
+    def as_written(self) -> Evaluation:
+        """The same, with images and networks in the layout of memory that they come in instead of the fastest one.
+
+        Another layout adds up in another order, so only this one rounds as a network that is simply called. Of images
+        with several channels it is a copy.
+        """
+        other = copy.copy(self)
+        other.layout = torch.preserve_format
+        # By way of one dimension, for a single channel has the strides of either layout.
+        image = self.whole.image
+        other.whole = self.whole._replace(image=image.flatten().view(image.shape))
+        return other
+
+    def place(self, network: nn.Module) -> nn.Module:
+        """The network on the device, in evaluation mode."""
+        return network.to(self.device).to(memory_format=self.layout).eval()
+
+    def counts_of(self, outputs: Iterator[torch.Tensor]) -> Counts:
+        """Dice counts of the outputs ``[N, C, H, W]`` of all batches, in order; one synchronisation in all."""
+        shape = (len(self.patients), self.channels)
+        total = torch.zeros((3, *shape), dtype=torch.int64, device=self.device)
+        for output, batch in zip(outputs, self.batches, strict=True):
+            total += Masks(batch.label, batch.patient, shape).count_largest(output_of(output))
+        return Counts(*total.cpu().numpy())
+
+    @torch.inference_mode()
+    def counts(self, network: nn.Module) -> Counts:
+        """Dice counts of a network that `place` has seen."""
+        with forward_only(self.device, self.dtype):
+            return self.counts_of(network(batch.image) for batch in self.batches)
+
+    @torch.inference_mode()
+    def squared_error(self, network: nn.Module) -> np.ndarray:
+        """Mean squared error per patient ``[P]``: every output channel against the image (paper's auto-encoder)."""
+        total = torch.zeros(len(self.patients), dtype=torch.float64, device=self.device)
+        number = torch.zeros_like(total)
+        with forward_only(self.device, self.dtype):
+            for batch in self.batches:
+                output = output_of(network(batch.image)).float()
+                error = (output - reconstruction_target(output, batch.image)).square().mean((1, 2, 3)).double()
+                total.index_add_(0, batch.patient, error)
+                number.index_add_(0, batch.patient, torch.ones_like(error))
+        return (total / number).cpu().numpy()
+
+
+def evaluate(
+    network: nn.Module, slices: Slices, task: str, compute: dict[str, Any], spec: dict[str, Any]
+) -> pd.DataFrame:
+    """Per patient of the validation split: Dice by class, or the auto-encoder's MSE. ``spec`` is of ``nets.*``."""
+    evaluation = Evaluation.of_split(slices, "val", compute, spec)
+    evaluation.place(network)
+    if task == "auto":
+        mse = evaluation.squared_error(network)
+        return pd.DataFrame({"patient": evaluation.patients, "class": "mean", "mse": mse})
+    return dice_table(evaluation.counts(network), evaluation.patients, evaluation.classes)

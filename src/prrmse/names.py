@@ -1,0 +1,62 @@
+"""Names that the whole package shares: kinds of parameters, controls, columns of tables, ids of base models."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+CONV_KINDS = {"W": "weight", "B": "bias"}
+BN_KINDS = {"RM": "running_mean", "RV": "running_var", "RW": "weight", "RB": "bias"}
+KINDS = (*CONV_KINDS, *BN_KINDS)
+KIND_NAMES = {
+    "W": "convolution weight (W)",
+    "B": "convolution bias (B)",
+    "RM": "running mean (RM)",
+    "RV": "running variance (RV)",
+    "RW": "normalisation weight (RW)",
+    "RB": "normalisation bias (RB)",
+}
+
+# Sources of which the answer is known (`prrmse.experiments.control`), in the order of tables; then one noise-SOURCE
+# per source.
+CONTROLS = ("self", "aligned", "seed", "permuted", "rescaled", "start", "random", "shuffled")
+
+# Columns that name a (kind, layer) pair in a table, and a sweep.
+PAIR_COLUMNS = ["kind", "layer", "module", "final", "scalars"]
+GROUP = ["net", "target", "source"]
+
+
+class Layer(NamedTuple):
+    """One (kind, layer) pair: one tensor that can be reused."""
+
+    kind: str
+    layer: int
+    module: str
+    tensor: str
+    scalars: int
+    final: bool
+
+    @property
+    def pair(self) -> tuple[str, int]:
+        return self.kind, self.layer
+
+
+def out_channels(spec: Mapping[str, Any]) -> int:
+    """Classes that a network of ``nets.*`` puts out, the background included."""
+    return int(spec["out_channels"] if "factory" in spec else spec["arguments"].get("out_channels", 4))
+
+
+def image_channels(spec: Mapping[str, Any]) -> int:
+    """Channels that it wants an image to have; a grey image is repeated."""
+    return int(spec["in_channels"] if "factory" in spec else spec["arguments"].get("in_channels", 1))
+
+
+def models(params: Mapping[str, Any]) -> list[str]:
+    """Ids of all base models: ``{dataset}-{task}``."""
+    return [f"{dataset}-{task}" for dataset in params["datasets"] for task in params["tasks"]]
+
+
+def split_model(model: str) -> tuple[str, str]:
+    """(data set, task) of a base model's id."""
+    dataset, task = model.rsplit("-", 1)
+    return dataset, task

@@ -1,0 +1,145 @@
+"""What a run was made with and what it made: versions, device, commit, parameters, and a hash of every file."""
+
+from __future__ import annotations
+
+import json
+import platform
+import shutil
+import subprocess
+from base64 import urlsafe_b64encode
+from collections.abc import Iterable
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from prrmse.errors import InputError
+from prrmse.files import sha256_of
+
+PACKAGES = ("torch", "torchvision", "numpy", "pandas", "nibabel", "seaborn", "snakemake", "dvc")
+MANIFEST = Path("results/manifest.json")
+# What decides the results; dvc.lock and documents do not.
+SOURCES = ("Snakefile", "workflow", "src", "params.yaml", "environment.yml", "requirements.txt")
+
+
+def environment() -> dict[str, str]:
+    """Versions and machine, in a fixed order."""
+    found = {"python": platform.python_version(), "system": f"{platform.system()} {platform.machine()}"}
+    found |= {"cpu": _cpu(), "gpu": _gpu()}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+def _cpu() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(errors="ignore").splitlines()
+    except OSError:
+        lines = []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or "unknown"
+
+
+def _gpu() -> str:
+    if shutil.which("nvidia-smi") is None:
+        return "none"
+    command = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
+    return ", ".join(subprocess.run(command, text=True, capture_output=True, check=False).stdout.split("\n")).strip(
+        ", "
+    )
+
+
+def commit(folder: str | Path = ".") -> dict[str, Any]:
+    """``commit`` of the git checkout and whether the sources are ``changed`` since; None where there is no git."""
+    head = _git(folder, "rev-parse", "HEAD")
+    status = _git(folder, "status", "--porcelain", "--", *SOURCES)
+    return {"commit": head, "changed": None if status is None else sorted(line[3:] for line in status.splitlines())}
+
+
+def _git(folder: str | Path, *arguments: str) -> str | None:
+    try:
+        done = subprocess.run(["git", *arguments], cwd=folder, text=True, capture_output=True, check=False)
+    except FileNotFoundError:
+        return None
+    return done.stdout.rstrip("\n") if done.returncode == 0 else None
+
+
+def manifest(params: dict[str, Any], files: Iterable[str]) -> dict[str, Any]:
+    """The record of a run.
+
+    Args:
+        params: all of them; ``seeds`` are among them, every other seed derives from these (`prrmse.seeding`).
+        files: what it made, in the order in which it was made. Raw data are hashed when they are read: the
+            digest is in the header of the processed data and of every checkpoint.
+    """
+    hashes = {file: sha256_of(file) for file in files}
+    return {**commit(), "environment": environment(), "params": params, "files": hashes}
+
+
+def read_manifest(folder: str | Path) -> dict[str, Any]:
+    """The manifest of the run in a folder.
+
+    Raises:
+        InputError: there is none, or it is no manifest.
+    """
+    path = Path(folder) / MANIFEST
+    try:
+        found = json.loads(path.read_text())
+        return {key: found[key] for key in ("commit", "changed", "environment", "params", "files")}
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file; a complete run of the workflow writes it") from None
+    except (ValueError, KeyError, TypeError):
+        raise InputError(f"{path}: not a manifest; delete it and run the workflow again") from None
+
+
+def touched(folder: str | Path = ".") -> list[str]:
+    """Files of the last complete run whose content was changed by something other than the workflow.
+
+    A file that Snakemake made anew since then has the time that Snakemake recorded for it, or is still marked as being
+    made, if the run was killed before it could record that; one that was only copied (``dvc pull``) has another time
+    but the same content. So a file was touched if none of these fits.
+    """
+    folder = Path(folder)
+    if not (folder / MANIFEST).is_file():
+        return []
+    recorded = read_manifest(folder)["files"]
+    present = [file for file in recorded if (folder / file).is_file()]
+    changed = [f for f in present if not _made_by_snakemake(folder, f) and sha256_of(folder / f) != recorded[f]]
+    for lines in sorted(folder.glob("data/phantom/*.sha256")):
+        changed += _touched_phantom(lines)
+    return changed
+
+
+def _made_by_snakemake(folder: Path, file: str) -> bool:
+    key = urlsafe_b64encode(file.encode()).decode()
+    if (folder / ".snakemake/incomplete" / key).is_file():
+        return True
+    record = folder / ".snakemake/metadata" / key
+    try:
+        return bool(json.loads(record.read_text())["endtime"] == (folder / file).stat().st_mtime)
+    except (OSError, ValueError, KeyError):
+        return False
+
+
+def _touched_phantom(list_of_files: Path) -> list[str]:
+    root = list_of_files.with_suffix("")
+    entries = [line.split("  ", 1) for line in list_of_files.read_text().splitlines()]
+    files = [(digest, root / name) for digest, name in entries]
+    written = list_of_files.stat().st_mtime
+    return [str(f) for digest, f in files if f.is_file() and f.stat().st_mtime > written and sha256_of(f) != digest]
+
+
+def check_untouched() -> None:
+    """Refuse to go on from results that were edited by hand: what follows from them would be wrong.
+
+    Raises:
+        InputError: names the files and says what to do.
+    """
+    if changed := touched():
+        more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
+        raise InputError(
+            f"{', '.join(changed[:3])}{more}: changed by hand since the workflow made it; delete it to "
+            "have it made anew, or restore it (dvc checkout --force brings back what DVC recorded)"
+        )
