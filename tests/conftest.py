@@ -8,20 +8,22 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from torch import nn
 
 from prrmse.data.slices import Slices
+from prrmse.nets.start import starting_point
 from prrmse.phantom.cohort import generate
+from prrmse.settings import Compute, PSPNet, Training, UNet
 
-COMPUTE = {"device": "cpu", "precision": "float32", "threads": 1, "evaluation_batch_size": 5, "resume_seconds": 0}
-SETTINGS = {
-    "steps": 6,
-    "batch_size": 4,
-    "learning_rate": 0.003,
-    "weight_decay": 0.0,
-    "loss": "ce+dice",
-    "augment": True,
-}
+COMPUTE = Compute(device="cpu", precision="float32", threads=1, evaluation_batch_size=5, resume_seconds=0)
+SETTINGS = Training(steps=6, batch_size=4, learning_rate=0.003, augment=True)
 ARGUMENTS: dict[str, dict[str, Any]] = {"unet": {"width": 4}, "pspnet": {"width": 8, "head_width": 64}}
+
+
+def initialise(net: str, arguments: dict[str, Any], init: str, pretrained: str, model: str, seed: int) -> nn.Module:
+    """One of our networks at its initialisation."""
+    spec = {"arguments": arguments, "pretrained": pretrained}
+    return starting_point(net, {"unet": UNet, "pspnet": PSPNet}[net].model_validate(spec), init, model, seed)
 
 
 @pytest.fixture(scope="session")

@@ -3,13 +3,12 @@
 import numpy as np
 import pytest
 import torch
-from conftest import ARGUMENTS
+from conftest import ARGUMENTS, initialise
 from torch import nn
 from torch.nn import functional as F
 
 from prrmse.compare.align import channels_of, match, permute, random_order
 from prrmse.compare.distance import rmse
-from prrmse.nets.start import initialise
 
 
 class Own(nn.Module):

@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from conftest import ARGUMENTS, COMPUTE, SETTINGS
+from conftest import ARGUMENTS, COMPUTE, SETTINGS, initialise
 from safetensors.torch import load_file
 from torch import nn
 
@@ -15,7 +15,6 @@ from prrmse import api
 from prrmse.learning.evaluate import Evaluation
 from prrmse.learning.train import train
 from prrmse.nets.layers import inventory, inventory_of_state
-from prrmse.nets.start import initialise
 
 
 def torchvision_model(name, **arguments):
@@ -116,7 +115,7 @@ def test_kinds_of_other_normalisations_and_convolutions():
 @pytest.fixture(scope="module")
 def target(slices_module):
     network = initialise("unet", ARGUMENTS["unet"], "shared", "none", "a-seg", 0)
-    settings = {**SETTINGS, "steps": 60, "learning_rate": 0.01, "augment": False}
+    settings = SETTINGS.model_copy(update={"steps": 60, "learning_rate": 0.01, "augment": False})
     return train(network, slices_module.split("train"), "seg", settings, 0, COMPUTE)
 
 

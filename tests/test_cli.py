@@ -15,7 +15,7 @@ def test_check_says_fine_or_one_line(capsys, tmp_path, monkeypatch):
     assert main(["check", "params.yaml", str(tmp_path / "more.yaml")]) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: params.yaml + ")
-    assert "base.steps: -1 is less than the minimum of 1" in error
+    assert "base.steps: Input should be greater than or equal to 1, not -1" in error
     assert error.count("\n") == 1
 
 

@@ -6,14 +6,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import ARGUMENTS, COMPUTE, SETTINGS
+from conftest import ARGUMENTS, COMPUTE, SETTINGS, initialise
 
 from prrmse.experiments.control import control_state
 from prrmse.experiments.swap import sweep_table
 from prrmse.learning.evaluate import Evaluation
 from prrmse.learning.train import train
 from prrmse.names import CONTROLS
-from prrmse.nets.start import initialise
 from prrmse.tables.controls import control_summary, relative_table, source_summary
 
 IMAGE = torch.rand(2, 1, 32, 32, generator=torch.Generator().manual_seed(0))
@@ -22,7 +21,7 @@ VERDICT = {"tolerance": 0.05, "level": 0.95, "resamples": 200}
 
 def trained(net, seed, slices):
     network = initialise(net, ARGUMENTS[net], "shared", "none", "a-seg", seed)
-    settings = {**SETTINGS, "steps": 80, "learning_rate": 0.01, "augment": False}
+    settings = SETTINGS.model_copy(update={"steps": 80, "learning_rate": 0.01, "augment": False})
     return train(network, slices.split("train"), "seg", settings, seed, COMPUTE)
 
 

@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from conftest import ARGUMENTS, COMPUTE, SETTINGS
+from conftest import ARGUMENTS, COMPUTE, SETTINGS, initialise
 
 from prrmse.engine.sweep import sweep, sweep_changes
 from prrmse.experiments.control import control_state
@@ -13,14 +13,13 @@ from prrmse.learning.dice import dice
 from prrmse.learning.evaluate import Evaluation
 from prrmse.learning.train import train
 from prrmse.nets.layers import inventory
-from prrmse.nets.start import initialise
 
 
 @pytest.fixture(scope="module", params=["unet", "pspnet"])
 def trained(request, slices):
     net = request.param
     network = initialise(net, ARGUMENTS[net], "shared", "none", "a-seg", 0)
-    settings = {**SETTINGS, "steps": 60, "learning_rate": 0.01, "augment": False}
+    settings = SETTINGS.model_copy(update={"steps": 60, "learning_rate": 0.01, "augment": False})
     train(network, slices.split("train"), "seg", settings, 0, COMPUTE)
     evaluations = [Evaluation(slices.split(split), COMPUTE, 4) for split in ("train", "val")]
     return network, *evaluations

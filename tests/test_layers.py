@@ -2,12 +2,11 @@
 
 import pytest
 import torch
-from conftest import ARGUMENTS
+from conftest import ARGUMENTS, initialise
 
 from prrmse.names import KINDS
 from prrmse.nets.build import build
 from prrmse.nets.layers import inventory, swap
-from prrmse.nets.start import initialise
 from prrmse.tables.plan import PAPER_NOT_REUSED, reused_pairs
 
 

@@ -3,12 +3,11 @@
 import pytest
 import torch
 import torchvision
-from conftest import ARGUMENTS
+from conftest import ARGUMENTS, initialise
 from safetensors.torch import save_file
 
 from prrmse.errors import InputError
 from prrmse.nets.build import build
-from prrmse.nets.start import initialise
 
 
 @pytest.mark.parametrize("net", ["unet", "pspnet"])

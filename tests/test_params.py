@@ -1,16 +1,19 @@
 """Parameters: the shipped file is valid, and every mistake is one line that names the key."""
 
 import copy
+import json
 from pathlib import Path
 
 import pytest
 import yaml
 from jsonschema import Draft202012Validator
 
-from prrmse.config.checks import check_data, check_networks, check_params, schema
-from prrmse.config.params import read_params, section
+from prrmse.config.checks import check_data, check_networks, check_params
+from prrmse.config.params import parse_sections, read_params, section
+from prrmse.config.reference import schema
 from prrmse.errors import InputError
 from prrmse.names import models
+from prrmse.settings import Training, Verdict
 
 ROOT = Path(__file__).parents[1]
 DEMO = yaml.safe_load((ROOT / "params.yaml").read_text())
@@ -21,8 +24,8 @@ def test_shipped_params_and_configs_are_valid():
     read_params(ROOT / "params.yaml")
     for path in sorted((ROOT / "configs").glob("*.yaml")):
         params = read_params(ROOT / "params.yaml", path)
-        assert params["datasets"]["acdc"]["phantom"] is None
-        assert params["verdict"] == DEMO["verdict"], "keys that are not named stay"
+        assert params.datasets["acdc"].phantom is None
+        assert params.verdict.model_dump() == DEMO["verdict"], "keys that are not named stay"
 
 
 def test_every_key_is_described():
@@ -53,8 +56,12 @@ def changed(path, value):
     [
         ("base.steps", 0, "base.steps"),
         ("base.learning_rate", "1e-3", "write 0.001"),
-        ("base.epochs", 3, "'epochs' was unexpected"),
-        ("verdict.tolerance", None, "'tolerance' is a required property"),
+        ("base.epochs", 3, "base.epochs: unknown key"),
+        ("transfer.target", None, "transfer.target: is missing"),
+        ("verdict.tolerance", float("nan"), "verdict.tolerance: Input should be a finite number"),
+        ("figures.dpi", True, "figures.dpi"),
+        ("transfer.samples", [10, 10], "has an entry twice"),
+        ("datasets.t1.root", "data/phantom/acdc", "is that of the phantom acdc"),
         ("datasets.acdc.size", 50, "multiple of 16"),
         ("seeds", [], "seeds"),
         ("nets.unet.arguments.depth", 3, "nets.unet.arguments"),
@@ -94,17 +101,36 @@ def test_absent_root_names_the_key_and_the_source():
     params = changed("datasets.acdc.root", "nowhere")
     params["datasets"]["acdc"]["phantom"] = None
     with pytest.raises(InputError, match=r"datasets\.acdc\.root: nowhere does not exist.*humanheart.*phantom"):
-        check_data(params)
+        check_data(check_params(params))
 
 
-def test_section_is_stable_and_holds_what_was_asked():
-    params = {"b": {"y": 1, "x": 2}, "a": 3}
-    assert section(params, "b", "a") == '{"a": 3, "b": {"x": 2, "y": 1}}'
-    assert section(params, "b.x") == '{"b.x": 2}'
+def test_a_section_is_stable_text_with_defaults_and_comes_back_typed():
+    short = {**DEMO, "verdict": {"tolerance": 0.1}, "base": {"steps": 7}}
+    text = section(short, "verdict", "base", "nets.unet", "transfer.train.steps", "compute.threads", "seeds")
+    assert text == section({**short, "verdict": {"tolerance": 0.1, "level": 0.95}}, *sorted(json.loads(text)))
+    assert text != section({**short, "verdict": {"tolerance": 0.1, "level": 0.9}}, *sorted(json.loads(text)))
+    found = parse_sections(text)
+    assert found["base"] == Training(steps=7)
+    assert found["verdict"] == Verdict(tolerance=0.1)
+    assert found["nets.unet"].keywords["width"] == 12
+    assert (found["compute.threads"], found["seeds"]) == (1, (0, 1))
+
+
+def test_a_key_that_stands_twice_is_refused(tmp_path):
+    (tmp_path / "params.yaml").write_text("base: {steps: 1, steps: 2}\n")
+    with pytest.raises(InputError, match="key 'steps' stands twice"):
+        read_params(tmp_path / "params.yaml")
 
 
 def test_models_are_all_data_sets_and_tasks():
-    assert models(DEMO) == ["acdc-seg", "acdc-auto", "t1-seg", "t1-auto", "rvsc-seg", "rvsc-auto"]
+    assert models(DEMO["datasets"], DEMO["tasks"]) == [
+        "acdc-seg",
+        "acdc-auto",
+        "t1-seg",
+        "t1-auto",
+        "rvsc-seg",
+        "rvsc-auto",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -117,5 +143,6 @@ def test_models_are_all_data_sets_and_tasks():
 )
 def test_a_network_that_cannot_be_built_is_one_line(factory, expected):
     with pytest.raises(InputError) as e:
-        check_networks({"nets": {"mine": {"factory": factory, "arguments": {}}}})
+        nets = {**DEMO["nets"], "mine": {"factory": factory, "arguments": {}, "out_channels": 4}}
+        check_networks(check_params({**DEMO, "nets": nets}))
     assert expected in str(e.value)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from conftest import ARGUMENTS, COMPUTE
+from conftest import ARGUMENTS, COMPUTE, initialise
 from scipy import linalg, optimize, stats
 from torch.nn import functional as F
 
@@ -20,7 +20,6 @@ from prrmse.compare.scores import (
     wasserstein,
 )
 from prrmse.learning.evaluate import Evaluation
-from prrmse.nets.start import initialise
 
 
 @pytest.fixture(scope="module")

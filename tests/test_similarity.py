@@ -5,7 +5,7 @@ import copy
 import numpy as np
 import pytest
 import torch
-from conftest import ARGUMENTS, COMPUTE, SETTINGS
+from conftest import ARGUMENTS, COMPUTE, SETTINGS, initialise
 from torch import nn
 
 from prrmse.compare.features import sample_pixels
@@ -14,7 +14,6 @@ from prrmse.engine.program import norms_behind, trace
 from prrmse.experiments.control import control_state
 from prrmse.learning.evaluate import Evaluation
 from prrmse.learning.train import train
-from prrmse.nets.start import initialise
 
 IMAGE = torch.rand(2, 1, 32, 32, generator=torch.Generator().manual_seed(0))
 
@@ -25,7 +24,7 @@ def tables(request, slices):
     net = request.param
     target = initialise(net, ARGUMENTS[net], "shared", "none", "a-seg", 0)
     start = copy.deepcopy(target.state_dict())
-    settings = {**SETTINGS, "steps": 30, "learning_rate": 0.01, "augment": False}
+    settings = SETTINGS.model_copy(update={"steps": 30, "learning_rate": 0.01, "augment": False})
     train(target, slices.split("train"), "seg", settings, 0, COMPUTE)
     evaluation = Evaluation(slices.split("train"), COMPUTE, 4)
     pixels = sample_pixels(evaluation, 800, 0)

@@ -7,7 +7,7 @@ import weakref
 import numpy as np
 import pytest
 import torch
-from conftest import ARGUMENTS, COMPUTE, SETTINGS
+from conftest import ARGUMENTS, COMPUTE, SETTINGS, initialise
 from torch import nn
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.nn import functional as F
@@ -22,7 +22,6 @@ from prrmse.learning.dice import dice
 from prrmse.learning.evaluate import Evaluation
 from prrmse.learning.train import train
 from prrmse.nets.layers import inventory, swap
-from prrmse.nets.start import initialise
 
 
 class Branches(nn.Module):
@@ -86,7 +85,7 @@ def networks(name, slices):
         torch.manual_seed(0)
         return disturbed(OWN[name]()), disturbed(OWN[name]())
     pair = tuple(initialise(name, ARGUMENTS[name], "independent", "none", m, 0) for m in ("a-seg", "b-seg"))
-    settings = {**SETTINGS, "steps": 12, "learning_rate": 0.01}
+    settings = SETTINGS.model_copy(update={"steps": 12, "learning_rate": 0.01})
     for network, task in zip(pair, ("seg", "auto"), strict=True):
         train(network, slices.split("train"), task, settings, 0, COMPUTE)
     return pair
@@ -110,7 +109,7 @@ def called(network, state, images, precision):
     network.load_state_dict(state)
     found = []
     with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"):
-        for image in torch.from_numpy(images).unsqueeze(1).split(COMPUTE["evaluation_batch_size"]):
+        for image in torch.from_numpy(images).unsqueeze(1).split(COMPUTE.evaluation_batch_size):
             made = network(image)
             found.append((made["out"] if isinstance(made, dict) else made).argmax(1))
     return torch.cat(found).numpy()
@@ -134,7 +133,7 @@ def counted(predicted, slices):
 def test_exact_counts_are_bit_equal_to_the_plain_way(name, precision, slices):
     target, source = networks(name, slices)
     val = slices.split("val")
-    evaluation = Evaluation(val, {**COMPUTE, "precision": precision}, 4)
+    evaluation = Evaluation(val, COMPUTE.model_copy(update={"precision": precision}), 4)
     layers = inventory(target)[:: 1 if name in OWN else 9]
     before = {k: v.clone() for k, v in target.state_dict().items()}
     baseline, swapped = sweep(target, source.state_dict(), layers, evaluation, engine="exact")

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 from cohorts import write_decathlon
-from conftest import ARGUMENTS, COMPUTE, SETTINGS
+from conftest import ARGUMENTS, COMPUTE, SETTINGS, initialise
 from safetensors.torch import load_file
 
 from prrmse.cli.main import main
@@ -13,7 +13,6 @@ from prrmse.data.slices import save_slices
 from prrmse.learning.train import train
 from prrmse.nets.checkpoint import save_checkpoint
 from prrmse.nets.layers import inventory
-from prrmse.nets.start import initialise
 
 RUN = ["--threads", "1", "--device", "cpu"]
 
@@ -26,7 +25,7 @@ def folder(tmp_path_factory, slices):
     header = {"net": "unet", "arguments": ARGUMENTS["unet"], "model": "a-seg", "seed": 0}
     header["layers"] = [layer._asdict() for layer in inventory(start)]
     save_checkpoint(start, path / "start.safetensors", header)
-    settings = {**SETTINGS, "steps": 60, "learning_rate": 0.01, "augment": False}
+    settings = SETTINGS.model_copy(update={"steps": 60, "learning_rate": 0.01, "augment": False})
     train(start, slices.split("train"), "seg", settings, 0, COMPUTE)
     save_checkpoint(start, path / "target.safetensors", header)
     torch.save({"state_dict": {f"module.{k}": v for k, v in start.state_dict().items()}}, path / "twin.pth")

@@ -8,7 +8,7 @@ import signal
 import numpy as np
 import pytest
 import torch
-from conftest import ARGUMENTS, COMPUTE, SETTINGS
+from conftest import ARGUMENTS, COMPUTE, SETTINGS, initialise
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from prrmse.engine.sweep import sweep
@@ -21,7 +21,6 @@ from prrmse.learning.separable import DeterministicResizing
 from prrmse.learning.train import batch_order, soft_dice_loss, train
 from prrmse.nets.layers import inventory
 from prrmse.nets.pspnet import PSPNet
-from prrmse.nets.start import initialise
 from prrmse.nets.unet import UNet
 
 
@@ -63,7 +62,7 @@ def test_killed_training_resumes_and_ends_with_the_same_bytes(net, slices, tmp_p
     counted = []
     monkeypatch.setattr(module, "loss_of", lambda *a: counted.append(0) or original(*a))
     assert equal(run(slices, net, resume=resume), undisturbed)
-    assert len(counted) == SETTINGS["steps"] - 4, "it started again instead of resuming"
+    assert len(counted) == SETTINGS.steps - 4, "it started again instead of resuming"
     assert not resume.exists()
 
 
@@ -78,7 +77,7 @@ def test_asked_to_stop_it_saves_the_step_it_is_in(slices, tmp_path, monkeypatch)
         return original(*arguments)
 
     monkeypatch.setattr(module, "loss_of", stopped)
-    never = {**COMPUTE, "resume_seconds": 3600}
+    never = COMPUTE.model_copy(update={"resume_seconds": 3600})
     before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(SystemExit) as stop:
         run(slices, resume=tmp_path / ".resume", compute=never)
@@ -86,7 +85,7 @@ def test_asked_to_stop_it_saves_the_step_it_is_in(slices, tmp_path, monkeypatch)
     assert len(steps) == 3
     assert signal.getsignal(signal.SIGTERM) is before
     assert equal(run(slices, resume=tmp_path / ".resume", compute=never), undisturbed)
-    assert len(steps) == SETTINGS["steps"], "the stopped step was done twice, or not at all"
+    assert len(steps) == SETTINGS.steps, "the stopped step was done twice, or not at all"
 
 
 def test_truncated_or_foreign_snapshot_is_not_taken(slices, tmp_path):
@@ -186,7 +185,7 @@ def test_a_recorded_step_is_the_step(slices, monkeypatch):
     for task, network in zip(("seg", "auto"), expected, strict=True):
         recorded.replays = 0
         assert equal(run(slices, task=task), network)
-        assert recorded.replays == SETTINGS["steps"] - Captured.WARM_UP
+        assert recorded.replays == SETTINGS.steps - Captured.WARM_UP
 
 
 def test_a_step_that_cannot_be_recorded_is_called(caplog):
@@ -252,7 +251,7 @@ def test_two_channels_are_both_used(net, task, slices):
     noise = np.random.default_rng(0).standard_normal(slices.image.shape).astype(np.float32)
     two = dataclasses.replace(slices, image=np.stack([noise, slices.image], axis=1))
     own = initialise(net, {**ARGUMENTS[net], "in_channels": 2}, "shared", "none", "a-seg", 0)
-    settings = {**SETTINGS, "steps": 60, "learning_rate": 0.01, "augment": False}
+    settings = SETTINGS.model_copy(update={"steps": 60, "learning_rate": 0.01, "augment": False})
     train(own, two.split("train"), task, settings, 0, COMPUTE, image_channels=2)
     evaluation = Evaluation(two.split("val"), COMPUTE, 4, image_channels=2)
     if task == "seg":

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import copy
 import json
+import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,16 +30,23 @@ from tqdm import tqdm
 
 from prrmse.compare.distance import distance_table
 from prrmse.compare.features import Pixels, sample_pixels
+from prrmse.data.slices import Slices, draw_patients
 from prrmse.engine.sweep import sweep as swept_counts
+from prrmse.errors import InputError
 from prrmse.experiments.transferability import Watch, feature_scores
 from prrmse.learning.dice import dice_table
-from prrmse.learning.evaluate import Evaluation
+from prrmse.learning.evaluate import Evaluation, output_of, prediction_of
+from prrmse.learning.training_run import training_run
 from prrmse.names import Layer
+from prrmse.nets.build import NETS, seeded_network
 from prrmse.nets.foreign import fit, read_state
 from prrmse.nets.layers import inventory, inventory_of_state, swap
 from prrmse.seeding import derive_seed
+from prrmse.settings import Compute, Training
 from prrmse.tables.bootstrap import bootstrap_mean
 from prrmse.tables.verdict import drops_by_patient, is_reusable, mean_drops
+
+log = logging.getLogger(__name__)
 
 Score = float | Mapping[str, float]
 Evaluate = Callable[[nn.Module], Score] | Evaluation
@@ -209,6 +217,134 @@ def advise(
         })  # fmt: skip
     ordered = pd.DataFrame(ranking).sort_values(["reusable_scalars", "joint_change"], ascending=False)
     return Advice(ordered.reset_index(drop=True), pd.concat(verdicts, ignore_index=True))
+
+
+class Trained(NamedTuple):
+    """What `train` made: the network, its Dice by patient and class, and the patients that it was trained on."""
+
+    network: nn.Module
+    dice: pd.DataFrame
+    patients: list[str]
+
+
+def train(
+    network: str,
+    slices: Slices,
+    path: str | Path | None = None,
+    *,
+    arguments: Mapping[str, Any] | None = None,
+    start: StateLike | None = None,
+    freeze: Iterable[str] = (),
+    samples: int | None = None,
+    split: str = "val",
+    settings: Training | None = None,
+    compute: Compute | None = None,
+    seed: int = 0,
+) -> Trained:
+    """Train a network on a data set's training patients, write its checkpoint, measure Dice on others.
+
+    A training that is killed goes on where it stopped when it is called again with the same path.
+
+    Args:
+        network: ``unet``, ``pspnet`` or an import path ``module:callable``.
+        slices: all splits of a data set.
+        path: of the ``.safetensors`` file.
+        arguments: keyword arguments of the network.
+        start: a state or a file; what fits is taken, the rest begins at the network's own initialisation.
+        freeze: tensors of ``start`` that keep their value, by name, e.g. those that `warmstart` lists.
+        samples: number of training patients, sampled with ``seed``; all if None.
+        split: that Dice is measured on: ``val``, ``test``, ``train`` or ``all``.
+        settings, compute: of the training; defaults of the classes if None.
+        seed: of initialisation, patients and batches.
+
+    Raises:
+        InputError: nothing of ``start`` fits; a tensor to freeze that it does not bring; a split without slices; a
+            network that does not take the slices.
+    """
+    settings, compute = settings or Training(), compute or Compute()
+    arguments = dict(arguments or {})
+    model = f"{slices.meta['dataset']}-seg"
+    made = seeded_network(network, arguments, network, "init", "", seed)
+    taken: Mapping[str, torch.Tensor] = {}
+    name = str(start) if isinstance(start, str | Path) else "the start"
+    if start is not None:
+        taken, _ = fit(made.state_dict(), _state(start))
+        if not taken:
+            raise InputError(f"{name}: nothing in it fits {network}; see prrmse compare")
+        log.info("%d of %d tensors are from %s", len(taken), len(made.state_dict()), name)
+        made.load_state_dict({**made.state_dict(), **taken})
+    chosen = set(freeze)
+    frozen = [layer for layer in inventory(made) if layer.tensor in chosen]
+    if unknown := chosen - {layer.tensor for layer in frozen}:
+        raise InputError(f"<freeze>: names {sorted(unknown)[0]}, which {network} does not have")
+    if strange := [layer.tensor for layer in frozen if layer.tensor not in taken]:
+        raise InputError(f"<freeze>: names {strange[0]}, which <start> does not bring; name its file there")
+    evaluation = evaluation_for(made, part_of(slices, split), compute)
+    drawn = draw_patients(slices, samples or len(part_of(slices, "train").patients()), seed)
+    header: dict[str, Any] = {
+        "net": network,
+        "arguments": arguments,
+        **({} if network in NETS else {"factory": network}),
+    }
+    header |= {
+        "model": model,
+        "seed": seed,
+        "params": {"train": settings.model_dump(), "compute": compute.model_dump()},
+    }
+    header |= {"start": None if start is None else name, "freeze": sorted(chosen), "trained_on": drawn.patients()}
+    header |= {"data": {"fingerprint": slices.fingerprint(), **slices.meta}}
+    out = None if path is None else Path(path)
+    table = training_run(
+        made,
+        drawn,
+        evaluation,
+        "seg",
+        settings,
+        derive_seed(network, model, "train", seed),
+        compute,
+        frozen=frozen,
+        title=f"{network} {model}",
+        resume=None if out is None else out.parent / f".{out.stem}.resume",
+        checkpoint=out,
+        header=header,
+    )
+    return Trained(made, table, drawn.patients())
+
+
+def part_of(slices: Slices, split: str) -> Slices:
+    """The slices of a split; ``all`` is every one.
+
+    Raises:
+        InputError: there are none.
+    """
+    part = slices if split == "all" else slices.split(split)
+    if not len(part.image):
+        raise InputError(f"{slices.meta['dataset']}: no slices in <split> {split}; try all")
+    return part
+
+
+def evaluation_for(network: nn.Module, slices: Slices, compute: Compute | None = None) -> Evaluation:
+    """The slices, for a network with as many image channels and classes as it has; they are found by trying.
+
+    Raises:
+        InputError: the network does not take a slice, or has fewer outputs than the data set classes.
+    """
+    name = type(network).__name__
+    first = next((x for x in network.state_dict().values() if x.ndim == 4), None)
+    image_channels = int(first.shape[1]) if first is not None else 1
+    image = torch.zeros(1, image_channels, *slices.image.shape[-2:])
+    try:
+        with torch.inference_mode():
+            output = network.eval()(image)
+            prediction_of(output)
+    except Exception as e:
+        cause = next(iter(str(e).strip().splitlines()), type(e).__name__)
+        raise InputError(f"{name}: the network does not take a slice {tuple(image.shape)}: {cause}") from None
+    channels = output_of(output).shape[1]
+    if slices.label.max() >= channels:
+        classes = slices.label.max() + 1
+        raise InputError(f"{slices.meta['dataset']}: has {classes} classes with the background, the network {channels}")
+    return Evaluation(slices, compute or Compute(), channels, image_channels)
 
 
 def warmstart(

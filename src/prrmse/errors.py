@@ -1,9 +1,29 @@
-"""The one exception for anything that the user, not the program, has to mend."""
+"""The one exception for anything that the user, not the program, has to put right."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+# The name of a setting, and what it belongs to: <learning_rate>, <root:acdc>.
+ROLE = re.compile(r"<(\w+)(?::([^<>]*))?>")
 
 
 class InputError(ValueError):
     """Bad input: a file, a parameter or an argument.
 
-    The message is one line that names the file or the key, says what is wrong and what to do.
-    Command-line faces print it as ``error: ...`` and exit with status 2, without a traceback.
+    The message is one line that names the file or the setting, says what is wrong and what to do. A setting stands in
+    angle brackets, e.g. ``<memory_mb>``, because its name depends on the interface: a key of params.yaml, a flag of
+    the command line, an argument in Python. Interfaces print ``error: ...`` and exit with status 2, no traceback.
     """
+
+    def __str__(self) -> str:
+        return self.said({})
+
+    def said(self, names: Mapping[str, str]) -> str:
+        """The message with the names that an interface gives to settings; their own where it gives none.
+
+        Args:
+            names: e.g. ``{"root": "datasets.{}.root"}``; ``{}`` is filled with what the setting belongs to.
+        """
+        return ROLE.sub(lambda m: names.get(m[1], m[1]).replace("{}", m[2] or ""), str(self.args[0]))

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from collections.abc import Iterable
+from typing import NamedTuple
 
 CONV_KINDS = {"W": "weight", "B": "bias"}
 BN_KINDS = {"RM": "running_mean", "RV": "running_var", "RW": "weight", "RB": "bias"}
@@ -41,22 +41,13 @@ class Layer(NamedTuple):
         return self.kind, self.layer
 
 
-def out_channels(spec: Mapping[str, Any]) -> int:
-    """Classes that a network of ``nets.*`` puts out, the background included."""
-    return int(spec["out_channels"] if "factory" in spec else spec["arguments"].get("out_channels", 4))
-
-
-def image_channels(spec: Mapping[str, Any]) -> int:
-    """Channels that it wants an image to have; a grey image is repeated."""
-    return int(spec["in_channels"] if "factory" in spec else spec["arguments"].get("in_channels", 1))
-
-
-def models(params: Mapping[str, Any]) -> list[str]:
-    """Ids of all base models: ``{dataset}-{task}``."""
-    return [f"{dataset}-{task}" for dataset in params["datasets"] for task in params["tasks"]]
-
-
 def split_model(model: str) -> tuple[str, str]:
     """(data set, task) of a base model's id."""
     dataset, task = model.rsplit("-", 1)
     return dataset, task
+
+
+def models(datasets: Iterable[str], tasks: Iterable[str]) -> list[str]:
+    """Ids of all base models: ``{dataset}-{task}``."""
+    tasks = list(tasks)
+    return [f"{dataset}-{task}" for dataset in datasets for task in tasks]

@@ -11,7 +11,7 @@ sys.path.insert(0, "src")
 shell.prefix("export PYTHONPATH=src; ")
 
 from prrmse.config.checks import check_data, check_networks, check_params
-from prrmse.config.params import section
+from prrmse.config.params import PARAMETERS, completed, section
 from prrmse.errors import InputError
 from prrmse.figures.titles import figure_titles
 from prrmse.names import CONTROLS, models, split_model
@@ -19,16 +19,17 @@ from prrmse.run.code import imported_files
 from prrmse.run.manifest import check_untouched
 
 try:
-    check_params(config)
-    check_networks(config)
-    check_data(config)
+    CHECKED = check_params(config)
+    config.update(completed(config))
+    check_networks(CHECKED)
+    check_data(CHECKED)
     if workflow.is_main_process:
         check_untouched()
 except InputError as e:
-    raise WorkflowError(f"error: {e}") from None
+    raise WorkflowError(f"error: {e.said(PARAMETERS)}") from None
 
 SEEDS = config["seeds"]
-MODELS = models(config)
+MODELS = models(config["datasets"], config["tasks"])
 SWAPS = [(t, s) for t, sources in config["swap"]["sources"].items() for s in sources]
 PHANTOMS = [
     name for name, spec in config["datasets"].items() if spec.get("phantom")

@@ -9,8 +9,9 @@ from prrmse.tables.store import write_table
 
 
 def main(a: Namespace) -> None:
-    params = {"net": a.params[f"nets.{a.net}"], **{key: a.params[key] for key in ("init", "base", "compute")}}
-    part = train_base(a.net, a.model, int(a.seed), Path(a.data), params, Path(a.checkpoint))
+    p = a.params
+    settings = p[f"nets.{a.net}"], p["init"], p["base"], p["compute"]
+    part = train_base(a.net, a.model, int(a.seed), Path(a.data), *settings, Path(a.checkpoint))
     write_table(part.assign(net=a.net, model=a.model, seed=int(a.seed)), a.table)
 
 

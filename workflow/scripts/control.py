@@ -9,11 +9,11 @@ from prrmse.tables.store import write_table
 
 
 def main(a: Namespace) -> None:
-    params = {"net": a.params[f"nets.{a.net}"], "init": a.params["init"], "compute": a.params["compute"]}
+    settings = a.params[f"nets.{a.net}"], a.params["init"], a.params["compute"]
     other = None if a.other == "none" else Path(a.other)
     engine = {"engine": a.params["swap.engine"], "memory_mb": a.params["swap.memory_mb"]}
     paths = Path(a.checkpoint), other, Path(a.data)
-    part = control_experiment(a.control, *paths, int(a.seed), params, **engine)
+    part = control_experiment(a.control, *paths, int(a.seed), *settings, **engine)
     write_table(part.assign(net=a.net, target=a.target, source=a.control, seed=int(a.seed)), a.table)
 
 

@@ -10,13 +10,13 @@ from prrmse.tables.store import read_table, read_tables, write_table
 
 
 def main(a: Namespace) -> None:
-    settings, out = a.params["verdict"], Path(a.out)
+    settings, out = a.params["verdict"].model_dump(), Path(a.out)
     controls = read_tables(a.parts)
     controls = controls[controls["class"] == "mean"].drop(columns="class")
     swaps = read_table(a.swaps)
     write_table(control_summary(controls, settings["tolerance"]), out / "controls.csv")
     write_table(relative_table(swaps, controls, settings), out / "relative.csv")
-    draw_controls(controls, swaps, {**a.params["figures"], **settings}, out)
+    draw_controls(controls, swaps, {**a.params["figures"].model_dump(), **settings}, out)
 
 
 run(main, "params", "swaps", "out", many="parts")

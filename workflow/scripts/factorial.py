@@ -12,7 +12,7 @@ from prrmse.tables.store import read_table, write_table
 
 
 def main(a: Namespace) -> None:
-    settings, out = a.params["verdict"], Path(a.out)
+    settings, out = a.params["verdict"].model_dump(), Path(a.out)
     tables = [
         read_table(part).assign(init=a.other_init if f"/{a.other_init}/" in part else a.params["init"])
         for part in a.parts
@@ -23,7 +23,7 @@ def main(a: Namespace) -> None:
     cells = factorial_table(drops[~random], drops[random], settings)
     write_table(cells, out / "factorial.csv")
     write_table(effects_table(drops[~random], drops[random], settings), out / "effects.csv")
-    draw_factorial(cells, a.params["figures"], out)
+    draw_factorial(cells, a.params["figures"].model_dump(), out)
 
 
 run(main, "params", "other-init", "out", many="parts")

@@ -10,7 +10,11 @@ from prrmse.tables.store import read_table
 
 def main(a: Namespace) -> None:
     tables = {Path(path).stem: read_table(path) for path in a.tables}
-    settings = {**a.params["figures"], **a.params["verdict"], "target": a.params["transfer.target"]}
+    settings = {
+        **a.params["figures"].model_dump(),
+        **a.params["verdict"].model_dump(),
+        "target": a.params["transfer.target"],
+    }
     draw_figures(tables, settings, Path(a.out))
 
 

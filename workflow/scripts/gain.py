@@ -13,20 +13,22 @@ from prrmse.tables.store import write_table
 
 def main(a: Namespace) -> None:
     p = a.params
-    transfer = {"target": p["transfer.target"], "train": p["transfer.train"], "plan": "all", "reuse_final": False}
-    params = {"net": p[f"nets.{a.net}"], "init": p["init"], "compute": p["compute"], "transfer": transfer}
     table = Path(a.table)
     start = time.perf_counter()
     part = transfer_run(
         a.net,
+        p["transfer.target"],
         p["evidence.samples"],
         a.arm,
         a.source,
         int(a.seed),
         data=Path(a.data),
         checkpoint=Path(a.checkpoint) if a.checkpoint else None,
-        verdict=None,
-        params=params,
+        spec=p[f"nets.{a.net}"],
+        init=p["init"],
+        plan="all",
+        settings=p["transfer.train"],
+        compute=p["compute"],
         resume=table.parent / f".{table.stem}.resume",
     )
     seconds = time.perf_counter() - start

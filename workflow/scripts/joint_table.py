@@ -12,7 +12,7 @@ from prrmse.tables.verdict import drops_table
 
 
 def main(a: Namespace) -> None:
-    settings, out = a.params["verdict"], Path(a.out)
+    settings, out = a.params["verdict"].model_dump(), Path(a.out)
     parts = read_tables(a.parts)
     parts = parts[parts["class"] == "mean"]
     swaps = read_table(a.swaps)
@@ -20,7 +20,7 @@ def main(a: Namespace) -> None:
     columns = ["variant", "layer", "module"]
     table = drops_table(pd.concat([alone, parts]), columns, settings, "joint")
     write_table(table, out / "joint.csv")
-    draw_joint(table, {**a.params["figures"], **settings}, out)
+    draw_joint(table, {**a.params["figures"].model_dump(), **settings}, out)
 
 
 run(main, "params", "swaps", "out", many="parts")

@@ -3,13 +3,14 @@
 import json
 from argparse import Namespace
 
+from prrmse.config.params import plain
 from prrmse.files import write_text
 from prrmse.run.job import run
 from prrmse.run.manifest import manifest
 
 
 def main(a: Namespace) -> None:
-    write_text(json.dumps(manifest(a.params, a.files), indent=1) + "\n", a.manifest)
+    write_text(json.dumps(manifest(plain(a.params), a.files), indent=1) + "\n", a.manifest)
 
 
 run(main, "params", "manifest", many="files")

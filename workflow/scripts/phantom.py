@@ -16,7 +16,7 @@ def main(a: Namespace) -> None:
         if not (root / "PHANTOM.md").is_file():
             raise InputError(f"datasets.{a.dataset}.root: {root} exists and is no phantom; name another folder")
         shutil.rmtree(root)
-    generate(a.params[f"datasets.{a.dataset}.format"], root, **a.params[f"datasets.{a.dataset}.phantom"])
+    generate(a.params[f"datasets.{a.dataset}.format"], root, **a.params[f"datasets.{a.dataset}.phantom"].model_dump())
     files = sorted(path for path in root.rglob("*") if path.is_file())
     lines = [f"{sha256_of(path)}  {path.relative_to(root)}\n" for path in files]
     write_text("".join(lines), a.manifest)

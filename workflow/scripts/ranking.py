@@ -18,7 +18,7 @@ from prrmse.tables.store import read_table, read_tables, write_table
 
 
 def main(a: Namespace) -> None:
-    settings, out = a.params["verdict"], Path(a.out)
+    settings, out = a.params["verdict"].model_dump(), Path(a.out)
 
     def parts(folder: str, ending: str) -> list[str]:
         return [p for p in a.parts if f"/{folder}/" in p and p.endswith(ending)]
@@ -39,7 +39,7 @@ def main(a: Namespace) -> None:
         ("seconds", seconds_table(*seconds)),
     ):
         write_table(table, out / f"{name}.csv")
-    draw_ranking(ranking, gained, a.params["figures"], out)
+    draw_ranking(ranking, gained, a.params["figures"].model_dump(), out)
 
 
 run(main, "params", "base", "data", "out", many="parts")

@@ -3,6 +3,7 @@
 from argparse import Namespace
 from pathlib import Path
 
+from prrmse.config.params import plain
 from prrmse.files import write_text
 from prrmse.report.page import render_report
 from prrmse.run.job import run
@@ -12,7 +13,7 @@ from prrmse.tables.store import read_table
 
 def main(a: Namespace) -> None:
     tables = {Path(path).stem: read_table(path) for path in a.tables}
-    write_text(render_report(tables, Path(a.figures), a.params, environment()), a.report)
+    write_text(render_report(tables, Path(a.figures), plain(a.params), environment()), a.report)
 
 
 run(main, "params", "figures", "report", many="tables")

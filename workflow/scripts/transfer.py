@@ -5,28 +5,28 @@ from pathlib import Path
 
 from prrmse.experiments.transfer import transfer_run
 from prrmse.run.job import run
-from prrmse.tables.store import write_table
+from prrmse.tables.store import read_table, write_table
 
 
 def main(a: Namespace) -> None:
     p = a.params
-    params = {
-        "net": p[f"nets.{a.net}"],
-        "init": p["init"],
-        "compute": p["compute"],
-        "transfer": {key: p[f"transfer.{key}"] for key in ("target", "plan", "reuse_final", "train")},
-    }
     table = Path(a.table)
     part = transfer_run(
         a.net,
+        p["transfer.target"],
         int(a.samples),
         a.arm,
         a.source,
         int(a.seed),
         data=Path(a.data),
         checkpoint=Path(a.checkpoint) if a.checkpoint else None,
-        verdict=Path(a.verdict) if a.verdict else None,
-        params=params,
+        spec=p[f"nets.{a.net}"],
+        init=p["init"],
+        plan=p["transfer.plan"],
+        reuse_final=p["transfer.reuse_final"],
+        verdict=read_table(a.verdict) if a.verdict else None,
+        settings=p["transfer.train"],
+        compute=p["compute"],
         resume=table.parent / f".{table.stem}.resume",
     )
     ids = {"net": a.net, "samples": int(a.samples), "arm": a.arm, "source": a.source, "seed": int(a.seed)}

@@ -10,11 +10,11 @@ from prrmse.tables.store import write_table
 
 def main(a: Namespace) -> None:
     p = a.params
-    params = {"net": p[f"nets.{a.net}"], "init": p["init"], "compute": p["compute"]}
-    params |= {"engine": p["swap.engine"], "memory_mb": p["swap.memory_mb"]}
+    settings = p[f"nets.{a.net}"], p["init"], p["compute"]
     checkpoints = Path(a.target_checkpoint), Path(a.source_checkpoint)
     chosen = {"samples": p["evidence.samples"], "seed": p["evidence.seeds"][0], "pixels": p["evidence.pixels"]}
-    found = transferability(*checkpoints, Path(a.data), params, **chosen)
+    chosen |= {"engine": p["swap.engine"], "memory_mb": p["swap.memory_mb"]}
+    found = transferability(*checkpoints, Path(a.data), *settings, **chosen)
     ids = {"net": a.net, "source": a.source, "source_seed": int(a.seed)}
     for table, path in zip(found, (a.table, a.layers, a.seconds), strict=True):
         write_table(table.assign(**ids), path)

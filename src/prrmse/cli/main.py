@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 import os
 import sys
@@ -10,8 +11,25 @@ from typing import Any
 
 from prrmse.config.checks import check_data, check_networks
 from prrmse.config.params import read_params, use_params
-from prrmse.config.reference import reference
+from prrmse.config.reference import reference, schema
 from prrmse.errors import InputError
+from prrmse.settings import Compute, Dataset, Section, Swap, Training, Verdict
+
+# How the settings that errors speak of are called on the command line.
+FLAGS = {
+    "root": "--data",
+    "spacing_mm": "--spacing",
+    "case_pattern": "--case-pattern",
+    "split": "--split",
+    "memory_mb": "--memory-mb",
+    "evaluation_batch_size": "--batch",
+    "learning_rate": "--learning-rate",
+    "device": "--device",
+    "start": "--start",
+    "freeze": "--freeze",
+    "in_channels": "--arguments in_channels",
+    "out_channels": "--arguments out_channels",
+}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -26,7 +44,8 @@ def main(arguments: list[str] | None = None) -> int:
     check.add_argument("files", nargs="*", default=["params.yaml"], help="later files replace keys of earlier ones")
     check.set_defaults(act=_check)
     params = commands.add_parser("params", help="print every parameter and what it means, as a Markdown table")
-    params.set_defaults(act=lambda _: print(reference()))
+    params.add_argument("--schema", action="store_true", help="print the JSON schema instead, for editors")
+    params.set_defaults(act=lambda a: print(json.dumps(schema(), indent=1) if a.schema else reference()))
     use = commands.add_parser("use", help="write the keys of another file, e.g. configs/paper.yaml, into params.yaml")
     use.add_argument("file")
     use.set_defaults(act=_use)
@@ -42,7 +61,7 @@ def main(arguments: list[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except InputError as e:
-        print(f"error: {e}", file=sys.stderr)
+        print(f"error: {e.said(FLAGS)}", file=sys.stderr)
         return 2
 
 
@@ -86,19 +105,29 @@ def _add_tools(commands: Any) -> None:
     for tool in (sweep, advise):
         _add_network(tool)
         _add_data(tool)
-        tool.add_argument("--tolerance", type=float, default=0.05, help="largest loss of mean foreground Dice")
-        tool.add_argument("--engine", choices=["fast", "exact", "plain"], default="fast", help="see docs/design.md")
-        tool.add_argument("--memory-mb", type=float, default=2000, help="bound on what a sweep holds, MiB")
+        tool.add_argument(
+            "--tolerance", type=float, default=_default(Verdict, "tolerance"), help="largest drop of mean Dice"
+        )
+        tool.add_argument(
+            "--engine", choices=["fast", "exact", "plain"], default=_default(Swap, "engine"), help="see docs/design.md"
+        )
+        tool.add_argument(
+            "--memory-mb", type=float, default=_default(Swap, "memory_mb"), help="bound on what a sweep holds, MiB"
+        )
     sweep.add_argument("--table", help="write one row per pair and patient here (.csv)")
-    sweep.add_argument("--figure", help="draw the losses here (.png, .svg or .pdf)")
-    advise.add_argument("--rule", choices=["mean", "upper"], default="mean", help="what is compared with the tolerance")
+    sweep.add_argument("--figure", help="draw the drops here (.png, .svg or .pdf)")
+    advise.add_argument(
+        "--rule", choices=["mean", "upper"], default=_default(Verdict, "rule"), help="compared with the tolerance"
+    )
     advise.add_argument("--out", help="write the whole advice here (.json), for warmstart")
     warmstart = command(
         "warmstart",
         "write a checkpoint with the advised pairs reused, and a list of what to freeze",
         "prrmse warmstart --network unet --arguments '{\"width\": 32}' --advice advice.json --out warm.safetensors",
     )
-    warmstart.add_argument("target", nargs="?", help="checkpoint of the network at its start; or --network, drawn anew")
+    warmstart.add_argument(
+        "target", nargs="?", help="checkpoint of the network at its initialisation; or --network, initialised anew"
+    )
     _add_network(warmstart)
     _add_seed(warmstart)
     warmstart.add_argument("--advice", help="of prrmse advise --out; its best source, if --source names no other")
@@ -117,9 +146,11 @@ def _add_tools(commands: Any) -> None:
     _add_data(train)
     train.add_argument("--start", help="checkpoint to start from, as far as it fits, e.g. of prrmse warmstart")
     train.add_argument("--freeze", help="list of prrmse warmstart: what it names keeps its value")
-    train.add_argument("--samples", type=int, help="train on so many patients, drawn by --seed")
-    train.add_argument("--steps", type=int, default=1000, help="optimiser steps")
-    train.add_argument("--learning-rate", type=float, default=0.001, help="of Adam; a cosine to zero")
+    train.add_argument("--samples", type=int, help="number of training patients, sampled with --seed")
+    train.add_argument("--steps", type=int, default=_default(Training, "steps"), help="optimiser steps")
+    train.add_argument(
+        "--learning-rate", type=float, default=_default(Training, "learning_rate"), help="of Adam; cosine schedule"
+    )
     train.add_argument("--augment", action="store_true", help="flips, quarter turns, contrast")
     _add_seed(train)
     train.add_argument("--out", required=True, help="the .safetensors file")
@@ -135,21 +166,23 @@ def _add_network(tool: argparse.ArgumentParser, *, needed: bool = False) -> None
 
 
 def _add_seed(tool: argparse.ArgumentParser) -> None:
-    tool.add_argument("--seed", type=int, default=0, help="of a new network's start, of drawn patients and of batches")
+    tool.add_argument("--seed", type=int, default=0, help="of initialisation, sampled patients and batches")
 
 
 def _add_data(tool: argparse.ArgumentParser) -> None:
     tool.add_argument("--data", required=True, help="a processed .npz, or the folder of a data set")
     tool.add_argument("--format", default="nnunet", help="of the folder: nnunet (also the Decathlon), acdc, rvsc, t1")
-    tool.add_argument("--spacing", type=float, default=1.5, help="in-plane, mm, after resampling")
-    tool.add_argument("--size", type=int, default=128, help="rows and columns of a slice")
+    tool.add_argument(
+        "--spacing", type=float, default=_default(Dataset, "spacing_mm"), help="in-plane, mm, after resampling"
+    )
+    tool.add_argument("--size", type=int, default=_default(Dataset, "size"), help="rows and columns of a slice")
     tool.add_argument(
         "--case-pattern", help="finds `patient` (and `frame`) in a case's name; see datasets.NAME.case_pattern"
     )
     tool.add_argument("--split", default="val", help="train, val, test or all; of a folder half the patients are val")
-    tool.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
+    tool.add_argument("--device", default=_default(Compute, "device"), choices=["auto", "cpu", "cuda"])
     tool.add_argument("--precision", default="float32", choices=["auto", "float32", "bfloat16"])
-    tool.add_argument("--batch", type=int, default=16, help="slices at once, at most")
+    tool.add_argument("--batch", type=int, default=_default(Training, "batch_size"), help="batch size")
     tool.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="of the CPU")
 
 
@@ -157,6 +190,11 @@ def _tool(name: str, a: argparse.Namespace) -> None:
     from prrmse.cli import commands  # imports torch, which takes seconds
 
     getattr(commands, name)(a)
+
+
+def _default(section: type[Section], name: str) -> Any:
+    """A default stands once: in the class of its section."""
+    return section.model_fields[name].default
 
 
 def _check(a: argparse.Namespace) -> None:

@@ -3,85 +3,114 @@
 from __future__ import annotations
 
 import json
-from importlib.resources import files
+from collections.abc import Iterator, Mapping
 from typing import Any
 
+from pydantic import ValidationError
+
 from prrmse.errors import InputError
-from prrmse.names import image_channels, models, out_channels
-
-Params = dict[str, Any]
-
-
-def schema() -> dict[str, Any]:
-    """The JSON schema of the parameters."""
-    return dict(json.loads((files("prrmse") / "params.schema.json").read_text()))
+from prrmse.names import models
+from prrmse.settings import ForeignNetwork, Network, Params
 
 
 def check_params(params: Any, where: str = "params.yaml") -> Params:
-    """Check types, ranges and cross-references; the parameters themselves if all is well.
+    """Check types, ranges and cross-references; the parameters as typed sections if all is well.
+
+    Args:
+        params: as read from YAML.
+        where: the file, for messages.
 
     Raises:
         InputError: one line naming the key, what is wrong and what is allowed.
     """
-    from jsonschema import Draft202012Validator
-    from jsonschema.exceptions import best_match
+    try:
+        # By way of JSON, in which a list is what YAML calls one and a number is no text.
+        found = Params.model_validate_json(json.dumps(params, default=str))
+    except ValidationError as e:
+        raise InputError(f"{where}: {_explain(e)}") from None
+    except (ValueError, TypeError) as e:  # e.g. keys that are no text
+        raise InputError(f"{where}: {e}") from None
+    _check_references(found, where)
+    return found
 
-    error = best_match(Draft202012Validator(schema()).iter_errors(params))
-    if error is not None:
-        key = ".".join(str(part) for part in error.absolute_path) or "the top level"
-        raise InputError(f"{where}: {key}: {_explain(error)}")
-    _check_references(params, where)
-    return dict(params)
 
-
-def _explain(error: Any) -> str:
-    message = error.message
-    if error.validator == "type" and error.validator_value == "number" and isinstance(error.instance, str):
+def _explain(error: ValidationError) -> str:
+    """The first defect; one of an unknown key before the others, since a typo brings a missing key with it."""
+    found = sorted(error.errors(include_url=False), key=lambda e: e["type"] != "extra_forbidden")[0]
+    key = ".".join(str(part) for part in found["loc"]) or "the top level"
+    if found["type"] == "extra_forbidden":
+        return f"{key}: unknown key; `prrmse params` lists all that there are"
+    if found["type"] == "missing":
+        return f"{key}: is missing; `prrmse params` says what it means"
+    message = f"{key}: {found['msg']}, not {json.dumps(found['input'], default=str)[:80]}"
+    if found["type"] in ("float_type", "int_type") and isinstance(found["input"], str):
         message += " (YAML reads 1e-3 as text; write 0.001 or 1.0e-3)"
-    description = error.schema.get("description")
-    return f"{message} [{description}]" if description and error.validator != "additionalProperties" else message
+    description = _description(found["loc"])
+    return f"{message} [{description}]" if description else message
+
+
+def _description(location: tuple[int | str, ...]) -> str:
+    from prrmse.config.reference import described
+
+    return described(".".join(str(part) for part in location))
+
+
+def network_items(params: Params) -> Iterator[tuple[str, Network]]:
+    """The networks that the parameters name."""
+    own = {"unet": params.nets.unet, "pspnet": params.nets.pspnet, **params.nets.foreign}
+    return ((name, spec) for name, spec in own.items() if spec is not None)
 
 
 def _check_references(params: Params, where: str) -> None:
-    known = models(params)
+    known = models(params.datasets, params.tasks)
+    nets = dict(network_items(params))
+    if not nets:
+        raise InputError(f"{where}: nets: names no network")
 
     def must_know(key: str, name: str) -> None:
         if name not in known:
             raise InputError(f"{where}: {key}: unknown model {name!r}; known are {', '.join(known)}")
 
     def must_have(key: str, net: str) -> None:
-        if net not in params["nets"]:
-            raise InputError(f"{where}: {key}: {net} is not among nets ({', '.join(params['nets'])})")
+        if net not in nets:
+            raise InputError(f"{where}: {key}: {net} is not among nets ({', '.join(nets)})")
 
     def must_segment(key: str, name: str) -> None:
         must_know(key, name)
         if not name.endswith("-seg"):
             raise InputError(f"{where}: {key}: {name} is no segmentation model; Dice needs one, e.g. acdc-seg")
 
-    for target, sources in params["swap"]["sources"].items():
+    roots: dict[str, str] = {}
+    for name, dataset in params.datasets.items():
+        if dataset.phantom and (other := roots.setdefault(dataset.root, name)) != name:
+            raise InputError(
+                f"{where}: datasets.{name}.root: {dataset.root} is that of the phantom {other}; name another"
+            )
+    swaps = params.swap.sources
+    for target, sources in swaps.items():
         must_segment(f"swap.sources.{target}", target)
         for source in sources:
             must_know(f"swap.sources.{target}", source)
-    transfer = params["transfer"]
-    must_segment("transfer.target", transfer["target"])
-    if transfer["target"] not in params["swap"]["sources"]:
-        raise InputError(f"{where}: transfer.target: {transfer['target']} has no entry in swap.sources; add one")
-    for source in transfer["sources"]:
+    transfer = params.transfer
+    must_segment("transfer.target", transfer.target)
+    if transfer.target not in swaps:
+        raise InputError(f"{where}: transfer.target: {transfer.target} has no entry in swap.sources; add one")
+    for source in transfer.sources:
         must_know("transfer.sources", source)
-    for net in transfer["nets"]:
+    for net in transfer.nets:
         must_have("transfer.nets", net)
-        if transfer["plan"] == "paper" and net != "pspnet":
+        if transfer.plan == "paper" and net != "pspnet":
             raise InputError(f"{where}: transfer.plan: the paper prints a list for pspnet only; use verdict for {net}")
-        missing = set(transfer["sources"]) - set(params["swap"]["sources"].get(transfer["target"], []))
-        if transfer["plan"] == "verdict" and missing:
+        missing = set(transfer.sources) - set(swaps.get(transfer.target, ()))
+        if transfer.plan == "verdict" and missing:
             raise InputError(
-                f"{where}: transfer.plan: verdict needs swap.sources.{transfer['target']} to list {sorted(missing)}"
+                f"{where}: transfer.plan: verdict needs swap.sources.{transfer.target} to list {sorted(missing)}"
             )
-    for source in params["evidence"]["sources"]:
+    for source in params.evidence.sources:
         must_know("evidence.sources", source)
-        if source == transfer["target"]:
+        if source == transfer.target:
             raise InputError(f"{where}: evidence.sources: {source} is the target itself (transfer.target)")
-    for net in params["evidence"]["nets"]:
+    for net in params.evidence.nets:
         must_have("evidence.nets", net)
 
 
@@ -91,24 +120,25 @@ def check_data(params: Params) -> None:
     Raises:
         InputError: names the key, the path and where the data can be had; or the network.
     """
-    own = {name: spec for name, spec in params["datasets"].items() if not spec.get("phantom")}
-    if own:
-        from prrmse.data.prepare import check  # most of a second, at each start of Snakemake
+    own = {name: spec for name, spec in params.datasets.items() if not spec.phantom}
+    if not own:
+        return
+    from prrmse.data.prepare import check  # most of a second, at each start of Snakemake
 
-        for name, spec in own.items():
-            found = check(name, spec)
-            for net, of in params["nets"].items():
-                key = f"nets.{net}." if "factory" in of else f"nets.{net}.arguments."
-                if found.channels not in (1, image_channels(of)):
-                    raise InputError(
-                        f"nets.{net}: takes {image_channels(of)} image channels, datasets.{name} has "
-                        f"{found.channels}; set {key}in_channels: {found.channels}"
-                    )
-                if found.classes > out_channels(of):
-                    raise InputError(
-                        f"nets.{net}: puts out {out_channels(of)} classes, datasets.{name} has {found.classes} with "
-                        f"the background; set {key}out_channels: {found.classes}"
-                    )
+    for name, dataset in own.items():
+        found = check(name, dataset.model_dump(exclude_none=True))
+        for net, spec in network_items(params):
+            key = f"nets.{net}." if spec.factory else f"nets.{net}.arguments."
+            if found.channels not in (1, spec.image_channels):
+                raise InputError(
+                    f"nets.{net}: takes {spec.image_channels} image channels, datasets.{name} has {found.channels}; "
+                    f"set {key}in_channels: {found.channels}"
+                )
+            if found.classes > spec.classes:
+                raise InputError(
+                    f"nets.{net}: puts out {spec.classes} classes, datasets.{name} has {found.classes} with the "
+                    f"background; set {key}out_channels: {found.classes}"
+                )
 
 
 def check_networks(params: Params) -> None:
@@ -117,14 +147,14 @@ def check_networks(params: Params) -> None:
     Raises:
         InputError: names the key, and what is wrong.
     """
-    for name, spec in params["nets"].items():
-        if "factory" in spec:
-            from prrmse.nets.build import build_network
-            from prrmse.nets.layers import inventory  # imports torch
+    foreign: Mapping[str, ForeignNetwork] = params.nets.foreign
+    for name, spec in foreign.items():
+        from prrmse.nets.build import build_network
+        from prrmse.nets.layers import inventory  # imports torch
 
-            try:
-                pairs = inventory(build_network(spec["factory"], spec["arguments"]))
-            except InputError as e:
-                raise InputError(f"nets.{name}.factory: {e}") from None
-            if not pairs:
-                raise InputError(f"nets.{name}.factory: {spec['factory']} has no convolution and no normalisation")
+        try:
+            pairs = inventory(build_network(spec.factory, spec.keywords))
+        except InputError as e:
+            raise InputError(f"nets.{name}.factory: {e}") from None
+        if not pairs:
+            raise InputError(f"nets.{name}.factory: {spec.factory} has no convolution and no normalisation")

@@ -1,40 +1,81 @@
-"""The reference page of the parameters."""
+"""The reference page of the parameters, printed from the classes of `prrmse.settings`."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
+from functools import cache
 from typing import Any
 
-from prrmse.config.checks import schema
+from prrmse.settings import Params
+
+
+@cache
+def schema() -> dict[str, Any]:
+    """The JSON schema of ``params.yaml``."""
+    return Params.model_json_schema()
 
 
 def reference() -> str:
-    """Every parameter of the schema as a Markdown table."""
-    lines = ["| key | allowed | meaning |", "|---|---|---|"]
-    lines += [f"| `{key}` | {allowed} | {meaning} |" for key, allowed, meaning in _rows(schema(), "")]
+    """Every parameter as a Markdown table: key, what is allowed, default, meaning."""
+    lines = ["| key | allowed | default | meaning |", "|---|---|---|---|"]
+    lines += [
+        f"| `{key}` | {_allowed(node)} | {_default(node)} | {meaning} |" for key, node, meaning in _rows(schema(), "")
+    ]
     return "\n".join(lines)
 
 
-def _rows(node: dict[str, Any], path: str) -> Iterator[tuple[str, str, str]]:
+def described(key: str) -> str:
+    """The meaning of a parameter; names of networks and data sets are the user's. Empty if there is none."""
+    parts = key.split(".")
+    if len(parts) > 2 and parts[0] in ("datasets", "nets") and f"{parts[0]}.{parts[1]}" not in _meanings():
+        parts[1] = "NAME"
+    while parts and parts[-1].isdigit():
+        del parts[-1]
+    return _meanings().get(".".join(parts), "")
+
+
+@cache
+def _meanings() -> dict[str, str]:
+    return {key: meaning for key, _, meaning in _rows(schema(), "")}
+
+
+def _rows(node: dict[str, Any], path: str) -> Iterator[tuple[str, dict[str, Any], str]]:
     children = dict(node.get("properties", {}))
     if isinstance(node.get("additionalProperties"), dict):
         children["NAME"] = node["additionalProperties"]
     for name, child in children.items():
         key = f"{path}.{name}" if path else name
         meaning = child.get("description", "")
-        if "$ref" in child:
-            child = schema()["$defs"][child["$ref"].rsplit("/", 1)[1]]
-        if meaning or not (child.get("properties") or child.get("additionalProperties")):
-            yield key, _allowed(child), meaning
-        yield from _rows(child, key)
+        target = _target(child)
+        if meaning or not (target.get("properties") or target.get("additionalProperties")):
+            yield key, {**target, **{k: v for k, v in child.items() if k == "default"}}, meaning
+        yield from _rows(target, key)
+
+
+def _target(node: dict[str, Any]) -> dict[str, Any]:
+    """Without ``null``, and with what a reference refers to."""
+    options = [option for option in node.get("anyOf", ()) if option.get("type") != "null"]
+    if options:
+        node = {**options[0], **{key: value for key, value in node.items() if key != "anyOf"}}
+    if "$ref" in node:
+        node = schema()["$defs"][node["$ref"].rsplit("/", 1)[1]]
+    return node
+
+
+def _default(node: dict[str, Any]) -> str:
+    if "default" not in node or isinstance(node["default"], dict) or node["default"] is None:
+        return ""
+    return f"`{json.dumps(node['default'])}`"
 
 
 def _allowed(node: dict[str, Any]) -> str:
     if "enum" in node:
-        return ", ".join(str(v).lower() if isinstance(v, bool) else str(v) for v in node["enum"])
+        return ", ".join(map(str, node["enum"]))
     if "const" in node:
         return str(node["const"])
     limits = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
-    bounds = [f"{sign} {node[key]}" for key, sign in limits.items() if key in node]
-    kinds = node.get("type", "")
-    return ", ".join([kinds if isinstance(kinds, str) else " or ".join(kinds), *bounds])
+    kind = str(node.get("type", ""))
+    if kind == "array" and "enum" in node.get("items", {}):
+        kind = f"array of {', '.join(node['items']['enum'])}"
+    return ", ".join([kind, *(f"{sign} {node[key]}" for key, sign in limits.items() if key in node)])

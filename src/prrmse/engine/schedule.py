@@ -80,8 +80,8 @@ def schedule(
     total = slices * needed(kept)
     if total > bound:
         raise InputError(
-            f"swap.memory_mb: {memory_mb:g} is too little: {slices} slice(s) of this size need "
+            f"<memory_mb>: {memory_mb:g} is too little: {slices} slice(s) of this size need "
             f"{total / MIB:.0f} MiB without keeping anything"
-            + ("; or lower compute.evaluation_batch_size" if fixed and slices > 1 else "")
+            + ("; or lower <evaluation_batch_size>" if fixed and slices > 1 else "")
         )
     return Schedule(slices, kept, total)

@@ -16,9 +16,7 @@ same code as a real one:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -34,6 +32,7 @@ from prrmse.learning.evaluate import Evaluation
 from prrmse.nets.checkpoint import load_checkpoint, load_network
 from prrmse.nets.start import starting_point
 from prrmse.seeding import derive_seed
+from prrmse.settings import Compute, Network
 
 State = dict[str, torch.Tensor]
 
@@ -44,7 +43,9 @@ def control_experiment(
     other: Path | None,
     data: Path,
     seed: int,
-    params: Mapping[str, Any],
+    spec: Network,
+    init: str,
+    compute: Compute,
     *,
     engine: str = "fast",
     memory_mb: float = 2000,
@@ -57,19 +58,19 @@ def control_experiment(
         other: the other seed's checkpoint for ``seed``, SOURCE's for noise; else None.
         data: processed data set of the target.
         seed: run seed; the control's draws derive from it.
-        params: ``net`` (of ``nets.*``), ``init``, ``compute``.
+        spec, init: see `prrmse.nets.start.starting_point`.
+        compute: where and in which dtype.
         engine, memory_mb: see `prrmse.engine.sweep.sweep`.
     """
-    spec, compute = params["net"], params["compute"]
-    network, header = load_network(target, spec.get("factory"))
+    network, header = load_network(target, spec.factory)
     other_state = load_checkpoint(other)[0] if other else None
     net, model = header["net"], header["model"]
     if name == "start":
-        other_state = starting_point(net, spec, params["init"], model, seed).state_dict()
+        other_state = starting_point(net, spec, init, model, seed).state_dict()
     evaluation = Evaluation.of_split(load_slices(data), "val", compute, spec)
     image = evaluation.batches[0].image[:1].cpu()
     source = control_state(name, network, image, derive_seed(net, model, "control", name, seed), other_state)
-    make_deterministic(compute["threads"])
+    make_deterministic(compute.threads)
     return sweep_table(network, source, evaluation, engine=engine, memory_mb=memory_mb)
 
 

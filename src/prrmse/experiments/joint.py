@@ -31,6 +31,7 @@ from prrmse.learning.device import forward_only, make_deterministic
 from prrmse.learning.evaluate import Evaluation
 from prrmse.nets.checkpoint import load_checkpoint, load_network
 from prrmse.nets.layers import inventory
+from prrmse.settings import Compute, Network
 
 log = logging.getLogger(__name__)
 
@@ -43,8 +44,8 @@ def joint_experiment(
     target: Path,
     source: Path,
     data: Path,
-    spec: dict[str, Any],
-    compute: dict[str, Any],
+    spec: Network,
+    compute: Compute,
     *,
     engine: str = "fast",
     memory_mb: float = 2000,
@@ -54,12 +55,12 @@ def joint_experiment(
     Returns:
         One row per (variant, layer, patient, class): variant, layer, module, patient, class, dice, baseline.
     """
-    network, header = load_network(target, spec.get("factory"))
+    network, header = load_network(target, spec.factory)
     state, _ = load_checkpoint(source)
     slices = load_slices(data)
     evaluation = Evaluation.of_split(slices, "val", compute, spec)
     training = Evaluation.of_split(some_slices(slices.split("train"), SLICES, header["model"]), "train", compute, spec)
-    make_deterministic(compute["threads"])
+    make_deterministic(compute.threads)
     named = list(joint_changes(network, state, training))
     log.info("%d swaps on %d validation patients", len(named), len(evaluation.patients))
     changes = [change for _, change in named]

@@ -22,6 +22,7 @@ from prrmse.learning.evaluate import Evaluation
 from prrmse.names import PAIR_COLUMNS
 from prrmse.nets.checkpoint import load_checkpoint, load_network
 from prrmse.nets.layers import inventory
+from prrmse.settings import Compute, Network
 
 log = logging.getLogger(__name__)
 
@@ -30,8 +31,8 @@ def swap_experiment(
     target: Path,
     source: Path,
     data: Path,
-    spec: dict[str, Any],
-    compute: dict[str, Any],
+    spec: Network,
+    compute: Compute,
     *,
     engine: str = "fast",
     memory_mb: float = 2000,
@@ -41,18 +42,18 @@ def swap_experiment(
     Args:
         target, source: checkpoints of the same network.
         data: processed data set of the target.
-        spec: the network's entry in ``nets``.
-        compute: device, precision, threads, evaluation_batch_size.
+        spec: the network.
+        compute: where and in which dtype.
         engine, memory_mb: see `prrmse.engine.sweep.sweep`.
 
     Returns:
         One row per (pair, patient, class): kind, layer, module, final, scalars, patient, class,
         dice, baseline.
     """
-    network, _ = load_network(target, spec.get("factory"))
+    network, _ = load_network(target, spec.factory)
     source_state, _ = load_checkpoint(source)
     evaluation = Evaluation.of_split(load_slices(data), "val", compute, spec)
-    make_deterministic(compute["threads"])
+    make_deterministic(compute.threads)
     return sweep_table(network, source_state, evaluation, engine=engine, memory_mb=memory_mb)
 
 

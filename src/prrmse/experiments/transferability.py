@@ -26,11 +26,12 @@ from prrmse.engine.sweep import sweep
 from prrmse.learning.device import make_deterministic
 from prrmse.learning.dice import dice
 from prrmse.learning.evaluate import Evaluation
-from prrmse.names import image_channels, out_channels, split_model
+from prrmse.names import split_model
 from prrmse.nets.checkpoint import load_network
 from prrmse.nets.layers import inventory
 from prrmse.nets.start import starting_point
 from prrmse.seeding import derive_seed
+from prrmse.settings import Compute, Network
 
 # Slices of the drawn patients that are looked at, and convolutions whose inputs CC-FV sees: the last ones.
 SLICES = 128
@@ -46,27 +47,39 @@ class Transferability(NamedTuple):
 
 
 def transferability(
-    target: Path, source: Path, data: Path, params: dict[str, Any], *, samples: int, seed: int, pixels: int
+    target: Path,
+    source: Path,
+    data: Path,
+    spec: Network,
+    init: str,
+    compute: Compute,
+    *,
+    samples: int,
+    seed: int,
+    pixels: int,
+    engine: str = "fast",
+    memory_mb: float = 2000,
 ) -> Transferability:
     """Score one source for one target.
 
     Args:
         target, source: checkpoints of the same network.
         data: processed data set of the target.
-        params: ``net`` (of ``nets.*``), ``init``, ``compute``, ``engine``, ``memory_mb``.
+        spec, init: see `prrmse.nets.start.starting_point`.
+        compute: where and in which dtype.
         samples, seed: number of training patients, and the run seed that draws them.
         pixels: sampled for scores and CKA.
+        engine, memory_mb: see `prrmse.engine.sweep.sweep`.
     """
-    spec, compute = params["net"], params["compute"]
-    make_deterministic(compute["threads"])
-    target_network, head = load_network(target, spec.get("factory"))
-    source_network, source_head = load_network(source, spec.get("factory"))
+    make_deterministic(compute.threads)
+    target_network, head = load_network(target, spec.factory)
+    source_network, source_head = load_network(source, spec.factory)
     state = {name: tensor.clone() for name, tensor in source_network.state_dict().items()}
     net, model, source_model = head["net"], head["model"], source_head["model"]
-    begun = starting_point(net, spec, params["init"], model, head["seed"]).state_dict()
-    begun_source = starting_point(net, spec, params["init"], source_model, source_head["seed"]).state_dict()
+    begun = starting_point(net, spec, init, model, head["seed"]).state_dict()
+    begun_source = starting_point(net, spec, init, source_model, source_head["seed"]).state_dict()
     drawn = some_slices(draw_patients(load_slices(data), samples, seed), SLICES, model, seed)
-    evaluation = Evaluation(drawn, compute, out_channels(spec), image_channels(spec))
+    evaluation = Evaluation(drawn, compute, spec.classes, spec.image_channels)
     chosen = sample_pixels(evaluation, pixels, derive_seed(model, "pixels", seed))
 
     kernels = [layer for layer in inventory(target_network) if layer.kind == "W"]
@@ -80,8 +93,9 @@ def transferability(
             target_network, state, begun, evaluation, chosen, derive_seed(net, source_model, "alignment", head["seed"])
         ),
     )
-    engine = {"engine": params["engine"], "memory_mb": params["memory_mb"]}
-    before, after = watch.time("swap", lambda: sweep(target_network, state, kernels, evaluation, **engine))
+    before, after = watch.time(
+        "swap", lambda: sweep(target_network, state, kernels, evaluation, engine=engine, memory_mb=memory_mb)
+    )
     alike["drop"] = [float(np.nanmean(dice(before)[:, 1:] - dice(counts)[:, 1:])) for counts in after]
     body = alike[~alike["final"]]
     found |= {name: body[name].mean() for name in (*DISTANCES, *LIKENESSES)}

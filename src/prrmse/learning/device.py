@@ -16,6 +16,8 @@ from typing import IO, Any
 
 import torch
 
+from prrmse.settings import Compute
+
 
 def choose_device(name: str = "auto") -> torch.device:
     """``auto`` is CUDA where there is one, else the CPU."""
@@ -94,11 +96,11 @@ def _cpu_flags() -> set[str]:
     return set()
 
 
-def describe(compute: dict[str, Any]) -> dict[str, Any]:
+def describe(compute: Compute) -> dict[str, Any]:
     """What decides how sums round: device, number format and threads, as chosen here."""
-    device = choose_device(compute["device"])
-    dtype = choose_precision(compute["precision"], device)
-    return {"device": device.type, "precision": str(dtype).removeprefix("torch."), "threads": compute["threads"]}
+    device = choose_device(compute.device)
+    dtype = choose_precision(compute.precision, device)
+    return {"device": device.type, "precision": str(dtype).removeprefix("torch."), "threads": compute.threads}
 
 
 def make_deterministic(threads: int) -> None:

@@ -15,7 +15,7 @@ from prrmse.data.slices import Slices
 from prrmse.errors import InputError
 from prrmse.learning.device import choose_device, choose_precision, forward_only
 from prrmse.learning.dice import Counts, Masks, classes_of, dice_table
-from prrmse.names import image_channels, out_channels
+from prrmse.settings import Compute, Network
 
 
 class Batch(NamedTuple):
@@ -64,17 +64,18 @@ class Evaluation:
 
     Args:
         slices: e.g. the validation slices.
-        compute: device, precision, batch_size of evaluation.
+        compute: where, in which dtype and batch size.
         channels: classes including background.
         image_channels: that the network takes; a grey image is repeated.
     """
 
-    def __init__(self, slices: Slices, compute: dict[str, Any], channels: int, image_channels: int = 1) -> None:
-        self.device = choose_device(compute["device"])
-        self.dtype = choose_precision(compute["precision"], self.device)
+    def __init__(self, slices: Slices, compute: Compute, channels: int, image_channels: int = 1) -> None:
+        self.device = choose_device(compute.device)
+        self.dtype = choose_precision(compute.precision, self.device)
         self.patients = slices.patients()
         self.classes = slices.classes
         self.channels = channels
+        self.image_channels = image_channels
         rows = {p: i for i, p in enumerate(self.patients)}
         patient = torch.tensor([rows[p] for p in slices.index["patient"]], device=self.device)
         self.layout = torch.channels_last
@@ -82,7 +83,7 @@ class Evaluation:
         image = image.contiguous(memory_format=self.layout)
         label = torch.from_numpy(slices.label).to(self.device, torch.int64)
         self.whole = Batch(image, label, patient)
-        self._size = compute["evaluation_batch_size"]
+        self._size = compute.evaluation_batch_size
 
     @property
     def batches(self) -> list[Batch]:
@@ -90,9 +91,9 @@ class Evaluation:
         return list(self.whole.parts(self._size))
 
     @classmethod
-    def of_split(cls, slices: Slices, split: str, compute: dict[str, Any], spec: Mapping[str, Any]) -> Evaluation:
+    def of_split(cls, slices: Slices, split: str, compute: Compute, spec: Network) -> Evaluation:
         """On a split of a data set, for a network of ``nets``."""
-        return cls(slices.split(split), compute, out_channels(spec), image_channels(spec))
+        return cls(slices.split(split), compute, spec.classes, spec.image_channels)
 
     def as_written(self) -> Evaluation:
         """The same, with images and networks in the layout of memory that they come in instead of the fastest one.
@@ -139,11 +140,8 @@ class Evaluation:
         return (total / number).cpu().numpy()
 
 
-def evaluate(
-    network: nn.Module, slices: Slices, task: str, compute: dict[str, Any], spec: dict[str, Any]
-) -> pd.DataFrame:
-    """Per patient of the validation split: Dice by class, or the auto-encoder's MSE. ``spec`` is of ``nets.*``."""
-    evaluation = Evaluation.of_split(slices, "val", compute, spec)
+def measure(network: nn.Module, evaluation: Evaluation, task: str) -> pd.DataFrame:
+    """Per patient: Dice by class (patient, class, dice), or for ``auto`` the MSE (patient, class ``mean``, mse)."""
     evaluation.place(network)
     if task == "auto":
         mse = evaluation.squared_error(network)

@@ -27,6 +27,7 @@ from prrmse.learning.device import autocast, choose_device, choose_precision, ma
 from prrmse.learning.evaluate import output_of, reconstruction_target, with_channels
 from prrmse.learning.separable import DeterministicResizing
 from prrmse.names import Layer
+from prrmse.settings import Compute, Training
 
 log = logging.getLogger(__name__)
 
@@ -37,9 +38,9 @@ def train(
     network: nn.Module,
     slices: Slices,
     task: str,
-    settings: dict[str, Any],
+    settings: Training,
     seed: int,
-    compute: dict[str, Any],
+    compute: Compute,
     *,
     image_channels: int = 1,
     frozen: Iterable[Layer] = (),
@@ -56,9 +57,9 @@ def train(
         slices: the training slices.
         task: ``seg``: cross-entropy (plus soft Dice, if ``loss`` says so) on the labels;
             ``auto``: mean squared error, every output channel against the input image (paper).
-        settings: steps, batch_size, learning_rate, weight_decay, loss, augment.
+        settings: how long, how fast, with which loss.
         seed: of batch order and augmentation.
-        compute: device, precision, threads, resume_seconds.
+        compute: where and in which dtype.
         image_channels: that the network takes; a grey image is repeated.
         frozen: pairs that keep their value (transfer arm ``freeze``).
         title: shown before the progress.
@@ -71,31 +72,31 @@ def train(
     Raises:
         InputError: the loss became NaN or infinite.
     """
-    make_deterministic(compute["threads"])
-    device = choose_device(compute["device"])
-    dtype = choose_precision(compute["precision"], device)
+    make_deterministic(compute.threads)
+    device = choose_device(compute.device)
+    dtype = choose_precision(compute.precision, device)
     network.to(device).to(memory_format=torch.channels_last).train()
     image = torch.from_numpy(slices.stacked).to(device)
     label = torch.from_numpy(slices.label).to(device, torch.int64)
-    steps, batch_size = settings["steps"], settings["batch_size"]
+    steps, batch_size = settings.steps, settings.batch_size
     order = batch_order(len(slices.image), batch_size, steps, seed).to(device)
-    augmentation = Augmentation(steps, batch_size, seed, device) if settings["augment"] else None
+    augmentation = Augmentation(steps, batch_size, seed, device) if settings.augment else None
 
     hold = FrozenParameters(network, frozen)
-    optimiser = Optimiser(network, settings["learning_rate"], settings["weight_decay"], steps, device)
+    optimiser = Optimiser(network, settings.learning_rate, settings.weight_decay, steps, device)
     resizing = DeterministicResizing()
 
     def step_on(x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         with autocast(device, dtype), resizing:
             shown = with_channels(x, image_channels).contiguous(memory_format=torch.channels_last)
             output = output_of(network(shown)).float()
-        loss = loss_of(output, x, y, task, settings["loss"])
+        loss = loss_of(output, x, y, task, settings.loss)
         optimiser.step(loss)
         hold.restore()
         return loss.detach(), output.detach()
 
     do_step = maybe_captured(step_on, device)
-    snapshot = Snapshot(resume, _identity(slices, task, settings, seed, title, device), compute["resume_seconds"])
+    snapshot = Snapshot(resume, _identity(slices, task, settings, seed, title, device), compute.resume_seconds)
     progress = Progress(title, steps, task)
     stop = StopRequest()
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
@@ -111,7 +112,7 @@ def train(
             stop.obey()
     stop.forget()
     if not all(bool(torch.isfinite(v).all()) for v in network.state_dict().values()):
-        raise InputError(f"{title}: training diverged (parameters not finite); lower learning_rate in params.yaml")
+        raise InputError(f"{title}: training diverged (parameters not finite); lower <learning_rate>")
     snapshot.delete()
     return network.cpu().to(memory_format=torch.contiguous_format).eval()
 
@@ -336,6 +337,6 @@ def set_random_state(state: list[torch.Tensor]) -> None:
         torch.cuda.set_rng_state(state[1].cpu())
 
 
-def _identity(slices: Slices, task: str, settings: dict[str, Any], seed: int, title: str, device: torch.device) -> str:
-    text = json.dumps([slices.fingerprint(), task, settings, seed, title, device.type], sort_keys=True)
+def _identity(slices: Slices, task: str, settings: Training, seed: int, title: str, device: torch.device) -> str:
+    text = json.dumps([slices.fingerprint(), task, settings.model_dump(), seed, title, device.type], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()

@@ -7,11 +7,13 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import nn
 
 from prrmse.errors import InputError
 from prrmse.nets.pspnet import PSPNet
 from prrmse.nets.unet import UNet
+from prrmse.seeding import derive_seed
 
 NETS: dict[str, type[UNet] | type[PSPNet]] = {"unet": UNet, "pspnet": PSPNet}
 
@@ -19,7 +21,7 @@ NETS: dict[str, type[UNet] | type[PSPNet]] = {"unet": UNet, "pspnet": PSPNet}
 def build(net: str, **arguments: Any) -> UNet | PSPNet:
     """One of our networks by its name, with torch's own initialisation (unseeded: see `initialise`)."""
     if net not in NETS:
-        raise InputError(f"nets.{net}: unknown network; known are {', '.join(NETS)}, others need a factory")
+        raise InputError(f"network {net}: unknown; known are {', '.join(NETS)}, others need a factory")
     return NETS[net](**arguments)
 
 
@@ -52,6 +54,13 @@ def build_network(spec: str, arguments: Mapping[str, Any]) -> nn.Module:
     if not isinstance(network, nn.Module):
         raise InputError(f"network {spec}: gives a {type(network).__name__}, not a torch.nn.Module")
     return network
+
+
+def seeded_network(spec: str, arguments: Mapping[str, Any], *identity: object) -> nn.Module:
+    """`build_network` whose random draws derive from what they are for (`prrmse.seeding.derive_seed`)."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive_seed(*identity))
+        return build_network(spec, arguments)
 
 
 def _signature(factory: Any) -> str:

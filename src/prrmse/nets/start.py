@@ -2,48 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 import torch
 from torch import nn
 
 from prrmse.errors import InputError
-from prrmse.nets.build import build_network
+from prrmse.nets.build import seeded_network
 from prrmse.nets.foreign import fit, read_state
 from prrmse.nets.pspnet import PSPNet
-from prrmse.seeding import derive_seed
+from prrmse.settings import Network
 
 
-def initialise(
-    net: str,
-    arguments: dict[str, Any],
-    init: str,
-    pretrained: str,
-    model: str,
-    seed: int,
-    factory: str | None = None,
-) -> nn.Module:
-    """A network at its starting point.
+def starting_point(net: str, spec: Network, init: str, model: str, seed: int) -> nn.Module:
+    """A network at its initialisation.
 
     Args:
         net: name of the network.
-        arguments: its constructor's arguments.
+        spec: how it is built; ``pretrained``: ``none``, ``imagenet`` or a file of weights for the ResNet-18 backbone.
         init: ``shared``: one random draw per network, the same for every base model and seed (as the
             paper's PSPNet, whose models all start from ImageNet); ``independent``: one per (model, seed).
-        pretrained: ``none``, ``imagenet`` or a file of weights for the ResNet-18 backbone.
         model: id of the base model; used by ``independent`` only.
         seed: run seed; used by ``independent`` only.
-        factory: import path of a network that is not ours (`build_network`).
     """
     identity = (net, "init") if init == "shared" else (net, "init", model, seed)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derive_seed(*identity))
-        network = build_network(factory or net, arguments)
-    if pretrained != "none":
+    network = seeded_network(spec.factory or net, spec.keywords, *identity)
+    if spec.pretrained != "none":
         if not isinstance(network, PSPNet):
             raise InputError(f"nets.{net}.pretrained: only pspnet has a pretrained backbone; set it to none")
-        load_backbone(network, pretrained)
+        load_backbone(network, spec.pretrained)
     return network
 
 
@@ -82,8 +67,3 @@ def _resnet18_weights(pretrained: str) -> dict[str, torch.Tensor]:
         return read_state(pretrained)
     except InputError as e:
         raise InputError(f"nets.pspnet.pretrained: cannot be read as weights: {e}") from None
-
-
-def starting_point(net: str, spec: Mapping[str, Any], init: str, model: str, seed: int) -> nn.Module:
-    """`initialise` for a network's entry in ``nets``."""
-    return initialise(net, spec["arguments"], init, spec["pretrained"], model, seed, spec.get("factory"))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import sys
 from collections.abc import Callable
@@ -11,6 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from prrmse.config.params import PARAMETERS, parse_sections
 from prrmse.errors import InputError
 from prrmse.tables.store import write_table
 
@@ -18,11 +18,11 @@ from prrmse.tables.store import write_table
 def run(main: Callable[[argparse.Namespace], None], *names: str, many: str = "") -> None:
     """Parse ``--name value`` for each name (``many``: several values), run, report errors in one line.
 
-    ``--params`` is parsed as JSON. Exit status: 0 done, 2 the user has to mend something.
+    ``--params`` is what `prrmse.config.params.section` wrote. Exit status: 0 done, 2 the user has to mend something.
     """
     parser = argparse.ArgumentParser(description=sys.modules["__main__"].__doc__)
     for name in names:
-        parser.add_argument(f"--{name}", required=True, type=json.loads if name == "params" else str)
+        parser.add_argument(f"--{name}", required=True, type=parse_sections if name == "params" else str)
     if many:
         parser.add_argument(f"--{many}", nargs="*", default=[])
     arguments = parser.parse_args()
@@ -30,7 +30,7 @@ def run(main: Callable[[argparse.Namespace], None], *names: str, many: str = "")
     try:
         main(arguments)
     except InputError as e:
-        print(f"error: {e}", file=sys.stderr)
+        print(f"error: {e.said(PARAMETERS)}", file=sys.stderr)
         raise SystemExit(2) from None
 
 

@@ -1,0 +1,65 @@
+"""One training from start to table: train, evaluate, save. Every training is this one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from torch import nn
+
+from prrmse.data.slices import Slices
+from prrmse.learning.device import describe
+from prrmse.learning.evaluate import Evaluation, measure
+from prrmse.learning.train import train
+from prrmse.names import Layer
+from prrmse.nets.checkpoint import save_checkpoint
+from prrmse.nets.layers import inventory
+from prrmse.settings import Compute, Training
+
+
+def training_run(
+    network: nn.Module,
+    slices: Slices,
+    evaluation: Evaluation,
+    task: str,
+    settings: Training,
+    seed: int,
+    compute: Compute,
+    *,
+    frozen: Iterable[Layer] = (),
+    title: str = "",
+    resume: Path | None = None,
+    checkpoint: Path | None = None,
+    header: Mapping[str, Any] | None = None,
+) -> pd.DataFrame:
+    """Train a network in place, measure it on other slices, write its checkpoint.
+
+    Args:
+        network, slices, task, settings, seed, compute, frozen, title, resume: see `prrmse.learning.train.train`.
+        evaluation: the slices that it is measured on.
+        checkpoint: where to write it; nowhere if None.
+        header: what the checkpoint's header says: at least ``net`` and ``arguments``, from which the network is built
+            again, and ``factory`` where it is not ours. The machine and the network's layers are added.
+
+    Returns:
+        Of `prrmse.learning.evaluate.measure`.
+    """
+    train(
+        network,
+        slices,
+        task,
+        settings,
+        seed,
+        compute,
+        image_channels=evaluation.image_channels,
+        frozen=frozen,
+        title=title,
+        resume=resume,
+    )
+    table = measure(network, evaluation, task)
+    if checkpoint is not None:
+        layers = [layer._asdict() for layer in inventory(network)]
+        save_checkpoint(network.cpu(), checkpoint, {**(header or {}), "computed": describe(compute), "layers": layers})
+    return table
