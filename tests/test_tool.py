@@ -129,7 +129,7 @@ def test_what_is_refused_gets_one_line(folder, capsys, tmp_path):
     assert "no such pair" in refused(
         capsys, "warmstart", target, "--source", folder / "twin.pth", *out, "--exclude", "W99"
     )
-    assert "not an advice" in refused(capsys, "warmstart", target, "--advice", folder / "twin.pth", *out)
+    assert "cannot be read as an advice" in refused(capsys, "warmstart", target, "--advice", folder / "twin.pth", *out)
     assert "name --source" in refused(capsys, "warmstart", target, *out)
 
 

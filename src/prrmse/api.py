@@ -319,7 +319,7 @@ def part_of(slices: Slices, split: str) -> Slices:
     """
     part = slices if split == "all" else slices.split(split)
     if not len(part.image):
-        raise InputError(f"{slices.meta['dataset']}: no slices in <split> {split}; try all")
+        raise InputError(f"{slices.meta['dataset']}: no slices in <split> {split}; try <split> all")
     return part
 
 

@@ -25,9 +25,7 @@ def starting_point(net: str, spec: Network, init: str, model: str, seed: int) ->
     """
     identity = (net, "init") if init == "shared" else (net, "init", model, seed)
     network = seeded_network(spec.factory or net, spec.keywords, *identity)
-    if spec.pretrained != "none":
-        if not isinstance(network, PSPNet):
-            raise InputError(f"nets.{net}.pretrained: only pspnet has a pretrained backbone; set it to none")
+    if isinstance(network, PSPNet) and spec.pretrained != "none":
         load_backbone(network, spec.pretrained)
     return network
 
@@ -48,7 +46,7 @@ def load_backbone(network: PSPNet, pretrained: str) -> None:
         first = odd.iloc[0]
         detail = f"{first['tensor']} has shape {first['shape_other']}, not" if first["shape_other"] else "no tensor"
         detail += f" {first['shape']}" if first["shape_other"] else f" {first['tensor']}"
-        raise InputError(f"nets.pspnet.pretrained: {pretrained} does not fit a ResNet-18: {detail}")
+        raise InputError(f"<pretrained:pspnet>: {pretrained} does not fit a ResNet-18: {detail}")
     network.backbone.load_state_dict(fitted)
 
 
@@ -60,10 +58,10 @@ def _resnet18_weights(pretrained: str) -> dict[str, torch.Tensor]:
             return dict(ResNet18_Weights.IMAGENET1K_V1.get_state_dict(check_hash=True))
         except OSError as e:
             raise InputError(
-                f"nets.pspnet.pretrained: imagenet weights could not be downloaded ({e}); "
+                f"<pretrained:pspnet>: imagenet weights could not be downloaded ({e}); "
                 "download torchvision's resnet18-f37072fd.pth elsewhere and name the file instead"
             ) from None
     try:
         return read_state(pretrained)
     except InputError as e:
-        raise InputError(f"nets.pspnet.pretrained: cannot be read as weights: {e}") from None
+        raise InputError(f"<pretrained:pspnet>: cannot be read as weights: {e}") from None
