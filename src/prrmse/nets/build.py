@@ -21,7 +21,7 @@ NETS: dict[str, type[UNet] | type[PSPNet]] = {"unet": UNet, "pspnet": PSPNet}
 def build(net: str, **arguments: Any) -> UNet | PSPNet:
     """One of our networks by its name, with torch's own initialisation (unseeded: see `initialise`)."""
     if net not in NETS:
-        raise InputError(f"network {net}: unknown; known are {', '.join(NETS)}, others need a factory")
+        raise InputError(f"unknown network {net!r}; known are {', '.join(NETS)}, others need a factory")
     return NETS[net](**arguments)
 
 
