@@ -68,9 +68,10 @@ def fabricate(nets=("unet", "pspnet"), drop_of=lambda *_: 0.0, gain_of=lambda _:
                 for b in MODELS[i + 1 :]:
                     ids = {"net": net, "model_a": a, "model_b": b, "seed": seed}
                     rmse.append(rmse_table(states[a], states[b], layers).assign(**ids))
+            eps = dict.fromkeys(layers["module"], 1e-5)
             for source in SOURCES:
                 ids = {"net": net, "target": "acdc-seg", "source": source, "seed": seed}
-                shift.append(bn_shift_table(states["acdc-seg"], states[source], layers).assign(**ids))
+                shift.append(bn_shift_table(states["acdc-seg"], states[source], layers, eps).assign(**ids))
     base = pd.DataFrame(
         [(n, m, s, "mean", 0.9 if "seg" in m else np.nan, 0.1, np.nan if "seg" in m else 0.2, 0.1, 8)
          for n in nets for m in MODELS for s in seeds],

@@ -34,6 +34,7 @@ from prrmse.data.slices import Slices, draw_patients
 from prrmse.engine.sweep import sweep as swept_counts
 from prrmse.errors import InputError
 from prrmse.experiments.transferability import Watch, feature_scores
+from prrmse.files import atomic
 from prrmse.learning.dice import dice_table
 from prrmse.learning.evaluate import Evaluation, output_of, prediction_of
 from prrmse.learning.training_run import training_run
@@ -371,9 +372,10 @@ def warmstart(
     statistics = sorted({x.module for x in layers if x.kind == "RM"} & {x.module for x in layers if x.kind == "RV"})
     found = {"reused": taken, "freeze": [t for t in taken if t in parameters], "freeze_statistics": statistics}
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    save_file({name: tensor.contiguous() for name, tensor in state.items()}, path)
-    path.with_suffix(".json").write_text(json.dumps({**found, "note": note}, indent=1) + "\n")
+    listed = json.dumps({**found, "note": note}, indent=1) + "\n"
+    with atomic(path) as weights, atomic(path.with_suffix(".json")) as json_file:
+        save_file({name: tensor.contiguous() for name, tensor in state.items()}, weights)
+        json_file.write_text(listed)
     return found
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 
@@ -20,10 +21,36 @@ def digest_of(root: Path, files: Iterable[Path]) -> str:
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
-def write_text(text: str, path: str | Path) -> None:
-    """Write a file whole or not at all."""
+@contextmanager
+def atomic(path: str | Path) -> Iterator[Path]:
+    """A temporary neighbour to write to, which replaces ``path`` when the block ends without an error.
+
+    Whatever happens to the process or the machine, ``path`` is then the old file or the whole new one: the content is
+    on the disk before the name changes (fsync of the file, then of the folder). After an error nothing is left; after a
+    kill a hidden file with ``.partial`` in its name may be. The neighbour keeps the ending, because many
+    writers choose the format by it. Missing folders are made.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text)
-    os.replace(partial, path)
+    partial = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
+    try:
+        yield partial
+        _flush(partial)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+    _flush(path.parent)
+
+
+def _flush(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def write_text(text: str, path: str | Path) -> None:
+    """Write a text file, UTF-8, whole or not at all."""
+    with atomic(path) as partial:
+        partial.write_text(text, encoding="utf-8")

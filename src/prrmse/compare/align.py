@@ -20,9 +20,8 @@ from torch.nn import functional as F
 
 from prrmse.engine.program import outlines, trace
 from prrmse.engine.steps import Call
-from prrmse.nets.layers import NORMS
+from prrmse.nets.layers import NORMS, State
 
-State = Mapping[str, torch.Tensor]
 # Channels of a value, in order: (group, how many of it).
 Layout = tuple[tuple[str, int], ...]
 

@@ -35,11 +35,10 @@ from prrmse.compare.scores import linear_cka
 from prrmse.engine.program import TracingError, norms_behind, trace
 from prrmse.learning.evaluate import Evaluation
 from prrmse.names import Layer
-from prrmse.nets.layers import inventory
+from prrmse.nets.layers import State, inventory
 
 log = logging.getLogger(__name__)
 
-State = Mapping[str, torch.Tensor]
 DISTANCES = ("rmse", "rmse_relative", "rmse_folded", "rmse_aligned", "rmse_folded_aligned", "rmse_weighted")
 LIKENESSES = ("distance_ratio", "task_cosine", "cka")
 

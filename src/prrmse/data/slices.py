@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from prrmse.errors import InputError
+from prrmse.files import atomic
 from prrmse.seeding import derive_seed
 
 INDEX_COLUMNS = ["patient", "frame", "slice", "split"]
@@ -74,20 +74,17 @@ class Slices:
 
 def save_slices(slices: Slices, path: str | Path) -> None:
     """Write one ``.npz``, byte for byte the same for equal data, complete or not at all."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial.npz")
     columns = {f"index_{name}": slices.index[name].to_numpy() for name in INDEX_COLUMNS}
     text = {k: v.astype(str) for k, v in columns.items() if k != "index_slice"}
-    np.savez_compressed(
-        partial,
-        image=slices.image,
-        label=slices.label,
-        index_slice=columns["index_slice"].astype(np.int64),
-        meta=np.array(json.dumps(slices.meta, sort_keys=True)),
-        **text,  # type: ignore[arg-type]
-    )
-    os.replace(partial, path)
+    with atomic(path) as partial, open(partial, "wb") as file:
+        np.savez_compressed(
+            file,
+            image=slices.image,
+            label=slices.label,
+            index_slice=columns["index_slice"].astype(np.int64),
+            meta=np.array(json.dumps(slices.meta, sort_keys=True)),
+            **text,  # type: ignore[arg-type]
+        )
 
 
 def load_slices(path: str | Path) -> Slices:

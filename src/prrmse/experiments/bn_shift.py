@@ -1,4 +1,4 @@
-"""Shift and scale of BN outputs for (target, source) pairs."""
+"""Shift and scale of the outputs of normalisations for (target, source) pairs."""
 
 from __future__ import annotations
 
@@ -18,5 +18,5 @@ def bn_shift_all_pairs(targets: Sequence[str | Path], sources: Sequence[str | Pa
     for target_path, source_path in zip(targets, sources, strict=True):
         (target, head), (source, source_head) = read_arrays(target_path), read_arrays(source_path)
         ids = {"net": head["net"], "target": head["model"], "source": source_head["model"], "seed": head["seed"]}
-        tables.append(with_ids(bn_shift_table(target, source, pd.DataFrame(head["layers"])), ids))
+        tables.append(with_ids(bn_shift_table(target, source, pd.DataFrame(head["layers"]), head["eps"]), ids))
     return pd.concat(tables, ignore_index=True)

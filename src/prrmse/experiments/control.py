@@ -30,11 +30,10 @@ from prrmse.experiments.swap import sweep_table
 from prrmse.learning.device import make_deterministic
 from prrmse.learning.evaluate import Evaluation
 from prrmse.nets.checkpoint import load_checkpoint, load_network
+from prrmse.nets.layers import State
 from prrmse.nets.start import starting_point
 from prrmse.seeding import derive_seed
 from prrmse.settings import Compute, Network
-
-State = dict[str, torch.Tensor]
 
 
 def control_experiment(
@@ -74,7 +73,9 @@ def control_experiment(
     return sweep_table(network, source, evaluation, engine=engine, memory_mb=memory_mb)
 
 
-def control_state(name: str, network: nn.Module, image: torch.Tensor, seed: int, other: State | None) -> State:
+def control_state(
+    name: str, network: nn.Module, image: torch.Tensor, seed: int, other: State | None
+) -> dict[str, torch.Tensor]:
     """The state of a control.
 
     Args:
@@ -105,7 +106,7 @@ def control_state(name: str, network: nn.Module, image: torch.Tensor, seed: int,
     return {key: _noisy(key, value, other[key], draws) for key, value in own.items()}
 
 
-def rescaled(network: nn.Module, seed: int) -> State:
+def rescaled(network: nn.Module, seed: int) -> dict[str, torch.Tensor]:
     """Scale the channels of every convolution that a normalisation follows; the normalisation undoes it exactly.
 
     With s > 0: W, B and the running mean are multiplied by s, and the running variance v becomes

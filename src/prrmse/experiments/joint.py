@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,14 +30,13 @@ from prrmse.experiments.swap import dice_by_change
 from prrmse.learning.device import forward_only, make_deterministic
 from prrmse.learning.evaluate import Evaluation
 from prrmse.nets.checkpoint import load_checkpoint, load_network
-from prrmse.nets.layers import inventory
+from prrmse.nets.layers import State, inventory
 from prrmse.settings import Compute, Network
 
 log = logging.getLogger(__name__)
 
 # Slices on which running statistics are estimated again: thousands of pixels for every channel.
 SLICES = 64
-State = Mapping[str, torch.Tensor]
 
 
 def joint_experiment(

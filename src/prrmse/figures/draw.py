@@ -12,11 +12,10 @@ from matplotlib.figure import Figure
 
 from prrmse.figures.distances import bn_shifts, rmse_by_layer, rmse_groups, rmse_matrices
 from prrmse.figures.outcome import transfer_gain, verdict_map
-from prrmse.figures.style import KIND_NAMES, Tables, save, use_style
+from prrmse.figures.style import Tables, save, use_style
 from prrmse.figures.swaps import swap_panels
 from prrmse.figures.titles import NUMBERED
-
-BN_KINDS = ("RM", "RV", "RW", "RB")
+from prrmse.names import BN_KINDS, KINDS
 
 
 def draw_figures(tables: Tables, settings: Mapping[str, Any], out: Path) -> None:
@@ -42,7 +41,7 @@ def _drawings(tables: Tables, settings: Mapping[str, Any]) -> dict[str, Callable
     others = {}
     for net in (net for net in dict.fromkeys(tables["swap"]["net"]) if net not in NUMBERED):
         own = tables["swap"][tables["swap"]["net"] == net]
-        kinds = [kind for kind in KIND_NAMES if kind in set(own["kind"])]
+        kinds = [kind for kind in KINDS if kind in set(own["kind"])]
         others[f"swaps_{net}"] = partial(swap_panels, tables, settings, [(net, kind) for kind in kinds], 2)
         others[f"rmse_{net}"] = partial(rmse_by_layer, tables, settings, net)
     return {  # the slowest first, so that the two processes end together

@@ -1,4 +1,4 @@
-"""Our two figures beyond the paper's: the map of verdicts, and the gain of transfer."""
+"""Our two figures beyond the paper's: the verdicts as a heatmap, and the gain of transfer."""
 
 from __future__ import annotations
 
@@ -7,49 +7,33 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import seaborn as sns
-from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
+from prrmse.figures.heatmap import drop_heatmap
 from prrmse.figures.style import DICE, NET_NAMES, Tables, absent, colours, footnote, legend_above, panel_grid
 from prrmse.tables.paper import PAPER_ROWS
 
-KINDS = ["W", "B", "RM", "RV", "RW", "RB"]
+# End of the colour scale: the same in every run, so that maps can be compared.
+LARGEST_DROP = 0.6
 
 
 def verdict_map(tables: Tables, settings: Mapping[str, Any]) -> Figure:
-    """Drop of Dice for each (kind, layer); a dot where the pair is reusable."""
+    """Drop of Dice for each (kind, layer) pair; a dot where the pair is reusable."""
     verdict = tables["verdict"]
     groups = list(verdict.groupby(["net", "target", "source"], sort=False))
     figure, axes = panel_grid(-(-len(groups) // 2), 2, 1.55)
     for ax, ((net, _target, source), rows) in zip(axes, groups, strict=False):
-        drop = rows.pivot_table(index="kind", columns="layer", values="drop").reindex(KINDS)
-        sns.heatmap(drop, ax=ax, cmap="rocket_r", norm=Normalize(0, 0.6), cbar=False, linewidths=0.3, linecolor="white")
-        good = rows[rows["reusable"]]
-        columns = {layer: i for i, layer in enumerate(drop.columns)}
-        ax.scatter(
-            [columns[layer] + 0.5 for layer in good["layer"]],
-            [KINDS.index(kind) + 0.5 for kind in good["kind"]],
-            s=4, color="teal",
-        )  # fmt: skip
+        colour_scale = drop_heatmap(ax, rows, LARGEST_DROP, tick_every=3)
         share = rows[~rows["final"]]["reusable"].mean()
         ax.set_title(f"{NET_NAMES.get(str(net), str(net))} from {source}: {share:.0%} of pairs reusable")
-        names = [str(layer) for layer in drop.columns]
-        ax.set_xticks(np.arange(0, len(names), 3) + 0.5, names[::3], rotation=0)
-        ax.tick_params(length=0)
-        ax.set_yticks(np.arange(len(KINDS)) + 0.5, KINDS, rotation=0)
-        ax.set(xlabel="", ylabel="")
     for ax in axes[len(groups) :]:
         ax.set_axis_off()
-    from matplotlib.cm import ScalarMappable
-
-    bar = ScalarMappable(Normalize(0, 0.6), "rocket_r")
-    figure.colorbar(bar, ax=axes, shrink=0.5, label="drop of Dice", extend="max", aspect=30)
+    figure.colorbar(colour_scale, ax=axes, shrink=0.5, label="drop of Dice", extend="max", aspect=30)
     footnote(
         figure,
         tables,
-        f"Dot: reusable at tolerance {settings['tolerance']} (rule: {settings['rule']}). Columns: layer number of "
-        f"the kind. n = {verdict['n_patients'].max()} patients, {verdict['n_seeds'].max()} seeds. "
+        f"Dot: reusable at tolerance {settings['tolerance']} (rule: {settings['rule']}). Columns: layer, numbered "
+        f"within each kind. n = {verdict['n_patients'].max()} patients, {verdict['n_seeds'].max()} seeds. "
         "Ours, not the paper's.",
     )
     return figure
@@ -76,7 +60,7 @@ def transfer_gain(tables: Tables, settings: Mapping[str, Any]) -> Figure:
             colour = palette[str(n)]
             ax.scatter(x, at["dice"], s=10, color=colour, alpha=0.5)
             means = at.assign(x=x).groupby("x")["dice"].mean()
-            ax.scatter(means.index, means, s=110, marker="_", linewidths=2, color=colour, label=f"{n} patients asked")
+            ax.scatter(means.index, means, s=110, marker="_", linewidths=2, color=colour, label=_requested(at, int(n)))
             paper = _paper(part, runs, int(n))
             ax.scatter(
                 paper["x"] + 0.16 * (i - (len(samples) - 1) / 2), paper["dice"], s=18, marker="D",
@@ -93,6 +77,12 @@ def transfer_gain(tables: Tables, settings: Mapping[str, Any]) -> Figure:
         "Diamonds: mean of the paper's three foreground classes, other data. Ours, not the paper's.",
     )
     return figure
+
+
+def _requested(rows: pd.DataFrame, samples: int) -> str:
+    """How many training patients a run used, and was asked for where there were fewer."""
+    used = int(rows["n_train"].max()) if len(rows) else samples
+    return f"{samples} patients" if used == samples else f"{samples} patients requested, {used} available"
 
 
 def _paper(part: pd.DataFrame, runs: list[str], samples: int) -> pd.DataFrame:

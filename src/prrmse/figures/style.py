@@ -16,17 +16,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from prrmse.files import atomic
+
 Tables = Mapping[str, pd.DataFrame]
 
 NET_NAMES = {"unet": "UNet", "pspnet": "PSPNet"}
-KIND_NAMES = {
-    "W": "conv weight",
-    "B": "conv bias",
-    "RM": "BN running mean",
-    "RV": "BN running variance",
-    "RW": "BN weight",
-    "RB": "BN bias",
-}
 DICE = "Dice (mean foreground)"
 PAGE_INCHES = 7.0
 
@@ -82,9 +76,10 @@ def legend_above(figure: Figure, axes: Sequence[Axes], columns: int = 4) -> None
 
 def save(figure: Figure, name: str, out: Path, settings: Mapping[str, Any]) -> None:
     """Write SVG and PNG, the same bytes for the same figure."""
-    out.mkdir(parents=True, exist_ok=True)
     figure.set_layout_engine("constrained")
-    figure.savefig(out / f"{name}.svg", bbox_inches="tight", metadata={"Date": None, "Creator": None})
+    with atomic(out / f"{name}.svg") as partial:
+        figure.savefig(partial, bbox_inches="tight", metadata={"Date": None, "Creator": None})
     figure.set_layout_engine("none")  # laid out once for both
-    figure.savefig(out / f"{name}.png", bbox_inches="tight", dpi=settings["dpi"], metadata={"Software": None})
+    with atomic(out / f"{name}.png") as partial:
+        figure.savefig(partial, bbox_inches="tight", dpi=settings["dpi"], metadata={"Software": None})
     plt.close(figure)

@@ -11,7 +11,6 @@ from matplotlib.figure import Figure
 
 from prrmse.figures.style import (
     DICE,
-    KIND_NAMES,
     NET_NAMES,
     Tables,
     absent,
@@ -21,6 +20,7 @@ from prrmse.figures.style import (
     legend_above,
     panel_grid,
 )
+from prrmse.names import KIND_NAMES
 
 
 def swap_panels(tables: Tables, settings: Mapping[str, Any], panels: list[tuple[str, str]], columns: int) -> Figure:
@@ -35,7 +35,7 @@ def swap_panels(tables: Tables, settings: Mapping[str, Any], panels: list[tuple[
             absent(ax, f"{name}: not in this run")
             continue
         _panel(ax, rows, palette, settings["tolerance"])
-        ax.set_title(f"{name}: {KIND_NAMES[kind]} ({kind})")
+        ax.set_title(f"{name}: {KIND_NAMES[kind]}")
         ax.set_xlabel(f"layer (number of {kind})")
     for ax in axes[len(panels) :]:
         ax.set_axis_off()
@@ -52,7 +52,7 @@ def swap_panels(tables: Tables, settings: Mapping[str, Any], panels: list[tuple[
     return figure
 
 
-def _panel(ax: Axes, rows: pd.DataFrame, palette: dict[str, Any], tolerance: float) -> None:
+def _panel(ax: Axes, rows: pd.DataFrame, palette: Mapping[str, Any], tolerance: float) -> None:
     baseline = rows["baseline"].mean()
     ax.axhspan(baseline - tolerance, baseline, color="0.9", zorder=0, label="tolerance")
     ax.axhline(baseline, color="0.3", linestyle="--", linewidth=0.9, label="target, nothing swapped")

@@ -9,16 +9,9 @@ import seaborn as sns
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from prrmse.names import KINDS
-
-NAMES = {
-    "W": "weight of convolution (W)",
-    "B": "bias of convolution (B)",
-    "RM": "running mean (RM)",
-    "RV": "running variance (RV)",
-    "RW": "weight of normalisation (RW)",
-    "RB": "bias of normalisation (RB)",
-}
+from prrmse.figures.heatmap import drop_heatmap
+from prrmse.files import atomic
+from prrmse.names import KIND_NAMES, KINDS
 
 
 def distances_by_layer(distances: pd.DataFrame, path: str | Path) -> None:
@@ -32,38 +25,36 @@ def distances_by_layer(distances: pd.DataFrame, path: str | Path) -> None:
         rows = distances[distances["kind"] == kind]
         for column, label in (("rmse_relative", "relative RMSE"), ("cosine", "cosine")):
             ax.plot(rows["layer"], rows[column], marker="o", markersize=3, linewidth=1, label=label)
-        ax.set_title(NAMES[kind], fontsize=9)
+        ax.set_title(KIND_NAMES[kind], fontsize=9)
         ax.set_ylim(-0.1 if (rows["cosine"] >= -0.1).all() else -1.05, 1.1)
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         ax.axhline(0, color="0.8", linewidth=0.8, zorder=0)
     axes[0].legend(fontsize=7, frameon=False)
-    figure.supxlabel("layer (number of the kind)", fontsize=9)
+    figure.supxlabel("layer (numbered within each kind)", fontsize=9)
     sns.despine(figure)
     _save(figure, path)
 
 
 def drops_by_layer(drops: pd.DataFrame, tolerance: float, path: str | Path) -> None:
-    """The loss of the score for every kind (row) and layer (column); a dot where it is within the tolerance.
+    """Drop of the score for every kind (row) and layer (column); a dot where it is within the tolerance.
 
     Args:
         drops: kind, layer, drop.
         tolerance: as in `prrmse.api.advise`.
-        path: of the image.
+        path: of the image; its ending chooses the format.
     """
-    wide = drops.pivot_table(index="kind", columns="layer", values="drop").reindex(
-        [k for k in KINDS if k in set(drops["kind"])]
-    )
-    figure = Figure(figsize=(max(4.0, 1.6 + 0.24 * wide.shape[1]), 0.9 + 0.33 * len(wide)), layout="constrained")
+    rows, columns = drops["kind"].nunique(), drops["layer"].nunique()
+    figure = Figure(figsize=(max(4.0, 1.6 + 0.24 * columns), 0.9 + 0.33 * rows), layout="constrained")
     ax = figure.subplots()
-    dots = (wide <= tolerance).map(lambda fits: "•" if fits else "").where(wide.notna(), "")
     largest = max(4 * tolerance, 1e-6)
-    sns.heatmap(wide, ax=ax, cmap="rocket_r", vmin=0, vmax=largest, annot=dots, fmt="", linewidths=0.4,
-                cbar_kws={"label": "loss of Dice", "extend": "max"}, annot_kws={"color": "0.35"})  # fmt: skip
-    ax.set(xlabel="layer (number of the kind)", ylabel="", title=f"• within the tolerance of {tolerance:g}")
-    ax.tick_params(axis="both", labelsize=7, rotation=0, length=0)
+    colour_scale = drop_heatmap(ax, drops.assign(reusable=drops["drop"] <= tolerance), largest)
+    figure.colorbar(colour_scale, ax=ax, label="drop of Dice", extend="max")
+    ax.set_xlabel("layer (numbered within each kind)", fontsize=9)
+    ax.set_title(f"dot: drop within the tolerance of {tolerance:g}", fontsize=9)
+    ax.tick_params(labelsize=7)
     _save(figure, path)
 
 
 def _save(figure: Figure, path: str | Path) -> None:
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=150)
+    with atomic(path) as partial:
+        figure.savefig(partial, dpi=150)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 import signal
 import threading
 import time
@@ -21,6 +20,7 @@ from tqdm import tqdm
 
 from prrmse.data.slices import Slices
 from prrmse.errors import InputError
+from prrmse.files import atomic
 from prrmse.learning.augment import Augmentation
 from prrmse.learning.capture import Captured
 from prrmse.learning.device import autocast, choose_device, choose_precision, make_deterministic
@@ -287,11 +287,9 @@ class Snapshot:
         """Save if the interval has passed, or ``now``."""
         if self.path is None or not (now or time.monotonic() - self._last >= self.every):
             return
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        partial = self.path.with_name(self.path.name + ".partial")
         state = {"identity": self.identity, "step": step, "random": random_state()}
-        torch.save({**state, "network": network.state_dict(), "optimiser": optimiser.adam.state_dict()}, partial)
-        os.replace(partial, self.path)
+        with atomic(self.path) as partial:
+            torch.save({**state, "network": network.state_dict(), "optimiser": optimiser.adam.state_dict()}, partial)
         self._last = time.monotonic()
 
     def delete(self) -> None:

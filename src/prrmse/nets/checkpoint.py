@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import platform
 from importlib.metadata import version
 from pathlib import Path
@@ -14,8 +13,10 @@ from safetensors.torch import save_file
 from torch import nn
 
 from prrmse.errors import InputError
+from prrmse.files import atomic
 from prrmse.nets.arrays import read_arrays
 from prrmse.nets.build import build, build_network
+from prrmse.nets.layers import norm_eps
 
 LIBRARIES = ("torch", "torchvision", "numpy")
 
@@ -25,19 +26,17 @@ def save_checkpoint(network: nn.Module, path: str | Path, header: dict[str, Any]
 
     Args:
         network: whose ``state_dict`` is written, on the CPU.
-        path: the final file; a neighbour is written first and renamed.
-        header: JSON-able; at least ``net`` and ``arguments``, from which `load_network` rebuilds it.
+        path: the file; written whole or not at all.
+        header: JSON-able; at least ``net`` and ``arguments``, from which `load_network` rebuilds it. ``eps`` of each
+            normalisation and versions of the libraries are added.
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
     tensors = {k: v.detach().cpu().contiguous() for k, v in network.state_dict().items()}
+    header = {**header, "eps": norm_eps(network)}
     libraries = {"python": platform.python_version(), **{name: version(name) for name in LIBRARIES}}
     # One metadata key only: safetensors writes several in random order, which would change the bytes.
-    save_file(tensors, partial, metadata={"prrmse": json.dumps({**header, "libraries": libraries}, sort_keys=True)})
-    with open(partial, "rb+") as f:
-        os.fsync(f.fileno())
-    os.replace(partial, path)
+    metadata = {"prrmse": json.dumps({**header, "libraries": libraries}, sort_keys=True)}
+    with atomic(path) as partial:
+        save_file(tensors, partial, metadata=metadata)
 
 
 def load_checkpoint(path: str | Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:

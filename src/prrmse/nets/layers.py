@@ -16,6 +16,9 @@ from torch import nn
 
 from prrmse.names import BN_KINDS, CONV_KINDS, KINDS, Layer
 
+# Parameters and buffers by name, as in a ``state_dict``; NumPy's are `prrmse.nets.arrays.Arrays`.
+State = Mapping[str, torch.Tensor]
+
 CONVOLUTIONS = (nn.modules.conv._ConvNd,)
 NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)
 
@@ -39,6 +42,11 @@ def inventory(network: nn.Module) -> list[Layer]:
     return [layer for kind in KINDS for layer in found[kind]]
 
 
+def norm_eps(network: nn.Module) -> dict[str, float]:
+    """``eps`` of every normalisation of a network, by module."""
+    return {name: float(module.eps) for name, module in network.named_modules() if isinstance(module, NORMS)}
+
+
 def _kinds_of(module: nn.Module) -> dict[str, str]:
     if isinstance(module, CONVOLUTIONS):
         return CONV_KINDS
@@ -50,7 +58,7 @@ def _last_convolution(network: nn.Module) -> str | None:
     return own[-1][0] if own and isinstance(own[-1][1], CONVOLUTIONS) else None
 
 
-def inventory_of_state(state: Mapping[str, torch.Tensor]) -> list[Layer]:
+def inventory_of_state(state: State) -> list[Layer]:
     """The pairs of a checkpoint whose network is not at hand, told by the names and dimensions of its tensors.
 
     A module with a weight of three or more dimensions is a convolution, one with weight and bias of one dimension or
@@ -77,7 +85,7 @@ def inventory_of_state(state: Mapping[str, torch.Tensor]) -> list[Layer]:
     return [layer for kind in KINDS for layer in found[kind]]
 
 
-def swap(target: Mapping[str, torch.Tensor], source: Mapping[str, torch.Tensor], layers: Iterable[Layer]) -> dict:
+def swap(target: State, source: State, layers: Iterable[Layer]) -> dict[str, torch.Tensor]:
     """The target's state with these layers' tensors taken from the source: R(target, source; S).
 
     Args:
@@ -97,7 +105,7 @@ def swap(target: Mapping[str, torch.Tensor], source: Mapping[str, torch.Tensor],
     return state
 
 
-def check_fits(source: Mapping[str, torch.Tensor], target: Mapping[str, torch.Tensor], tensor: str) -> None:
+def check_fits(source: State, target: State, tensor: str) -> None:
     """Raise ValueError if the source has no such tensor, or one of another shape than the target's."""
     if tensor not in source:
         raise ValueError(f"{tensor}: not in the source")

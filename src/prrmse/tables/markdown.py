@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+import re
+
 import pandas as pd
 
 
 def markdown_table(table: pd.DataFrame) -> str:
-    """Numbers with three decimals, a dash for what is missing."""
-    shown = table.map(lambda v: "-" if pd.isna(v) else f"{v:.3f}" if isinstance(v, float) else str(v))
-    lines = [list(shown.columns), ["---"] * len(shown.columns), *shown.to_numpy().tolist()]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    """The table in GitHub's Markdown: floats with three decimals, a dash for what is missing."""
+    shown = table.map(_cell).rename(columns=_cell)
+    # Text stays as it is: neither read as a number nor padded.
+    text: str = shown.to_markdown(index=False, tablefmt="github", disable_numparse=True, stralign=None, numalign=None)
+    return text
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, float):
+        return "-" if pd.isna(value) else f"{value:.3f}"
+    if value is None or value is pd.NA or value is pd.NaT:
+        return "-"
+    return re.sub(r"([\\|])", r"\\\1", str(value)).replace("\n", " ")
