@@ -33,7 +33,6 @@ def tables(request, slices):
     for name in ("self", "permuted", "rescaled", "random", "start"):
         state = control_state(name, target, IMAGE, 1, start)
         found[name] = similarity_table(target, state, start, evaluation, pixels, 0).set_index("layer")
-    both = {k: v.clone() for k, v in target.state_dict().items()}
     twin = copy.deepcopy(target)
     twin.load_state_dict(control_state("rescaled", target, IMAGE, 1, None))
     both = control_state("permuted", twin, IMAGE, 1, None)
@@ -43,7 +42,7 @@ def tables(request, slices):
 
 
 def hidden(table):
-    """Kernels with a BN behind: the others a twin may not rescale."""
+    """All kernels but the final one, behind which there is no BN that would undo a scale."""
     return table[~table["final"]]
 
 

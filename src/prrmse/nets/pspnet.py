@@ -88,7 +88,6 @@ class PSPNet(nn.Module):
     Input ``[N, 1 or in_channels, H, W]`` with H and W divisible by 8; output ``[N, out_channels, H, W]``.
     """
 
-    divisor = 8
     final_name = "final"
     bins = (1, 2, 3, 6)
 

@@ -56,7 +56,6 @@ class UNet(nn.Module):
     Input ``[N, in_channels, H, W]`` with H and W divisible by 16; output ``[N, out_channels, H, W]``.
     """
 
-    divisor = 16
     final_name = "outc"
 
     def __init__(self, in_channels: int = 1, out_channels: int = 4, width: int = 64) -> None:
