@@ -192,7 +192,7 @@ def match(target: State, source: State, channels: Channels, seed: int, rounds: i
 
     One group after the other, in random order, is assigned optimally given all others, until nothing changes. A local
     optimum: another seed may end elsewhere. Every kernel counts the same, whatever its norm, and only kernels count
-    (ours: a vector tells little of which channel is which, and a few large ones then decide); all else follows.
+    (ours: biases and BN vectors say little about which channel is which, yet a few large entries would decide).
 
     Args:
         target, source: states of the network.

@@ -49,7 +49,7 @@ def features(
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray], np.ndarray]:
     """Values of a network at the sampled pixels, in float32.
 
-    A map that is smaller than the slice has the value of the position that covers the pixel.
+    Of a feature map smaller than the slice it is the value at the position that covers the pixel.
 
     Args:
         network: in evaluation mode.

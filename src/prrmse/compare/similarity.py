@@ -10,9 +10,9 @@ uncorrelated tensors of any norm (`prrmse.compare.distance.relative_rmse`).
 - ``rmse_folded_aligned``: both.
 - ``rmse_weighted``: what the difference of the kernels does to the target's own inputs of that layer, relative to what
   the target's kernel does: sqrt(tr(D S D') / tr(W S W')), S the second moment of those inputs.
-- ``distance_ratio``: |start - target| / |source - target| (arXiv 2212.00399): above 1, the source is nearer to the
-  target than where the target began.
-- ``task_cosine``: cosine of the ways that target and source went from the target's start.
+- ``distance_ratio``: |initial - target| / |source - target| (arXiv 2212.00399): above 1, the source is nearer to the
+  target than the target's initialisation is.
+- ``task_cosine``: cosine between the displacements of target and source from the target's initialisation.
 - ``cka``: linear CKA of the layer's outputs at sampled pixels of the target's slices: the functional yardstick.
 """
 
@@ -53,7 +53,7 @@ def similarity_table(
     Args:
         target: in evaluation mode.
         source: a state of the same network.
-        start: where the target's training began.
+        start: the target's initialisation.
         evaluation: slices of the target.
         pixels: sampled from them.
         seed: of the alignment's order.

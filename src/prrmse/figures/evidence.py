@@ -1,4 +1,4 @@
-"""The figures of the evidence: controls, swaps of several tensors, start against network, scores against gains."""
+"""The figures of the evidence: controls, joint swaps, initialisation against architecture, scores against gains."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from prrmse.tables.ranking import SCORES, START
 
 
 def draw_controls(controls: pd.DataFrame, swaps: pd.DataFrame, settings: Mapping[str, Any], out: Path) -> None:
-    """Loss of Dice for every kernel (a point) of every control and source, a panel for each network.
+    """Drop in Dice for every kernel (a point) of every control and source, a panel for each network.
 
     Args:
         controls, swaps: rows of sweeps, with the control's or the source's name in ``source``.
@@ -39,7 +39,7 @@ def draw_controls(controls: pd.DataFrame, swaps: pd.DataFrame, settings: Mapping
             ax.plot(drops, height, ".", markersize=4, alpha=0.7, color="C0" if name in real else "0.45")
         means = points[points["net"] == net].groupby("source")["drop"].mean().reindex(order)
         ax.plot(means.to_numpy(), range(len(order)), linestyle="none", marker="|", markersize=11, color="black")
-        ax.set(title=NET_NAMES.get(net, net), xlabel="loss of Dice, one kernel (W) swapped", ylabel="")
+        ax.set(title=NET_NAMES.get(net, net), xlabel="drop in Dice, one kernel (W) swapped", ylabel="")
         ax.set_yticks(range(len(order)), order if ax is axes[0] else [])
         ax.invert_yaxis()
     seeds, patients = rows["seed"].nunique(), rows["patient"].nunique()
@@ -52,11 +52,11 @@ def draw_controls(controls: pd.DataFrame, swaps: pd.DataFrame, settings: Mapping
     save(figure, "controls", out, settings)
 
 
-VARIANTS = {"alone": "W alone", "reestimated": "W, statistics estimated again", "joint": "W, B, RM, RV"}
+VARIANTS = {"alone": "W alone", "reestimated": "W, statistics re-estimated", "joint": "W, B, RM, RV"}
 
 
 def draw_joint(joint: pd.DataFrame, settings: Mapping[str, Any], out: Path) -> None:
-    """Loss of Dice one layer at a time by variant, and layer upon layer by source; a row for each network.
+    """Drop in Dice one layer at a time by variant, and cumulatively by source; a row for each network.
 
     Args:
         joint: net, source, variant, layer, drop, n_patients, n_seeds.
@@ -76,7 +76,7 @@ def draw_joint(joint: pd.DataFrame, settings: Mapping[str, Any], out: Path) -> N
             by_layer(upon, own, "drop", of_variant[source], f"up to this layer, {source}")
         for ax in (one, upon):
             ax.axhline(settings["tolerance"], color="0.6", linewidth=0.8, linestyle="--")
-            ax.set(title=NET_NAMES.get(net, net), xlabel="convolution", ylabel="loss of Dice")
+            ax.set(title=NET_NAMES.get(net, net), xlabel="convolution", ylabel="drop in Dice")
     legend_above(figure, axes[:2], 3)
     n = f"{joint['n_seeds'].max()} seeds and {joint['n_patients'].max()} validation patients"
     text = f"Left: one layer; mean and range over sources. Right: all layers up to this one. Means over {n}. "
@@ -85,7 +85,7 @@ def draw_joint(joint: pd.DataFrame, settings: Mapping[str, Any], out: Path) -> N
 
 
 def draw_factorial(cells: pd.DataFrame, settings: Mapping[str, Any], out: Path) -> None:
-    """Loss of Dice from sources and from random kernels, and normalised reuse, by network and start.
+    """Drop in Dice from sources and from random kernels, and normalised reuse, by network and initialisation.
 
     Args:
         cells: of `prrmse.tables.factorial.factorial_table`.
@@ -93,26 +93,26 @@ def draw_factorial(cells: pd.DataFrame, settings: Mapping[str, Any], out: Path) 
         out: folder.
     """
     use_style(settings)
-    figure, (loss, reuse) = panel_grid(1, 2, 2.6)
+    figure, (drop, reuse) = panel_grid(1, 2, 2.6)
     nets, inits = (list(dict.fromkeys(cells[column])) for column in ("net", "init"))
     palette = colours(nets, settings["palette"])
     every = cells[cells["source"] == "all"].set_index(["net", "init"])
     for net in nets:
         own, name = every.loc[net].loc[inits], NET_NAMES.get(net, net)
         x = np.arange(len(inits)) + 0.12 * (nets.index(net) - (len(nets) - 1) / 2)
-        loss.plot(x, own["drop"], marker="o", color=palette[net], label=f"{name}, sources")
-        loss.plot(x, own["drop_random"], marker="x", linestyle=":", color=palette[net], label=f"{name}, random kernels")
+        drop.plot(x, own["drop"], marker="o", color=palette[net], label=f"{name}, sources")
+        drop.plot(x, own["drop_random"], marker="x", linestyle=":", color=palette[net], label=f"{name}, random kernels")
         errors = np.abs(own[["reuse_low", "reuse_high"]].to_numpy().T - own["reuse"].to_numpy())
         reuse.errorbar(x, own["reuse"], yerr=errors, marker="o", color=palette[net], capsize=2)
         single = cells[(cells["net"] == net) & (cells["source"] != "all")]
         for i, init in enumerate(inits):
             points = single[single["init"] == init]["reuse"]
             reuse.plot(np.full(len(points), x[i] + 0.03), points, ".", color=palette[net], alpha=0.5)
-    for ax, title in ((loss, "loss of Dice, one kernel swapped"), (reuse, "reuse: 1 - loss / loss of random")):
-        ax.set(title=title, xlabel="start of the base models", xlim=(-0.4, len(inits) - 0.6))
+    for ax, title in ((drop, "drop in Dice, one kernel swapped"), (reuse, "reuse: 1 - drop / drop of random")):
+        ax.set(title=title, xlabel="initialisation of the base models", xlim=(-0.4, len(inits) - 0.6))
         ax.set_xticks(range(len(inits)), inits)
     reuse.axhline(0, color="0.6", linewidth=0.8, linestyle="--")
-    legend_above(figure, [loss], 2)
+    legend_above(figure, [drop], 2)
     n = every["n_patients"].max()
     footnote(figure, {}, f"Bars: interval over {n} validation patients; small points: single sources. Ours.")
     save(figure, "factorial", out, settings)
@@ -131,7 +131,7 @@ def draw_ranking(ranking: pd.DataFrame, gain: pd.DataFrame, settings: Mapping[st
     nets, arms = (list(dict.fromkeys(ranking[column])) for column in ("net", "arm"))
     palette = colours(arms, settings["palette"])
     gain = gain.assign(
-        name=gain["source"].where(gain["source"] != START, "own start") + " " + gain["source_seed"].astype(str)
+        name=gain["source"].where(gain["source"] != START, "own initialisation") + " " + gain["source_seed"].astype(str)
     )
     figure, axes = panel_grid(len(nets), 2, 0.6 + 0.19 * max(len(SCORES), gain["name"].nunique()))
     for net, (left, right) in zip(nets, zip(axes[::2], axes[1::2], strict=True), strict=True):
@@ -144,7 +144,7 @@ def draw_ranking(ranking: pd.DataFrame, gain: pd.DataFrame, settings: Mapping[st
         own = gain[gain["net"] == net]
         own = own[own["arm"] == arms[0]].sort_values("gain", ascending=False)
         _ranges(right, own, "gain", list(own["name"]), palette)
-        right.set(title=f"what each source gained, {arms[0]}", xlabel="gain in Dice over the own start")
+        right.set(title=f"what each source gained, {arms[0]}", xlabel="gain in Dice over the own initialisation")
     legend_above(figure, axes[:1], len(arms))
     n = f"{gain['n_runs'].max()} runs, {gain['n_patients'].max()} validation patients"
     text = f"{ranking['n_sources'].max()} sources of {ranking['n_models'].max()} base models, {n}. "

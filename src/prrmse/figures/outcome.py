@@ -13,12 +13,12 @@ from prrmse.figures.heatmap import drop_heatmap
 from prrmse.figures.style import DICE, NET_NAMES, Tables, absent, colours, footnote, legend_above, panel_grid
 from prrmse.tables.paper import PAPER_ROWS
 
-# End of the colour scale: the same in every run, so that maps can be compared.
+# End of the colour scale: the same in every run, so that heatmaps can be compared.
 LARGEST_DROP = 0.6
 
 
 def verdict_map(tables: Tables, settings: Mapping[str, Any]) -> Figure:
-    """Drop of Dice for each (kind, layer) pair; a dot where the pair is reusable."""
+    """Drop in Dice for each (kind, layer) pair; a dot where the pair is reusable."""
     verdict = tables["verdict"]
     groups = list(verdict.groupby(["net", "target", "source"], sort=False))
     figure, axes = panel_grid(-(-len(groups) // 2), 2, 1.55)
@@ -28,7 +28,7 @@ def verdict_map(tables: Tables, settings: Mapping[str, Any]) -> Figure:
         ax.set_title(f"{NET_NAMES.get(str(net), str(net))} from {source}: {share:.0%} of pairs reusable")
     for ax in axes[len(groups) :]:
         ax.set_axis_off()
-    figure.colorbar(colour_scale, ax=axes, shrink=0.5, label="drop of Dice", extend="max", aspect=30)
+    figure.colorbar(colour_scale, ax=axes, shrink=0.5, label="drop in Dice", extend="max", aspect=30)
     footnote(
         figure,
         tables,
@@ -80,7 +80,7 @@ def transfer_gain(tables: Tables, settings: Mapping[str, Any]) -> Figure:
 
 
 def _requested(rows: pd.DataFrame, samples: int) -> str:
-    """How many training patients a run used, and was asked for where there were fewer."""
+    """Training patients of a run; both numbers where fewer were available than requested."""
     used = int(rows["n_train"].max()) if len(rows) else samples
     return f"{samples} patients" if used == samples else f"{samples} patients requested, {used} available"
 

@@ -1,4 +1,7 @@
-"""Names and titles of the figures. What the paper's show is not public in text form: reconstructed [rec]."""
+"""Names and titles of the figures.
+
+What the paper's figures show is not public in text form; ours under the same numbers are a reconstruction.
+"""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ def drops_by_layer(drops: pd.DataFrame, tolerance: float, path: str | Path) -> N
     ax = figure.subplots()
     largest = max(4 * tolerance, 1e-6)
     colour_scale = drop_heatmap(ax, drops.assign(reusable=drops["drop"] <= tolerance), largest)
-    figure.colorbar(colour_scale, ax=ax, label="drop of Dice", extend="max")
+    figure.colorbar(colour_scale, ax=ax, label="drop in Dice", extend="max")
     ax.set_xlabel("layer (numbered within each kind)", fontsize=9)
     ax.set_title(f"dot: drop within the tolerance of {tolerance:g}", fontsize=9)
     ax.tick_params(labelsize=7)

@@ -15,7 +15,7 @@ from prrmse.tables.ranking import SCORES, START
 
 
 class Section(NamedTuple):
-    """A heading, what is to be said, a table, a figure's name and what it shows."""
+    """A heading, text, a table, and a figure's name and caption."""
 
     title: str
     text: str
@@ -25,7 +25,7 @@ class Section(NamedTuple):
 
 
 def evidence_sections(tables: Mapping[str, pd.DataFrame], params: Mapping[str, Any]) -> list[Section]:
-    """What stands on the page, in order.
+    """The sections of the page, in order.
 
     Args:
         tables: findings, controls, relative, joint, factorial, effects, layers, gain, ranking, seconds by name.
@@ -38,81 +38,83 @@ def evidence_sections(tables: Mapping[str, pd.DataFrame], params: Mapping[str, A
     return [
         Section(
             "What holds",
-            "Each answer is computed from this run by a rule that its function in `src/prrmse/findings.py` states.",
+            "Each answer is computed from this run; the function in `src/prrmse/tables/findings.py` states its rule.",
             tables["findings"],
         ),
         Section(
             "Controls",
-            "The same sweep from sources of which it is known what must come out; `src/prrmse/controls.py` says what "
-            "each is. Losses of mean foreground Dice, means over pairs (the final convolution left out), seeds and "
+            "The same sweep from sources whose outcome is known in advance (`src/prrmse/experiments/control.py`). "
+            "Drops in mean foreground Dice, means over pairs (without the final convolution), seeds and "
             "validation patients.",
             tables["controls"],
             "controls",
-            "Loss of Dice for every kernel, from controls and from sources",
+            "Drop in Dice for every kernel, from controls and from sources",
         ),
         Section(
             "Sources beside their controls",
-            "`reuse` is 1 - drop / drop of a random kernel, where that does harm: 1 as good as the target's own, 0 no "
-            "better than random. The last share: pairs whose loss exceeds that of the target's other seed by at most "
-            f"{tolerance:g}, by the upper end of the paired {level} interval over patients.",
+            "`reuse` is 1 - drop / drop of a random kernel, where that drop exceeds the tolerance: 1 is as good as the "
+            "target's own, 0 no better than random. Last share: pairs whose drop exceeds that of the target's other "
+            f"seed by at most {tolerance:g}, by the upper end of the paired {level} interval over patients.",
             source_summary(tables["relative"]),
         ),
         Section(
-            "Start or network",
-            "Kernels swapped under both starts, in both networks. `reuse` is normalised by a random kernel in the same "
-            f"place; intervals ({level}) over patients.",
+            "Initialisation or architecture",
+            "Kernels swapped under both initialisations, in both networks. `reuse` is normalised by a random kernel in "
+            f"the same layer; intervals ({level}) over patients.",
             tables["factorial"],
             "factorial",
-            "Loss of Dice and normalised reuse, by network and start",
+            "Drop in Dice and normalised reuse, by network and initialisation",
         ),
         Section(
             "Effects",
-            "`as published` is the contrast that the paper draws, in which start and network cannot be told apart.",
+            "`as published` is the contrast that the paper draws, in which initialisation and architecture are "
+            "confounded. `start` is the effect of the initialisation.",
             tables["effects"],
         ),
         Section(
             "Alone and together",
             "`joint`: W, B and the RM and RV of the BN behind; `cumulative`: of this layer and all before; "
-            "`reestimated`: W, then all running statistics estimated again on unlabelled training images. Mean loss "
-            "over layers; for `cumulative` the loss when all but the final convolution are swapped.",
+            "`reestimated`: W, then all running statistics re-estimated on unlabelled training images; `by_itself`: "
+            "re-estimated without a swap. Mean drop over layers; for `cumulative` the drop when all but the final "
+            "convolution are swapped.",
             joint_summary(tables["joint"]),
             "joint",
-            "Loss of Dice, one layer at a time and cumulatively",
+            "Drop in Dice, one layer at a time and cumulatively",
         ),
         Section(
-            "Does a layer's distance tell its loss?",
-            "Spearman correlation over kernels, mean over sources; 1: the larger the distance, the larger the loss. "
-            f"Intervals ({level}) over base models. `drop_random` knows no source: what a distance has to beat.",
+            "Does a layer's distance predict its drop?",
+            "Spearman correlation over kernels, mean over sources; 1: the larger the distance, the larger the drop. "
+            f"Intervals ({level}) over base models. Baseline: `drop_random`, which knows nothing of the source.",
             tables["layers"],
         ),
         Section(
             "Gains",
             f"The target trained with {evidence['samples']} patients from each source, all but the final convolution "
-            f"reused, less the same from its own start; {runs} runs, {patients} validation patients, both resampled "
-            f"for the interval ({level}). `{START}` with `freeze`: untrained kernels, frozen.",
+            f"reused, minus the same from its own initialisation; {runs} runs, {patients} validation patients, both "
+            f"resampled for the interval ({level}). `{START}` with `freeze`: untrained kernels, frozen.",
             gain,
         ),
         Section(
             "Which score predicts the gain?",
             f"Weighted Kendall tau of each score with the gain; intervals ({level}) over base models, runs and "
-            "patients. What compares with the target model knows more than a score from few patients could: that model "
-            "was trained on all training patients, as in the paper. `regret`: Dice given away by taking the source "
+            "patients. Scores that compare with the target model have an advantage over those from few patients: that "
+            "model was trained on all training patients, as in the paper. `regret`: Dice lost by taking the source "
             "that is ranked first.",
             tables["ranking"].assign(score=tables["ranking"]["score"].map(lambda score: SCORES[score][1])),
             "ranking",
             "Rank correlation of every score with the realised gain, and the gains",
         ),
         Section(
-            "What looking costs",
-            "Seconds for one source, on the machine of this run while other jobs may have run, and as a share of one "
-            "fine-tuning.",
+            "Cost of scoring a source",
+            "Seconds for one source on this machine, where other jobs may have run at the same time, and as a share "
+            "of one fine-tuning.",
             tables["seconds"],
         ),
     ]
 
 
 def joint_summary(joint: pd.DataFrame) -> pd.DataFrame:
-    """Mean loss by net, source and variant; of ``cumulative`` the last; ``by_itself``: estimating again, no swap."""
+    """Mean drop by net, source and variant; of ``cumulative`` the last; ``by_itself``: re-estimation without a swap."""
     layers = joint[joint["layer"] > 0]
     table = layers.pivot_table(index=["net", "source"], columns="variant", values="drop", sort=False)
     ends = layers[layers["variant"] == "cumulative"].groupby(["net", "source"], sort=False)["drop"].last()

@@ -1,4 +1,4 @@
-"""One self-contained page that tells the story of a run."""
+"""The report of a run: one self-contained HTML page."""
 
 from __future__ import annotations
 

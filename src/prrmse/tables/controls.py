@@ -1,4 +1,4 @@
-"""What the controls say of the real swaps (ours; DESIGN section 6): tables and their summary, without torch."""
+"""Real swaps beside their controls (ours, not the paper's): tables and their summary."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ def relative_table(swaps: pd.DataFrame, controls: pd.DataFrame, settings: Mappin
         settings: level, resamples, tolerance of ``verdict``.
 
     Returns:
-        drop; drop_random, drop_seed, drop_noise (of the noise of this source); ``excess``: drop less that of the second
-        seed, patient by patient, with its bootstrap interval; ``equivalent``: the interval's upper end is at most the
-        tolerance; ``reuse``: 1 - drop / drop_random where a random tensor does harm above the tolerance, else NaN;
+        drop; drop_random, drop_seed, drop_noise (noise at this source's distance); ``excess``: drop minus that of the
+        second seed, patient by patient, with its bootstrap interval; ``equivalent``: the interval's upper end is at
+        most the tolerance; ``reuse``: 1 - drop / drop_random where drop_random exceeds the tolerance, else NaN;
         n_patients, n_seeds.
     """
     names: list[Hashable] = [*GROUP]
-    real, sham = (drops_by_patient(rows, [*GROUP, *PAIR_COLUMNS]) for rows in (swaps, controls))
+    real, known = (drops_by_patient(rows, [*GROUP, *PAIR_COLUMNS]) for rows in (swaps, controls))
     tables = []
     for key, rows in real.groupby(level=GROUP, sort=False):
         net, target, source = (str(part) for part in key)
         own = rows.droplevel(names).dropna(axis=1, how="all")  # without the patients of other targets
         table = own.mean(axis=1).rename("drop").reset_index()
-        of = {name: _control(sham, net, target, name, own) for name in ("random", "seed", f"noise-{source}")}
+        of = {name: _control(known, net, target, name, own) for name in ("random", "seed", f"noise-{source}")}
         for name, values in of.items():
             table[f"drop_{name.partition('-')[0]}"] = values.mean(axis=1).to_numpy()
         excess = (own - of["seed"]).to_numpy()

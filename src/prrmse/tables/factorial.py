@@ -1,8 +1,8 @@
-"""Is it the short connection or the common ancestor? {networks} x {shared, independent start} (ours).
+"""Architecture or initialisation? A factorial design: {networks} x {shared, independent initialisation} (ours).
 
-The paper compares a PSPNet whose models all started from ImageNet with a UNet whose models, as far as one can tell,
-did not. Here both networks are swept under both starts, and each sweep is measured against a random kernel in the same
-place, because a network that tolerates anything is not thereby reusable.
+The paper compares a PSPNet whose models were all initialised from ImageNet with a UNet whose models, apparently, were
+not. Here both networks are swept under both initialisations, and each drop is normalised by that of a random kernel in
+the same layer: a network that tolerates any replacement is not reusable in the sense of the question.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ INITS = tuple(SIGN)
 
 
 def kernel_drops(rows: pd.DataFrame) -> pd.DataFrame:
-    """Loss of Dice by (net, init, source, patient): mean over kernels (final left out) and seeds.
+    """Drop in Dice by (net, init, source, patient): mean over kernels (final left out) and seeds.
 
     Args:
         rows: net, init, source, seed, kind, final, patient, dice, baseline of sweeps.
@@ -31,7 +31,7 @@ def kernel_drops(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def factorial_table(drops: pd.DataFrame, random_drops: pd.DataFrame, settings: dict[str, Any]) -> pd.DataFrame:
-    """Each cell's loss, that of a random kernel, and the normalised reuse.
+    """Each cell's drop, that of a random kernel, and the normalised reuse.
 
     Args:
         drops: of `kernel_drops`, of real sources.
@@ -59,10 +59,11 @@ def factorial_table(drops: pd.DataFrame, random_drops: pd.DataFrame, settings: d
 
 
 def effects_table(drops: pd.DataFrame, random_drops: pd.DataFrame, settings: dict[str, Any]) -> pd.DataFrame:
-    """What the start and what the network contribute, in loss of Dice and in normalised reuse.
+    """What initialisation and architecture contribute, to the drop in Dice and to the normalised reuse.
 
-    ``start``: shared less independent, mean over networks. ``network A - B``: mean over starts. ``as published``: the
-    second network with a shared start less the first with an independent one, which is what the paper compares.
+    ``start``: shared minus independent initialisation, mean over networks. ``network A - B``: mean over
+    initialisations. ``as published``: the second network with a shared initialisation minus the first with an
+    independent one, which is what the paper compares.
 
     Args:
         drops, random_drops, settings: as for `factorial_table`.
@@ -72,9 +73,9 @@ def effects_table(drops: pd.DataFrame, random_drops: pd.DataFrame, settings: dic
     """
     nets = list(dict.fromkeys(drops["net"]))
     real = drops.pivot_table(index=["net", "init"], columns="patient", values="drop", sort=False)
-    sham = random_drops.pivot_table(index=["net", "init"], columns="patient", values="drop", sort=False)
+    random = random_drops.pivot_table(index=["net", "init"], columns="patient", values="drop", sort=False)
     cells = [(net, init) for net in nets for init in INITS]
-    stacked = np.stack([real.loc[cells].to_numpy(), sham.loc[cells, real.columns].to_numpy()])  # [2, cells, P]
+    stacked = np.stack([real.loc[cells].to_numpy(), random.loc[cells, real.columns].to_numpy()])  # [2, cells, P]
     contrasts = {"start: shared - independent": {(net, init): SIGN[init] / len(nets) for net, init in cells}}
     for b, a in itertools.combinations(nets, 2):
         halves = {(a, init): 0.5 for init in INITS} | {(b, init): -0.5 for init in INITS}
