@@ -29,8 +29,6 @@ from prrmse.settings import Compute, Dataset, Training
 from prrmse.tables.means import mean_over_patients
 from prrmse.tables.store import write_table
 
-State = dict[str, torch.Tensor]
-
 
 def inspect(a: argparse.Namespace) -> None:
     """Print the pairs of a checkpoint."""
@@ -191,7 +189,7 @@ def short_names(paths: list[str]) -> dict[str, str]:
     return names if len(names) == len(paths) else {path: path for path in paths}
 
 
-def fitting(network: nn.Module, path: str, target: str) -> State:
+def fitting(network: nn.Module, path: str, target: str) -> dict[str, torch.Tensor]:
     """What of a checkpoint fits the network; at least something."""
     fitted, _ = fit(network.state_dict(), read_state(path))
     if not fitted:

@@ -234,13 +234,14 @@ def _agreement(
     for another in axes:
         if another.axis != axis.axis:
             b = b.index_select(another.axis, torch.from_numpy(_index(another.layout, order)))
-    products, start = [], 0
+    sizes = [size for name, size in axis.layout if name == group]
+    total, start = np.zeros((sizes[0], sizes[0])), 0
     for name, size in axis.layout:
         if name == group:
             x, y = (t.narrow(axis.axis, start, size).movedim(axis.axis, 0).reshape(size, -1) for t in (a, b))
-            products.append((x @ y.T).numpy())
+            total += (x @ y.T).numpy()
         start += size
-    return np.sum(products, axis=0)
+    return total
 
 
 def _index(layout: Layout, order: Mapping[str, np.ndarray]) -> np.ndarray:

@@ -138,7 +138,12 @@ def _weighted(target: nn.Module, source: State, kernels: list[Layer], evaluation
             for each in pair:
                 each.bias = None
 
-            def add(_: nn.Module, args: tuple, pair: list = pair, total: np.ndarray = sums[layer.module]) -> None:
+            def add(
+                _: nn.Module,
+                args: tuple[torch.Tensor, ...],
+                pair: list[nn.modules.conv._ConvNd] = pair,
+                total: np.ndarray = sums[layer.module],
+            ) -> None:
                 total += [float(each(args[0]).double().square().sum()) for each in pair]
 
             hooks.enter_context(module.register_forward_pre_hook(add))

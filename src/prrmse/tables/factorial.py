@@ -11,9 +11,12 @@ import itertools
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from prrmse.tables.bootstrap import interval, resampled_means
+
+FloatArray = npt.NDArray[np.float64]
 
 SIGN = {"shared": 1, "independent": -1}
 INITS = tuple(SIGN)
@@ -86,8 +89,20 @@ def effects_table(drops: pd.DataFrame, random_drops: pd.DataFrame, settings: dic
     found = []
     for effect, weights in contrasts.items():
         weight = np.array([weights.get(cell, 0.0) for cell in cells])
-        for measure, of in (("drop", lambda v: v[0]), ("reuse", lambda v: 1 - v[0] / v[1])):
+        for measure, of in (("drop", _drop), ("reuse", _reuse)):
             low, high = interval(weight @ of(resampled), settings["level"])
             value = float((weight @ of(means))[0])
             found.append({"effect": effect, "measure": measure, "value": value, "low": low, "high": high})
     return pd.DataFrame(found).assign(n_patients=stacked.shape[-1])
+
+
+def _drop(stacked: FloatArray) -> FloatArray:
+    """Drops of the sources, from those of sources and of random kernels ``[2, cells, P]``."""
+    drops: FloatArray = stacked[0]
+    return drops
+
+
+def _reuse(stacked: FloatArray) -> FloatArray:
+    """Normalised reuse: 1 - drop / drop of random kernels."""
+    reuse: FloatArray = 1 - stacked[0] / stacked[1]
+    return reuse

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import pandas as pd
 
 from prrmse.errors import InputError
-
-if TYPE_CHECKING:  # at run time it would cost the tables' rules an import of torch
-    from prrmse.names import Layer
+from prrmse.names import Layer
 
 # Paper: "non-reused" pairs of PSPNet; all others are reused.
 PAPER_NOT_REUSED = {
