@@ -11,6 +11,7 @@ import seaborn as sns
 from matplotlib.figure import Figure
 
 from prrmse.figures.style import NET_NAMES, Tables, absent, by_layer, colours, footnote, legend_above, panel_grid
+from prrmse.names import KIND_NAMES
 
 
 def both_ways(rmse: pd.DataFrame) -> pd.DataFrame:
@@ -34,7 +35,7 @@ def rmse_by_layer(tables: Tables, settings: Mapping[str, Any], net: str) -> Figu
             continue
         for source, group in rows.groupby("source"):
             by_layer(ax, group, column, palette[source], str(source))
-        ax.set(title=f"{name}: conv weight (W)", xlabel="layer (number of W)", ylabel=label)
+        ax.set(title=f"{name}: {KIND_NAMES['W']}", xlabel="layer (number of W)", ylabel=label)
         ax.set_ylim(bottom=0)
     legend_above(figure, axes[:1])
     footnote(figure, tables, _seeds(tables["rmse"]) + "Relative: 0 equal, 1 uncorrelated (ours). Layout reconstructed.")
@@ -90,7 +91,8 @@ def rmse_matrices(tables: Tables, _: Mapping[str, Any]) -> Figure:
         ax.tick_params(axis="y", rotation=0, length=0)
         for label in ax.get_xticklabels():
             label.set_horizontalalignment("right")
-    footnote(figure, tables, _seeds(tables["rmse"]) + "Mean over layers without the final one. Layout reconstructed.")
+    seeds = tables["rmse"]["seed"].nunique()
+    footnote(figure, tables, f"Mean over {seeds} seeds and all layers but the final one. Layout reconstructed.")
     return figure
 
 
@@ -118,7 +120,7 @@ def rmse_groups(tables: Tables, settings: Mapping[str, Any]) -> Figure:
             continue
         for name in RELATIONS:
             by_layer(ax, part[part["relation"] == name], "rmse", palette[name], name)
-        ax.set(title=f"{NET_NAMES[net]}: conv weight (W)", xlabel="layer (number of W)", ylabel="RMSE")
+        ax.set(title=f"{NET_NAMES[net]}: {KIND_NAMES['W']}", xlabel="layer (number of W)", ylabel="RMSE")
         ax.set_ylim(bottom=0)
     legend_above(figure, axes[:1], 3)
     footnote(figure, tables, "Mean over pairs of models and seeds; band: lowest to highest. Layout reconstructed.")

@@ -144,7 +144,7 @@ def draw_ranking(ranking: pd.DataFrame, gain: pd.DataFrame, settings: Mapping[st
         own = gain[gain["net"] == net]
         own = own[own["arm"] == arms[0]].sort_values("gain", ascending=False)
         _ranges(right, own, "gain", list(own["name"]), palette)
-        right.set(title=f"what each source gained, {arms[0]}", xlabel="gain in Dice over the own initialisation")
+        right.set(title=f"what each source gained, {arms[0]}", xlabel="gain in Dice over own initialisation")
     legend_above(figure, axes[:1], len(arms))
     n = f"{gain['n_runs'].max()} runs, {gain['n_patients'].max()} validation patients"
     text = f"{ranking['n_sources'].max()} sources of {ranking['n_models'].max()} base models, {n}. "
@@ -154,11 +154,12 @@ def draw_ranking(ranking: pd.DataFrame, gain: pd.DataFrame, settings: Mapping[st
 
 def _ranges(ax: Any, rows: pd.DataFrame, column: str, names: list[str], palette: Mapping[str, Any]) -> None:
     """A point with its interval for each name, one above the other, by arm."""
-    for i, (arm, own) in enumerate(rows.groupby("arm", sort=False)):
+    arms = list(rows.groupby("arm", sort=False))
+    for i, (arm, own) in enumerate(arms):
         own = own.set_index("name").reindex(names)
-        y = np.arange(len(names)) + 0.22 * (i - 0.5)
+        y = np.arange(len(names)) + 0.22 * (i - (len(arms) - 1) / 2)
         errors = np.abs(own[[f"{column}_low", f"{column}_high"]].to_numpy().T - own[column].to_numpy())
         ax.errorbar(own[column], y, xerr=errors, fmt="o", color=palette[str(arm)], label=arm, elinewidth=0.8)
     ax.axvline(0, color="0.6", linewidth=0.8, linestyle="--")
     ax.set_yticks(range(len(names)), names)
-    ax.invert_yaxis()
+    ax.set_ylim(len(names) - 0.5, -0.5)
