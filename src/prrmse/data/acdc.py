@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
-
-from prrmse.data.nifti import read_labels, read_nifti
-from prrmse.data.volume import Volume, checked
+from prrmse.data.nifti import read_nifti
+from prrmse.data.reading import read_text
+from prrmse.data.volume import ImageFile, Volume, as_float32, check_same_grid, checked, label_of
 from prrmse.errors import InputError
 
 CLASSES = {1: "RV", 2: "myocardium", 3: "LV"}
@@ -53,27 +52,27 @@ def volumes(root: Path) -> Iterator[Volume]:
     """
     for folder, split in patient_folders(root):
         for phase, number in _frames(folder / "Info.cfg").items():
-            image_path = _nifti(folder / f"{folder.name}_frame{number:02d}")
-            image, spacing = read_nifti(image_path)
-            label_path = _nifti(folder / f"{folder.name}_frame{number:02d}_gt")
-            label = read_labels(label_path)
-            ids, pixels = list(range(len(image))), image.astype(np.float32)
-            yield checked(
-                Volume(folder.name, phase, pixels, label, spacing, ids, image_path, split, label_path), CLASSES
-            )
+            image, label = (_read(folder / f"{folder.name}_frame{number:02d}{suffix}") for suffix in ("", "_gt"))
+            check_same_grid(image, label)
+            pixels, classes = as_float32(image.pixels), label_of(label, {0: 0, **{c: c for c in CLASSES}})
+            rows, columns = image.spacing_mm[1:] if image.spacing_mm else (1.0, 1.0)
+            ids = list(range(len(pixels)))
+            yield checked(Volume(folder.name, phase, pixels, classes, (rows, columns), ids, image.path, split))
 
 
-def _nifti(stem: Path) -> Path:
+def _read(stem: Path) -> ImageFile:
     plain = stem.with_name(stem.name + ".nii")
-    return plain if plain.is_file() else stem.with_name(stem.name + ".nii.gz")
+    found = read_nifti(plain if plain.is_file() else stem.with_name(stem.name + ".nii.gz"))
+    if found.pixels.ndim != 3:
+        raise InputError(
+            f"{found.path}: shape {found.pixels.shape}, expected 3 dimensions (x, y, slice); export one frame"
+        )
+    return found
 
 
 def _frames(info: Path) -> dict[str, int]:
     """Frame numbers of ED and ES, from lines such as ``ED: 1``."""
-    try:
-        lines = info.read_text(errors="replace").splitlines()
-    except FileNotFoundError:
-        raise InputError(f"{info}: no such file; it names the ED and ES frames, download the patient again") from None
+    lines = read_text(info, "it names the ED and ES frames, download the patient again").splitlines()
     values = dict(line.split(":", 1) for line in lines if ":" in line)
     try:
         return {phase: int(values[phase]) for phase in ("ED", "ES")}

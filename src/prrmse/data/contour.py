@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from skimage.draw import polygon2mask
 
 from prrmse.errors import InputError
+
+MAX_POINTS = 10_000
 
 
 def fill_contour(points_xy: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
@@ -22,7 +25,8 @@ def fill_contour(points_xy: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     Returns:
         bool ``[H, W]``; a centre exactly on the outline counts as inside.
     """
-    return np.asarray(polygon2mask(shape, points_xy[:, ::-1]))
+    inside: np.ndarray[Any, np.dtype[np.bool_]] = np.asarray(polygon2mask(shape, points_xy[:, ::-1]), np.bool_)
+    return inside
 
 
 def check_contour(points_xy: np.ndarray, shape: tuple[int, int], where: str | Path) -> None:
@@ -33,6 +37,8 @@ def check_contour(points_xy: np.ndarray, shape: tuple[int, int], where: str | Pa
     """
     if points_xy.ndim != 2 or points_xy.shape[0] < 3 or points_xy.shape[1] != 2:
         raise InputError(f"{where}: a contour needs 3 or more points `x y`, found shape {points_xy.shape}; restore it")
+    if len(points_xy) > MAX_POINTS:
+        raise InputError(f"{where}: the contour has {len(points_xy)} points, more than {MAX_POINTS}; restore it")
     if not np.isfinite(points_xy).all():
         raise InputError(f"{where}: the contour holds NaN or infinite coordinates; restore it")
     low, high = points_xy.min(0), points_xy.max(0)
@@ -40,4 +46,22 @@ def check_contour(points_xy: np.ndarray, shape: tuple[int, int], where: str | Pa
         raise InputError(
             f"{where}: the contour reaches x {low[0]:.1f} to {high[0]:.1f}, y {low[1]:.1f} to {high[1]:.1f}, "
             f"outside its image of {shape[1]} columns and {shape[0]} rows; check that they belong together"
+        )
+
+
+def check_nested(inner: np.ndarray, outer: np.ndarray, where: str | Path) -> None:
+    """Refuse an inner contour that is larger than the outer one, or lies elsewhere: they were exchanged or mixed up.
+
+    Args:
+        inner, outer: filled, bool ``[H, W]``.
+        where: named in the error.
+
+    Raises:
+        InputError: the inner one is larger, or less than half of it lies inside the outer one.
+    """
+    both, within, around = (int(mask.sum()) for mask in (inner & outer, inner, outer))
+    if within > around or both < within / 2:
+        raise InputError(
+            f"{where}: the inner contour ({within} pixels) does not lie inside the outer one ({around} pixels, "
+            f"{both} in both); are they exchanged, or of another image? restore both"
         )

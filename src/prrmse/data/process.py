@@ -7,7 +7,11 @@ from typing import NamedTuple
 import numpy as np
 from scipy import ndimage
 
+from prrmse.data.slices import IGNORE
+
 CLIP_PERCENTILES = (1.0, 99.0)
+# So many times finer or coarser than the grid may pixels be; beyond, the header's unit is wrong.
+MAX_ZOOM = 64
 
 
 class Grid(NamedTuple):
@@ -36,7 +40,7 @@ def resample(
     Returns:
         float32 image and uint8 label, ``[Z, size, size]`` (the image with its channels).
     """
-    centre = _centre(label) if grid.crop == "label" else None
+    centre = _centre(np.where(label == IGNORE, 0, label)) if grid.crop == "label" else None
     rows, columns = (
         _positions(label.shape[1 + axis], spacing_mm[axis], grid, None if centre is None else centre[axis])
         for axis in (0, 1)

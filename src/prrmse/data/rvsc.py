@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import io
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path, PureWindowsPath
 
 import numpy as np
 import pydicom
+from pydicom.uid import DeflatedExplicitVRLittleEndian
 
-from prrmse.data.contour import check_contour, fill_contour
-from prrmse.data.volume import Volume, checked
+from prrmse.data.contour import check_contour, check_nested, fill_contour
+from prrmse.data.reading import check_size, naming, read_bytes, read_text
+from prrmse.data.volume import Volume, as_float32, checked
 from prrmse.errors import InputError
 
 CLASSES = {1: "RV", 2: "RV wall"}
@@ -58,17 +61,14 @@ def _labelled(folder: Path) -> list[tuple[Path, Path, Path]]:
         InputError: the list is missing or empty, or names a contour that is absent.
     """
     path = _list_file(folder)
-    try:
-        lines = path.read_text(errors="replace").splitlines()
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file; it names the labelled frames, unpack the patient again") from None
+    lines = read_text(path, "it names the labelled frames, unpack the patient again").splitlines()
     contours = _contour_folder(folder)
     patient = f"P{folder.name[-2:]}"
     numbers: dict[str, dict[str, Path]] = defaultdict(dict)
     for line in filter(None, map(str.strip, lines)):
         name = PureWindowsPath(line).name
         parts = name.split("-")
-        if len(parts) != 4 or not parts[1].isdigit() or parts[2] not in ("icontour", "ocontour"):
+        if len(parts) != 4 or not parts[1].isdecimal() or parts[2] not in ("icontour", "ocontour"):
             raise InputError(
                 f"{path}: cannot read the line {line!r}; expected ...\\PNN-FFFF-icontour-manual.txt; mend it"
             )
@@ -103,9 +103,9 @@ def volumes(root: Path) -> Iterator[Volume]:
         for image_path, inner, outer in _labelled(folder):
             image, spacing, phases = _read_dicom(image_path)
             number = int(image_path.stem.split("-")[1])
-            label = np.zeros(image.shape, np.uint8)
-            label[_read_contour(outer, image.shape)] = 2
-            label[_read_contour(inner, image.shape)] = 1
+            wall, cavity = (_read_contour(path, image.shape) for path in (outer, inner))
+            check_nested(cavity, wall, inner)
+            label = np.where(cavity, np.uint8(1), np.where(wall, np.uint8(2), np.uint8(0)))
             slices["ED" if number % phases == 0 else "ES"].append((number, phases, image, label, spacing, image_path))
         for frame, stack in slices.items():
             numbers, phases_of, images, labels, spacings, paths = zip(*stack, strict=True)
@@ -119,35 +119,35 @@ def volumes(root: Path) -> Iterator[Volume]:
             if len(set(ids)) < len(ids):
                 ids = list(numbers)
             volume = Volume(folder.name, frame, np.stack(images), np.stack(labels), spacings[0], ids, paths[0], split)
-            yield checked(volume, CLASSES)
+            yield checked(volume)
 
 
 def _read_dicom(path: Path) -> tuple[np.ndarray, tuple[float, float], int]:
     """Image ``[H, W]``, spacing (rows, columns) in mm, frames per cardiac cycle."""
-    try:
-        file = pydicom.dcmread(path)
+    content = read_bytes(path, "its contour is listed, unpack the set again")
+    with naming(path, "DICOM", "unpack it again"):
+        syntax = pydicom.filereader.read_file_meta_info(path).get("TransferSyntaxUID")
+        if syntax == DeflatedExplicitVRLittleEndian:  # pydicom unpacks it whole, whatever its size
+            raise InputError(f"{path}: deflated DICOM is not read; convert it to explicit little endian")
+        file = pydicom.dcmread(io.BytesIO(content))
+        if "PixelData" not in file:
+            raise InputError(f"{path}: DICOM without pixel data; unpack the set again")
+        shape = int(file.get("NumberOfFrames") or 1), int(file.Rows), int(file.Columns), int(file.SamplesPerPixel)
+        check_size(path, shape)
+        spacing = [float(v) for v in file.get("PixelSpacing") or ()]
+        phases = int(file.get("CardiacNumberOfImages") or PHASES)
+        if shape[0] != 1 or shape[3] != 1 or len(spacing) != 2 or phases < 1:
+            raise InputError(
+                f"{path}: expected one grey image with PixelSpacing, found {shape[0]} frames of {shape[3]} channels, "
+                f"spacing {spacing}, {phases} images a cycle; unpack it again"
+            )
         pixels = file.pixel_array
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file; its contour is listed, unpack the set again") from None
-    except AttributeError:
-        raise InputError(f"{path}: DICOM without pixel data; unpack the set again") from None
-    except Exception as e:
-        raise InputError(f"{path}: truncated or not DICOM ({' '.join(str(e).split())}); unpack it again") from None
-    spacing = [float(v) for v in file.get("PixelSpacing") or ()]
-    if pixels.ndim != 2 or len(spacing) != 2:
-        raise InputError(
-            f"{path}: expected one grey image with PixelSpacing, found shape {pixels.shape}, spacing {spacing}; "
-            "unpack it again"
-        )
-    phases = int(file.get("CardiacNumberOfImages") or PHASES)
-    return pixels.astype(np.float32), (spacing[0], spacing[1]), phases
+    return as_float32(pixels), (spacing[0], spacing[1]), phases
 
 
 def _read_contour(path: Path, shape: tuple[int, int]) -> np.ndarray:
-    try:
-        points = np.array([line.split() for line in path.read_text().splitlines() if line.strip()], float)
-    except ValueError as e:
-        reason = " ".join(str(e).split())
-        raise InputError(f"{path}: not a contour of lines `x y` ({reason}); unpack the patient again") from None
+    text = read_text(path, "unpack the patient again")
+    with naming(path, "a contour of lines `x y`", "unpack the patient again"):
+        points = np.array([line.split() for line in text.splitlines() if line.strip()], float)
     check_contour(points, shape, path)
     return fill_contour(points, shape)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,18 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from prrmse.errors import InputError
+from prrmse.data.reading import MAX_BYTES, check_readable, naming
 from prrmse.files import atomic
 from prrmse.seeding import derive_seed
 
 INDEX_COLUMNS = ["patient", "frame", "slice", "split"]
 SPLITS = ("train", "val", "test")
+# Reserved label: the pixel's class is not known. It counts neither in the loss nor in Dice (`Masks`).
+IGNORE = 255
+
+
+# What unpacks to more than `MAX_BYTES` must not be packed denser than images are.
+MAX_RATIO = 50
 
 
 @dataclass
@@ -26,7 +33,7 @@ class Slices:
     Attributes:
         image: float32 ``[N, H, W]``, or ``[N, C, H, W]`` for several channels; each slice and channel normalised
             (mean 0, SD 1 after clipping).
-        label: uint8 ``[N, H, W]``, 0 is background.
+        label: uint8 ``[N, H, W]``, 0 is background, `IGNORE` (255) a pixel that does not count.
         index: N rows with the columns ``patient`` (str), ``frame`` (str), ``slice`` (int) and
             ``split`` (one of train, val, test).
         meta: JSON-able; ``dataset`` (str), ``classes`` ({"1": name, ...}), ``spacing_mm`` (float),
@@ -93,16 +100,38 @@ def load_slices(path: str | Path) -> Slices:
     Raises:
         InputError: the file is missing, truncated or not of this form.
     """
-    try:
+    path = Path(path)
+    check_readable(path, "it is a processed data set; run the rule `prepare` for it")
+    with naming(path, "a complete processed data set", "delete it and run `prepare` again"):
+        with zipfile.ZipFile(path) as file:
+            unpacked = sum(member.file_size for member in file.infolist())
+            if unpacked > max(MAX_BYTES, MAX_RATIO * path.stat().st_size):
+                raise ValueError(f"asks for {unpacked} bytes")
         with np.load(path, allow_pickle=False) as z:
             index = pd.DataFrame({name: z[f"index_{name}"] for name in INDEX_COLUMNS})
-            return Slices(z["image"], z["label"], index, json.loads(str(z["meta"])))
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such processed data set; run the rule `prepare` for it") from None
-    except Exception as e:
-        raise InputError(
-            f"{path}: not a complete processed data set ({e}); delete it and run `prepare` again"
-        ) from None
+            found = Slices(z["image"], z["label"], index, json.loads(str(z["meta"])))
+        _check(found)
+    return found
+
+
+def _check(slices: Slices) -> None:
+    """Refuse what `save_slices` does not write.
+
+    Raises:
+        ValueError: says what is wrong.
+    """
+    image, label, n = slices.image, slices.label, len(slices.index)
+    shape = (n, *image.shape[-2:])
+    if image.dtype != np.float32 or image.ndim not in (3, 4) or label.dtype != np.uint8 or label.shape != shape:
+        raise ValueError(f"image {image.dtype} {image.shape} and label {label.dtype} {label.shape} of {n} slices")
+    if not np.isfinite(image).all():
+        raise ValueError("NaN or infinite pixels")
+    if not {"dataset", "classes", "spacing_mm", "provenance"} <= set(slices.meta):
+        raise ValueError("the description is not whole")
+    if not slices.classes or not set(np.unique(label).tolist()) <= {0, *slices.classes, IGNORE}:
+        raise ValueError(f"labels are not among {sorted(slices.classes)}")
+    if not set(slices.index["split"]) <= set(SPLITS) or slices.index["slice"].dtype.kind != "i":
+        raise ValueError("the index is not whole")
 
 
 def draw_patients(slices: Slices, samples: int, seed: int) -> Slices:

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
 
-from prrmse.data.contour import check_contour, fill_contour
-from prrmse.data.volume import Volume, checked
+from prrmse.data.contour import check_contour, check_nested, fill_contour
+from prrmse.data.reading import check_readable, check_size, naming
+from prrmse.data.volume import Volume, as_float32, checked
 from prrmse.errors import InputError
 
 CLASSES = {1: "myocardium"}
 SOURCE = "Harvard Dataverse, doi:10.7910/DVN/DHEUAV (T1Dataset210.mat)"
 LAYOUT = "one MATLAB v7.3 file with the struct array `Dataset`"
+ADVICE = "download it again"
 FIELDS = ("Img", "SliceLocation", "TriggerTime", "EpiContours", "EndoContours")
 # Not stored in the file. From epicardial diameters in published overlays: 1.1 to 1.2 mm [rec].
 SPACING_MM = (1.2, 1.2)
@@ -24,7 +27,7 @@ def mat_file(root: Path) -> Path | None:
     """The root itself, or the one .mat file in it."""
     if root.is_file():
         return root
-    found = sorted(root.glob("*.mat"))
+    found = sorted(path for path in root.glob("*.mat") if path.is_file() and not path.name.startswith("."))
     if len(found) > 1:
         raise InputError(f"{root}: holds {len(found)} .mat files; name one of them as the root")
     return found[0] if found else None
@@ -48,11 +51,12 @@ def volumes(root: Path) -> Iterator[Volume]:
     path = mat_file(root)
     assert path is not None
     with _open(path) as file:
-        patients = _field(file, "Img", path).size
+        with naming(path, "MATLAB v7.3 of this set", ADVICE):
+            patients = _field(file, "Img", path).size
         for p in range(patients):
             where = f"{path}: patient {p + 1}"
-            image, epi, endo = (_element(file, name, p, where) for name in ("Img", "EpiContours", "EndoContours"))
-            times = np.atleast_2d(_element(file, "TriggerTime", p, where))
+            names = ("Img", "EpiContours", "EndoContours", "TriggerTime")
+            image, epi, endo, times = (_element(file, name, p, where) for name in names)
             # HDF5 shows MATLAB's axes reversed: Img (slice, time, column, row), contours (slice, time, xy, point).
             _check_shapes(image, epi, endo, times, where)
             image, epi, endo = image.transpose(1, 0, 3, 2), epi.transpose(1, 0, 3, 2), endo.transpose(1, 0, 3, 2)
@@ -66,23 +70,19 @@ def volumes(root: Path) -> Iterator[Volume]:
                 volume = Volume(
                     f"patient{p + 1:03d}",
                     f"TI{t + 1:02d}",
-                    image[t].astype(np.float32),
+                    as_float32(image[t]),
                     label,
                     SPACING_MM,
                     list(range(image.shape[1])),
                     path,
                 )
-                yield checked(volume, CLASSES)
+                yield checked(volume)
 
 
 def _open(path: Path) -> h5py.File:
-    try:
+    check_readable(path, ADVICE)
+    with naming(path, "MATLAB v7.3", f"{ADVICE}, or re-save an older file with save(..., '-v7.3')"):
         return h5py.File(path, "r")
-    except OSError as e:
-        raise InputError(
-            f"{path}: truncated, or not MATLAB v7.3 ({' '.join(str(e).split())}); "
-            "download it again, or re-save an older file with save(..., '-v7.3')"
-        ) from None
 
 
 def _field(file: h5py.File, name: str, path: Path) -> h5py.Dataset:
@@ -96,13 +96,14 @@ def _field(file: h5py.File, name: str, path: Path) -> h5py.Dataset:
 
 
 def _element(file: h5py.File, name: str, p: int, where: str) -> np.ndarray:
-    references = _field(file, name, Path(file.filename))
-    try:
-        return np.asarray(file[references[:].reshape(-1)[p]])
-    except Exception as e:
-        raise InputError(
-            f"{where}: field {name} cannot be read ({' '.join(str(e).split())}); download it again"
-        ) from None
+    with naming(where, f"a field {name} that can be read", ADVICE):
+        references = _field(file, name, Path(file.filename))
+        check_size(where, references.shape)
+        found = file[references[:].reshape(-1)[p]]
+        check_size(f"{where}: field {name}", found.shape)
+        if found.dtype.kind not in "biuf" or found.dtype.itemsize > 8:
+            raise InputError(f"{where}: field {name} holds {found.dtype}, expected plain numbers; {ADVICE}")
+        return np.asarray(found[()])
 
 
 def _check_shapes(image: np.ndarray, epi: np.ndarray, endo: np.ndarray, times: np.ndarray, where: str) -> None:
@@ -117,4 +118,7 @@ def _check_shapes(image: np.ndarray, epi: np.ndarray, endo: np.ndarray, times: n
 def _ring(epi: np.ndarray, endo: np.ndarray, shape: tuple[int, int], where: str) -> np.ndarray:
     for points, name in ((epi, "EpiContours"), (endo, "EndoContours")):
         check_contour(points, shape, f"{where}, {name}")
-    return (fill_contour(epi, shape) & ~fill_contour(endo, shape)).astype(np.uint8)
+    inner, outer = fill_contour(endo, shape), fill_contour(epi, shape)
+    check_nested(inner, outer, where)
+    ring: np.ndarray[Any, np.dtype[np.uint8]] = (outer & ~inner).astype(np.uint8)
+    return ring
