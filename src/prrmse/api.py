@@ -342,8 +342,8 @@ def evaluation_for(network: nn.Module, slices: Slices, compute: Compute | None =
         cause = next(iter(str(e).strip().splitlines()), type(e).__name__)
         raise InputError(f"{name}: the network does not take a slice {tuple(image.shape)}: {cause}") from None
     channels = output_of(output).shape[1]
-    if slices.label.max() >= channels:
-        classes = slices.label.max() + 1
+    if max(slices.classes) >= channels:
+        classes = max(slices.classes) + 1
         raise InputError(f"{slices.meta['dataset']}: has {classes} classes with the background, the network {channels}")
     return Evaluation(slices, compute or Compute(), channels, image_channels)
 

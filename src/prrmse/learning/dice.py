@@ -27,7 +27,7 @@ class Masks:
     """The truth of some slices, against which many predictions are counted on the device, without a synchronisation.
 
     Args:
-        label: integer classes ``[N, H, W]``.
+        label: integer classes ``[N, H, W]``; a pixel of another number, as `prrmse.data.slices.IGNORE`, does not count.
         patient: row of each slice's patient, int64 ``[N]``.
         shape: (P, C).
     """
@@ -36,6 +36,7 @@ class Masks:
         self.patient, self.shape = patient, shape
         self._classes = torch.arange(shape[1], device=label.device).view(1, -1, 1)
         self._truth = self._one_hot(label)
+        self._counted = ((label >= 0) & (label < shape[1])).sum()
 
     def _one_hot(self, classes: torch.Tensor) -> torch.Tensor:
         return (classes.flatten(1).unsqueeze(1) == self._classes).float()
@@ -60,7 +61,7 @@ class Masks:
             planes = scores.flatten(2).contiguous()
             largest = planes.amax(1, keepdim=True)
             confusion = self._confusion(torch.eq(planes, largest, out=torch.empty_like(planes)))
-            if int(confusion.sum()) == largest.numel() and not bool(largest.sum().isnan()):
+            if int(confusion.sum()) == int(self._counted) and not bool(largest.sum().isnan()):
                 return self._totals(confusion)
         return self.count(classes_of(scores))
 

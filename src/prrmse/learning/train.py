@@ -18,7 +18,7 @@ from torch import nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from prrmse.data.slices import Slices
+from prrmse.data.slices import IGNORE, Slices
 from prrmse.errors import InputError
 from prrmse.files import atomic
 from prrmse.learning.augment import Augmentation
@@ -175,21 +175,28 @@ def batch_order(n: int, batch_size: int, steps: int, seed: int) -> torch.Tensor:
 
 
 def loss_of(output: torch.Tensor, image: torch.Tensor, label: torch.Tensor, task: str, kind: str) -> torch.Tensor:
-    """Loss of one batch: output ``[N, C, H, W]``, image ``[N, C, H, W]``, label ``[N, H, W]``."""
+    """Loss of one batch: output ``[N, C, H, W]``, image ``[N, C, H, W]``, label ``[N, H, W]``.
+
+    Pixels with the label `IGNORE` take no part in segmentation.
+    """
     if task == "auto":
         return F.mse_loss(output, reconstruction_target(output, image))
-    loss = F.cross_entropy(output, label) if output.device.type == "cpu" else pixel_cross_entropy(output, label)
+    loss = (
+        F.cross_entropy(output, label, ignore_index=IGNORE)
+        if output.device.type == "cpu"
+        else pixel_cross_entropy(output, label)
+    )
     return loss + soft_dice_loss(output, label) if kind == "ce+dice" else loss
 
 
 def pixel_cross_entropy(output: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
     """Cross-entropy with the pixels as rows: of maps a GPU does not sum it in one order."""
-    return F.cross_entropy(output.permute(0, 2, 3, 1).flatten(0, 2), label.flatten())
+    return F.cross_entropy(output.permute(0, 2, 3, 1).flatten(0, 2), label.flatten(), ignore_index=IGNORE)
 
 
 def soft_dice_loss(output: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
     """1 - mean over foreground classes of the Dice of probabilities, pooled over the batch (Milletari et al. 2016)."""
-    probability = output.softmax(1)[:, 1:]
+    probability = output.softmax(1).masked_fill((label == IGNORE).unsqueeze(1), 0)[:, 1:]
     classes = torch.arange(1, output.shape[1], device=label.device).view(-1, 1, 1)
     truth = (label.unsqueeze(1) == classes).to(probability.dtype)
     both = (probability * truth).sum((0, 2, 3))
@@ -246,10 +253,10 @@ class Progress:
 
 def batch_dice(output: torch.Tensor, label: torch.Tensor) -> float:
     """Mean Dice over the foreground classes present, pooled over the batch."""
-    prediction = output.argmax(1)
+    prediction = output.argmax(1).masked_fill(label == IGNORE, IGNORE)
     scores = []
     for c in label.unique().tolist():
-        if c:
+        if c not in (0, IGNORE):
             p, t = prediction == c, label == c
             scores.append(2 * (p & t).sum().item() / max(1, p.sum().item() + t.sum().item()))
     return float(np.mean(scores)) if scores else float("nan")
