@@ -2,7 +2,9 @@
 
 import gzip
 import json
+import re
 import shutil
+from contextlib import contextmanager
 
 import h5py
 import nibabel as nib
@@ -25,6 +27,7 @@ from cohorts import (
 )
 
 from prrmse.config.checks import check_data
+from prrmse.config.params import PARAMETERS
 from prrmse.data import acdc, nnunet, rvsc, t1
 from prrmse.data.contour import fill_contour
 from prrmse.data.prepare import check, prepare, raw_files, summary
@@ -32,7 +35,9 @@ from prrmse.data.process import Grid, middle_slices, normalise, resample
 from prrmse.data.slices import load_slices, save_slices
 from prrmse.data.split import split_patients
 from prrmse.errors import InputError
+from prrmse.settings import Dataset, ForeignNetwork, Networks, Params, Split, UNet, UNetArguments
 
+RANDOM = {"kind": "random", "train": 0.5, "val": 0.5, "seed": 0}
 SPLITS = {
     "acdc": {"kind": "random", "train": 2, "val": 2, "seed": 0},
     "rvsc": {"kind": "folder"},
@@ -42,7 +47,18 @@ SPLITS = {
 
 def spec(root, name, **changes):
     base = {"format": name, "root": str(root), "provenance": "phantom", "spacing_mm": 2.0, "size": 64}
-    return {**base, "crop": "image", "split": SPLITS.get(name), **changes}
+    split = Split(**changes.pop("split", SPLITS.get(name, RANDOM)))
+    return Dataset(**{**base, "crop": "image", "split": split, **changes})
+
+
+@contextmanager
+def named_error(message):
+    """One line that calls settings as params.yaml does."""
+    with pytest.raises(InputError) as e:
+        yield
+    said = e.value.said(PARAMETERS)
+    assert re.search(message, said), said
+    assert "\n" not in said
 
 
 @pytest.mark.parametrize(
@@ -65,7 +81,7 @@ def test_each_format_is_read_whole(cohorts, name, slices, frames, classes):
     assert not set(found.patients("train")) & set(found.patients("val"))
     table = summary(found)
     assert table["patients"].tolist() == [2] * len(table)
-    assert raw_files(spec(cohorts / name, name))
+    assert raw_files(name, cohorts / name)
 
 
 def test_prepare_is_deterministic_and_survives_the_disk(cohorts, tmp_path):
@@ -75,22 +91,21 @@ def test_prepare_is_deterministic_and_survives_the_disk(cohorts, tmp_path):
     assert (tmp_path / "0.npz").read_bytes() == (tmp_path / "1.npz").read_bytes()
     assert load_slices(tmp_path / "0.npz").fingerprint() == first.fingerprint()
     (tmp_path / "0.npz").write_bytes((tmp_path / "1.npz").read_bytes()[:-500])
-    with pytest.raises(InputError, match=r"0\.npz: truncated or not a complete"):
+    with named_error(r"0\.npz: truncated or not a complete"):
         load_slices(tmp_path / "0.npz")
-    with pytest.raises(InputError, match="no such file; it is a processed data set"):
+    with named_error("no such file; it is a processed data set"):
         load_slices(tmp_path / "9.npz")
 
 
 def test_acdc_newer_layout_and_choices(cohorts, tmp_path):
     shutil.copytree(cohorts / "acdc" / "training", tmp_path / "database" / "training")
-    found = prepare("acdc", spec(tmp_path, "acdc", frames=["ED"], max_slices_per_volume=2, crop="label"))
+    found = prepare("acdc", spec(tmp_path, "acdc", frames=("ED",), max_slices_per_volume=2, crop="label"))
     assert len(found.image) == 4 * 2
     assert set(found.index["slice"]) == {2, 3}
 
 
 # ---- known geometry, from writers that share no code with the phantoms ---------------------------
 
-RANDOM = {"kind": "random", "train": 0.5, "val": 0.5, "seed": 0}
 INSIDE = (slice(TOP, BOTTOM + 1), slice(LEFT, RIGHT + 1))
 
 
@@ -245,19 +260,19 @@ PATIENTS = {f"p{i}": None for i in range(10)}
 
 
 def test_splits_by_count_fraction_order_and_seed():
-    ordered = split_patients("d", {"kind": "ordered", "train": 6, "val": 3}, PATIENTS)
+    ordered = split_patients("d", Split(**{"kind": "ordered", "train": 6, "val": 3}), PATIENTS)
     assert [p for p, s in ordered.items() if s == "train"] == ["p0", "p1", "p2", "p3", "p4", "p5"]
     assert [p for p, s in ordered.items() if s == "val"] == ["p7", "p8", "p9"]
     draw = {"kind": "random", "train": 0.5, "val": 0.3, "test": 0.2, "seed": 1}
-    first = split_patients("d", draw, PATIENTS)
-    assert first == split_patients("d", draw, PATIENTS)
-    assert first != split_patients("d", {**draw, "seed": 2}, PATIENTS)
+    first = split_patients("d", Split(**draw), PATIENTS)
+    assert first == split_patients("d", Split(**draw), PATIENTS)
+    assert first != split_patients("d", Split(**{**draw, "seed": 2}), PATIENTS)
     assert sorted(first.values()) == ["test"] * 2 + ["train"] * 5 + ["val"] * 3
 
 
 @pytest.mark.parametrize("n", [3, 5, 7, 35])
 def test_two_halves_of_an_odd_number_fit(n):
-    found = split_patients("d", RANDOM, {f"p{i}": None for i in range(n)})
+    found = split_patients("d", Split(**RANDOM), {f"p{i}": None for i in range(n)})
     assert len(found) == n
     assert abs(list(found.values()).count("train") - n / 2) < 1
 
@@ -274,8 +289,8 @@ def test_two_halves_of_an_odd_number_fit(n):
     ],
 )
 def test_bad_splits_name_the_key(split, message):
-    with pytest.raises(InputError, match=rf"datasets\.d\.split.*{message}"):
-        split_patients("d", split, PATIENTS)
+    with named_error(rf"datasets\.d\.split.*{message}"):
+        split_patients("d", Split(**split), PATIENTS)
 
 
 @pytest.mark.parametrize(
@@ -290,17 +305,16 @@ def test_bad_splits_name_the_key(split, message):
 )
 def test_bad_split_files(text, message, tmp_path):
     (tmp_path / "s.csv").write_text(text)
-    with pytest.raises(InputError, match=message):
-        split_patients("d", {"kind": "file", "path": str(tmp_path / "s.csv")}, PATIENTS)
+    with named_error(message):
+        split_patients("d", Split(**{"kind": "file", "path": str(tmp_path / "s.csv")}), PATIENTS)
 
 
 # ---- defects: each is one line that names the file ------------------------------------------------
 
 
 def refused(root, name, message, **changes):
-    with pytest.raises(InputError, match=message) as e:
+    with named_error(message):
         prepare(name, spec(root, name, **changes))
-    assert "\n" not in str(e.value)
 
 
 @pytest.fixture
@@ -325,18 +339,18 @@ def rewrite(path, change):
 
 def test_absent_and_empty_roots(tmp_path):
     for name, source in (("acdc", "humanheart"), ("rvsc", "litislab"), ("t1", "DHEUAV")):
-        with pytest.raises(InputError, match=rf"datasets\.{name}\.root: .*{source}"):
+        with named_error(rf"datasets\.{name}\.root: .*{source}"):
             check(name, spec(tmp_path / "nowhere", name))
-        with pytest.raises(InputError, match="holds no"):
+        with named_error("holds no"):
             check(name, spec(tmp_path, name))
-        assert raw_files(spec(tmp_path / "nowhere", name)) == []
-        assert raw_files(spec(tmp_path, name)) == []
-    assert raw_files(spec(tmp_path / "nowhere", "nnunet")) == []
+        assert raw_files(name, tmp_path / "nowhere") == []
+        assert raw_files(name, tmp_path) == []
+    assert raw_files("nnunet", tmp_path / "nowhere") == []
 
 
 def test_frames_that_do_not_exist_are_named(cohorts):
     refused(
-        cohorts / "acdc", "acdc", r"datasets\.acdc\.frames: EX not in the data set; choose from ED, ES", frames=["EX"]
+        cohorts / "acdc", "acdc", r"datasets\.acdc\.frames: EX not in the data set; choose from ED, ES", frames=("EX",)
     )
 
 
@@ -550,9 +564,9 @@ def test_nnunet_cases_of_one_patient_stay_together(own, cohorts):
     assert np.array_equal(found.image, native.image)
     assert summary(found).equals(summary(native))
     for bad, message in (("(", "is no regular expression"), (r"(?P<frame>\d+)", "finds no group `patient`")):
-        with pytest.raises(InputError, match="datasets.own.case_pattern: .*" + message):
+        with named_error("datasets.own.case_pattern: .*" + message):
             check("own", spec(own, "nnunet", split=split, case_pattern=bad))
-    with pytest.raises(InputError, match="is there twice"):
+    with named_error("is there twice"):
         prepare("own", spec(own, "nnunet", split=split, case_pattern=r"(?P<patient>patient\d+)"))
 
 
@@ -596,17 +610,17 @@ def test_nnunet_with_two_channels(own, tmp_path):
 def test_channels_that_do_not_fit_are_refused(own):
     split = {"kind": "random", "train": 0.5, "val": 0.5}
     with_second_channel(own)
-    nets = {"unet": {"arguments": {"in_channels": 1}}, "mine": {"factory": "a:b", "in_channels": 2, "out_channels": 5}}
-    params = {"datasets": {"heart": spec(own, "nnunet", split=split)}, "nets": nets}
-    with pytest.raises(InputError, match=r"nets\.unet: takes 1 image channels, datasets\.heart has 2; set .*arguments"):
-        check_data(params)
-    nets["unet"]["arguments"] = {"in_channels": 2, "out_channels": 3}
-    with pytest.raises(
-        InputError, match=r"puts out 3 classes, datasets\.heart has 4 .*set nets\.unet\.arguments\.out_"
-    ):
-        check_data(params)
-    nets["unet"]["arguments"]["out_channels"] = 4
-    check_data(params)
+
+    def check_unet(**arguments):
+        mine = ForeignNetwork(factory="a:b", in_channels=2, out_channels=5)
+        nets = Networks(unet=UNet(arguments=UNetArguments(**arguments)), mine=mine)
+        check_data(Params.model_construct(datasets={"heart": spec(own, "nnunet", split=split)}, nets=nets))
+
+    with named_error(r"nets\.unet: takes 1 image channels, datasets\.heart has 2; set .*arguments"):
+        check_unet(in_channels=1)
+    with named_error(r"puts out 3 classes, datasets\.heart has 4 .*set nets\.unet\.arguments\.out_"):
+        check_unet(in_channels=2, out_channels=3)
+    check_unet(in_channels=2, out_channels=4)
     path = sorted((own / "imagesTr").glob("*_0001.nii.gz"))[1]
     image = nib.load(path)
     nib.save(nib.Nifti1Image(np.asanyarray(image.dataobj)[:-1], image.affine), path)

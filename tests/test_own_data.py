@@ -19,15 +19,15 @@ from prrmse.data.patients import patients_of
 from prrmse.data.prepare import check, prepare
 from prrmse.data.slices import IGNORE, load_slices, save_slices
 from prrmse.errors import InputError
+from prrmse.settings import HALVES, Dataset
 
-HALVES = {"kind": "random", "train": 0.5, "val": 0.5, "seed": 0}
 VOLUMES = (".nii.gz", ".nii", ".mha", ".nrrd", ".tif", ".tiff")
 PICTURES = (".png", ".bmp")
 
 
 def spec(root, **changes):
     base = {"format": "nnunet", "root": str(root), "provenance": "phantom", "spacing_mm": 1.0, "size": 16}
-    return {**base, "crop": "image", "split": HALVES, **changes}
+    return Dataset(**{**base, "split": HALVES, **changes})
 
 
 def refused(root, message, **changes):
@@ -422,13 +422,6 @@ def test_a_description_that_is_none_is_one_line(tmp_path, content):
     refused(root, r"dataset\.json: (truncated or not valid JSON|needs an object|labels must map)")
 
 
-@pytest.mark.parametrize("spacing", [float("nan"), float("inf"), 0.0, -1.0])
-def test_a_grid_that_is_none_names_the_key(tmp_path, spacing):
-    root = write_nnunet(tmp_path, ".nii")
-    refused(root, r"datasets\.own\.spacing_mm: .* is no positive number", spacing_mm=spacing)
-    refused(root, r"datasets\.own\.size: 1000000 is not between", size=1_000_000)
-
-
 # ---- patients -------------------------------------------------------------------------------------
 
 
@@ -468,7 +461,7 @@ def test_frames_of_a_patient_stay_in_one_split_and_the_user_is_told(tmp_path, ca
     cases = tuple(f"patient{p:03d}_{frame}" for p in range(6) for frame in ("ED", "ES"))
     root = write_nnunet(tmp_path, ".png", cases)
     for seed in range(5):
-        found = prepare("own", spec(root, split={**HALVES, "seed": seed}))
+        found = prepare("own", spec(root, split=HALVES.model_copy(update={"seed": seed})))
         assert found.index.groupby("patient")["split"].nunique().max() == 1
         assert len(found.patients()) == 6 and set(found.index["frame"]) == {"ED", "ES"}
     assert "12 cases of 6 patients" in caplog.text
@@ -481,4 +474,14 @@ def test_frames_of_a_patient_stay_in_one_split_and_the_user_is_told(tmp_path, ca
         path.rename(path.with_name("case" + path.name.removeprefix("patient").replace("_ED", "3").replace("_ES", "7")))
     assert len(prepare("own", spec(root)).patients()) == 12
     told = [record.getMessage() for record in caplog.records if "counts as a patient of its own" in record.getMessage()]
-    assert len(told) == 1 and "datasets.own.case_pattern" in told[0]
+    assert len(told) == 1 and "set case_pattern" in told[0]
+
+
+def test_a_pattern_that_fits_no_case_is_shown_as_it_is_to_be_written(tmp_path):
+    """Settings stand in angle brackets in errors, and so do groups of regular expressions."""
+    root = write_nnunet(tmp_path, ".png")
+    with pytest.raises(InputError) as e:
+        check("own", spec(root, case_pattern=r"(?P<patient>x\d+)"))
+    said = e.value.said({"case_pattern": "datasets.{}.case_pattern", "patient": "?"})
+    assert said.startswith("datasets.own.case_pattern: ")
+    assert r"(?P<patient>patient\d+)_(?P<frame>frame\d+)" in said

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-# The name of a setting, and what it belongs to: <learning_rate>, <root:acdc>.
-ROLE = re.compile(r"<(\w+)(?::([^<>]*))?>")
+# The name of a setting, and what it belongs to: <learning_rate>, <root:acdc>. Not a group of a regular expression.
+ROLE = re.compile(r"(?<!\(\?P)<(\w+)(?::([^<>]*))?>")
 
 
 class InputError(ValueError):

@@ -104,13 +104,15 @@ class Dataset(Section):
     size: int = Field(
         128,
         ge=16,
+        le=4096,
         multiple_of=16,
         description="rows and columns after cropping or padding; a multiple of 16, as UNet halves four times",
     )
     case_pattern: str | None = Field(
         None,
         description="format nnunet: regular expression that finds the patient (and frame) in a case's name, e.g. "
-        "`(?P<patient>patient\\d+)_(?P<frame>frame\\d+)`; without it each case counts as one patient",
+        "`(?P<patient>patient\\d+)_(?P<frame>frame\\d+)`; without it a patient is recognised by common endings "
+        "(_ED, _frame01, _ses-02, _slice03), and every other case counts as one patient",
     )
     crop: Literal["image", "label"] = Field(
         "image", description="centre of the crop: the image's, or the labels' (an oracle region of interest)"

@@ -96,7 +96,7 @@ def raw_data(wildcards):
         return f"data/phantom/{wildcards.dataset}.sha256"
     from prrmse.data.prepare import raw_files  # takes a second
 
-    return raw_files(spec)
+    return raw_files(spec["format"], spec["root"])
 
 
 def transfer_source(wildcards):

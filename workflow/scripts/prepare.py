@@ -8,7 +8,7 @@ from prrmse.run.job import run
 
 
 def main(a: Namespace) -> None:
-    save_slices(prepare(a.dataset, a.params[f"datasets.{a.dataset}"].model_dump(exclude_none=True)), a.data)
+    save_slices(prepare(a.dataset, a.params[f"datasets.{a.dataset}"]), a.data)
 
 
 run(main, "dataset", "params", "data")

@@ -249,7 +249,7 @@ def slices_of(a: argparse.Namespace) -> Slices:
     spec = Dataset(
         format=a.format, root=str(path), spacing_mm=a.spacing, size=a.size, case_pattern=a.case_pattern or None
     )
-    return prepare(path.resolve().name, spec.model_dump(exclude_none=True))
+    return prepare(path.resolve().name, spec)
 
 
 def show(table: pd.DataFrame, as_json: bool = False) -> None:

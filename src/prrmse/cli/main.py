@@ -10,7 +10,7 @@ import sys
 from typing import Any
 
 from prrmse.config.checks import check_data, check_networks
-from prrmse.config.params import read_params, use_params
+from prrmse.config.params import PARAMETERS, read_params, use_params
 from prrmse.config.reference import reference, schema
 from prrmse.errors import InputError
 from prrmse.settings import Compute, Dataset, Section, Swap, Training, Verdict
@@ -61,7 +61,8 @@ def main(arguments: list[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except InputError as e:
-        print(f"error: {e.said(FLAGS)}", file=sys.stderr)
+        names = PARAMETERS if parsed.command in ("check", "use") else FLAGS
+        print(f"error: {e.said(names)}", file=sys.stderr)
         return 2
 
 

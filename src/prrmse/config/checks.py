@@ -126,7 +126,7 @@ def check_data(params: Params) -> None:
     from prrmse.data.prepare import check  # most of a second, at each start of Snakemake
 
     for name, dataset in own.items():
-        found = check(name, dataset.model_dump(exclude_none=True))
+        found = check(name, dataset)
         for net, spec in network_items(params):
             key = f"nets.{net}." if spec.factory else f"nets.{net}.arguments."
             if found.channels not in (1, spec.image_channels):

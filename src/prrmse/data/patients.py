@@ -59,11 +59,11 @@ def _by_pattern(case: str, pattern: str) -> tuple[str, str]:
     try:
         found = re.search(pattern, case)
     except re.error as e:
-        raise InputError(f"case_pattern: {pattern!r} is no regular expression ({e}); mend it") from None
+        raise InputError(f"<case_pattern>: {pattern!r} is no regular expression ({e}); mend it") from None
     ids = found.groupdict() if found else {}
     if not ids.get("patient"):
         raise InputError(
-            f"case_pattern: {pattern!r} finds no group `patient` in the case {case!r}; write e.g. "
+            f"<case_pattern>: {pattern!r} finds no group `patient` in the case {case!r}; write e.g. "
             r"(?P<patient>patient\d+)_(?P<frame>frame\d+)"
         )
     return ids["patient"], ids.get("frame") or "1"

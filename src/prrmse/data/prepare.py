@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import pandas as pd
@@ -20,6 +19,7 @@ from prrmse.data.split import split_patients
 from prrmse.data.volume import Volume
 from prrmse.errors import InputError
 from prrmse.files import digest_of
+from prrmse.settings import Dataset
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +41,6 @@ class Reader(Protocol):
 
 READERS: dict[str, Reader] = {"acdc": acdc, "rvsc": rvsc, "t1": t1, "nnunet": nnunet}
 CLASSES = {"acdc": acdc.CLASSES, "rvsc": rvsc.CLASSES, "t1": t1.CLASSES}
-MAX_SIZE = 4096
 
 
 class Contents(NamedTuple):
@@ -51,37 +50,36 @@ class Contents(NamedTuple):
     classes: int
 
 
-def check(name: str, spec: dict[str, Any]) -> Contents:
+def check(name: str, dataset: Dataset) -> Contents:
     """Pre-flight: the root exists and holds the layout. Cheap; `prepare` opens every file.
 
+    Args:
+        name: of the data set.
+        dataset: its settings.
+
     Raises:
-        InputError: names the key, and where the data can be had.
+        InputError: names the setting, and where the data can be had.
     """
-    root, reader = Path(spec["root"]), READERS[spec["format"]]
-    key = f"datasets.{name}.root"
-    if not (math.isfinite(spec["spacing_mm"]) and spec["spacing_mm"] > 0):
-        raise InputError(f"datasets.{name}.spacing_mm: {spec['spacing_mm']} is no positive number of mm; change it")
-    if not 1 <= spec["size"] <= MAX_SIZE:
-        raise InputError(f"datasets.{name}.size: {spec['size']} is not between 1 and {MAX_SIZE} pixels; change it")
+    root, reader = Path(dataset.root), READERS[dataset.format]
     with _naming_files(root):
         if not root.exists():
             raise InputError(
-                f"{key}: {root} does not exist; set {key} in params.yaml to the data set's folder (to be had from "
-                f"{reader.SOURCE}), or add `phantom: {{patients: 60, seed: 0}}` beside it to run on a phantom"
+                f"<root:{name}>: {root} does not exist; set it to the data set's folder (to be had from "
+                f"{reader.SOURCE}), or in params.yaml add `phantom: {{patients: 60, seed: 0}}` beside it to run on a "
+                "phantom"
             )
         if not reader.files(root):
             raise InputError(
-                f"{key}: {root} holds no {spec['format']} data ({reader.LAYOUT}); set {key} in params.yaml to the "
-                f"folder that does (to be had from {reader.SOURCE})"
+                f"<root:{name}>: {root} holds no {dataset.format} data ({reader.LAYOUT}); set it to the folder that "
+                f"does (to be had from {reader.SOURCE})"
             )
-        classes = max(_classes(spec)) + 1
-        if spec["format"] != "nnunet":
-            return Contents(1, classes)
+        if dataset.format != "nnunet":
+            return Contents(1, max(_classes(dataset)) + 1)
         try:
-            nnunet.check(root, spec.get("case_pattern"))
+            nnunet.check(root, dataset.case_pattern)
         except InputError as e:
-            raise InputError(f"datasets.{name}.{e}" if str(e).startswith("case_pattern") else str(e)) from None
-        return Contents(nnunet.channels(root), classes)
+            raise InputError(e.args[0].replace("<case_pattern>", f"<case_pattern:{name}>")) from None
+        return Contents(nnunet.channels(root), max(_classes(dataset)) + 1)
 
 
 @contextmanager
@@ -96,46 +94,44 @@ def _naming_files(root: Path) -> Iterator[None]:
         raise InputError(f"{name}: cannot be read ({one_line(e)}); check its links, permissions and size") from None
 
 
-def _classes(spec: dict[str, Any]) -> dict[int, str]:
+def _classes(dataset: Dataset) -> dict[int, str]:
     """Label -> name of the structure."""
-    if spec["format"] == "nnunet":
-        return nnunet.classes(Path(spec["root"]))
-    return CLASSES[spec["format"]]
+    return nnunet.classes(Path(dataset.root)) if dataset.format == "nnunet" else CLASSES[dataset.format]
 
 
-def raw_files(spec: dict[str, Any]) -> list[str]:
+def raw_files(data_format: str, root: str | Path) -> list[str]:
     """Every file that `prepare` will read, sorted; none if the root is absent."""
-    root = Path(spec["root"])
+    root = Path(root)
     with _naming_files(root):
-        return sorted(str(path) for path in READERS[spec["format"]].files(root)) if root.exists() else []
+        return sorted(str(path) for path in READERS[data_format].files(root)) if root.exists() else []
 
 
-def prepare(name: str, spec: dict[str, Any]) -> Slices:
+def prepare(name: str, dataset: Dataset) -> Slices:
     """Read, check, split and process a data set.
 
     Args:
         name: of the data set.
-        spec: ``datasets.*`` of params.
+        dataset: its settings.
 
     Raises:
-        InputError: one line naming the file or key, the reason and what to do.
+        InputError: one line naming the file or setting, the reason and what to do.
     """
-    check(name, spec)
-    with _naming_files(Path(spec["root"])):
-        return _prepare(name, spec)
+    check(name, dataset)
+    with _naming_files(Path(dataset.root)):
+        return _prepare(name, dataset)
 
 
-def _prepare(name: str, spec: dict[str, Any]) -> Slices:
-    root, reader = Path(spec["root"]), READERS[spec["format"]]
-    classes = _classes(spec)
+def _prepare(name: str, dataset: Dataset) -> Slices:
+    root, reader = Path(dataset.root), READERS[dataset.format]
+    classes = _classes(dataset)
     files = reader.files(root)
-    grid = Grid(spec["spacing_mm"], spec["size"], spec["crop"])
+    grid = Grid(dataset.spacing_mm, dataset.size, dataset.crop)
     images, labels, rows = [], [], []
     folders: dict[str, str | None] = {}
     frames: set[str] = set()
-    if spec["format"] == "nnunet":
-        _tell_patients(name, nnunet.patients(root, spec.get("case_pattern")), spec.get("case_pattern"))
-        volumes = nnunet.volumes(root, spec.get("case_pattern"))
+    if dataset.format == "nnunet":
+        _tell_patients(name, nnunet.patients(root, dataset.case_pattern), dataset.case_pattern)
+        volumes = nnunet.volumes(root, dataset.case_pattern)
     else:
         volumes = reader.volumes(root)
     for volume in volumes:
@@ -144,14 +140,14 @@ def _prepare(name: str, spec: dict[str, Any]) -> Slices:
                 f"{volume.source}: patient {volume.patient} is in two splits, {folders[volume.patient]} and "
                 f"{volume.folder_split}; remove one of the two folders"
             )
-        if spec.get("patients") and len(folders) > spec["patients"]:
+        if dataset.patients and len(folders) > dataset.patients:
             del folders[volume.patient]
             break
         frames.add(volume.frame)
-        if spec.get("frames") and volume.frame not in spec["frames"]:
+        if dataset.frames and volume.frame not in dataset.frames:
             continue
-        _check_zoom(volume, grid)
-        keep = middle_slices(len(volume.image), spec.get("max_slices_per_volume"))
+        _check_zoom(name, volume, grid)
+        keep = middle_slices(len(volume.image), dataset.max_slices_per_volume)
         image, label = resample(volume.image[keep], volume.label[keep], volume.spacing_mm, grid)
         # Of a slice that is ignored whole nothing can be learnt; its padding counts as background, which says nothing.
         known = (volume.label[keep] != IGNORE).any((1, 2)) & (label != IGNORE).any((1, 2))
@@ -159,12 +155,12 @@ def _prepare(name: str, spec: dict[str, Any]) -> Slices:
         labels.append(label[known])
         ids = zip(volume.slice_ids[keep], known, strict=True)
         rows += [(volume.patient, volume.frame, i) for i, is_known in ids if is_known]
-    unknown = sorted(set(spec.get("frames") or ()) - frames)
+    unknown = sorted(set(dataset.frames or ()) - frames)
     if unknown:
         raise InputError(
-            f"datasets.{name}.frames: {', '.join(unknown)} not in the data set; choose from {', '.join(sorted(frames))}"
+            f"<frames:{name}>: {', '.join(unknown)} not in the data set; choose from {', '.join(sorted(frames))}"
         )
-    split = split_patients(name, spec["split"], folders)
+    split = split_patients(name, dataset.split, folders)
     index = pd.DataFrame(rows, columns=["patient", "frame", "slice"])
     if index.duplicated().any():
         row = index[index.duplicated()].iloc[0]
@@ -174,11 +170,11 @@ def _prepare(name: str, spec: dict[str, Any]) -> Slices:
     used = np.flatnonzero(index["split"].notna().to_numpy())
     meta = {
         "dataset": name,
-        "format": spec["format"],
-        "provenance": spec["provenance"],
+        "format": dataset.format,
+        "provenance": dataset.provenance,
         "classes": {str(k): v for k, v in classes.items()},
         "spacing_mm": grid.spacing_mm,
-        "split": spec["split"],
+        "split": dataset.split.model_dump(exclude_none=True),
         "raw": {"files": len(files), "sha256": digest_of(root, files)},
     }
     slices = Slices(np.concatenate(images), np.concatenate(labels), index, meta).take(used)
@@ -199,18 +195,18 @@ def _tell_patients(name: str, named: dict[str, tuple[str, str]], pattern: str | 
     else:
         log.warning(
             "%s: each of the %d cases counts as a patient of its own; if patients have several cases, set "
-            "datasets.%s.case_pattern, so that a patient's cases stay in one split",
-            *(name, len(named), name),
+            "case_pattern, so that all of a patient's stay in one split",
+            *(name, len(named)),
         )
 
 
-def _check_zoom(volume: Volume, grid: Grid) -> None:
+def _check_zoom(name: str, volume: Volume, grid: Grid) -> None:
     """Refuse pixels that cannot be meant: of 1e-6 mm, the smoothing would never end."""
     if not all(1 / MAX_ZOOM <= spacing / grid.spacing_mm <= MAX_ZOOM for spacing in volume.spacing_mm):
         raise InputError(
             f"{volume.source}: pixels of {volume.spacing_mm[0]:g} x {volume.spacing_mm[1]:g} mm are more than "
-            f"{MAX_ZOOM} times finer or coarser than spacing_mm: {grid.spacing_mm:g}; mend the header's "
-            "unit, or change spacing_mm"
+            f"{MAX_ZOOM} times finer or coarser than <spacing_mm:{name}> {grid.spacing_mm:g}; mend the header's "
+            "unit, or change that"
         )
 
 

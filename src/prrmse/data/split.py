@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -11,9 +10,10 @@ import pandas as pd
 from prrmse.data.slices import SPLITS
 from prrmse.errors import InputError
 from prrmse.seeding import derive_seed
+from prrmse.settings import Split
 
 
-def split_patients(dataset: str, spec: dict[str, Any], folders: dict[str, str | None]) -> dict[str, str]:
+def split_patients(dataset: str, spec: Split, folders: dict[str, str | None]) -> dict[str, str]:
     """Patient -> split; patients that are in none are left out.
 
     ``random`` and ``ordered`` never draw the release's own test patients: so the split of ACDC's training
@@ -21,14 +21,14 @@ def split_patients(dataset: str, spec: dict[str, Any], folders: dict[str, str | 
 
     Args:
         dataset: its name in params, for errors and the seed.
-        spec: ``datasets.*.split`` of params.
+        spec: how to divide.
         folders: every patient, in the order of the release, with the split its folder implies (or None).
 
     Raises:
         InputError: too few patients, an unknown one, one in two splits, or an empty train or val.
     """
-    key = f"datasets.{dataset}.split"
-    kind = spec["kind"]
+    key = f"<split:{dataset}>"
+    kind = spec.kind
     if kind == "folder":
         chosen = {p: s for p, s in folders.items() if s is not None}
     elif kind == "file":
@@ -37,7 +37,8 @@ def split_patients(dataset: str, spec: dict[str, Any], folders: dict[str, str | 
         chosen = _by_count(key, spec, [p for p, s in folders.items() if s != "test"], dataset)
     for name in ("train", "val"):
         if name not in chosen.values():
-            wanted = "" if spec.get(name) is None else f", {name}: {spec[name]}"
+            value = getattr(spec, name)
+            wanted = "" if value is None else f", {name}: {value:g}"
             raise InputError(
                 f"{key}.{name}: no patient is in {name}; found {len(folders)} patients, kind: {kind}{wanted}; "
                 "choose another kind or other numbers"
@@ -45,15 +46,15 @@ def split_patients(dataset: str, spec: dict[str, Any], folders: dict[str, str | 
     return chosen
 
 
-def _by_count(key: str, spec: dict[str, Any], patients: list[str], dataset: str) -> dict[str, str]:
+def _by_count(key: str, spec: Split, patients: list[str], dataset: str) -> dict[str, str]:
     """``random``: a seeded permutation; ``ordered``: the first train, the last validate (paper's T1)."""
     n = len(patients)
     counts = _counts(key, spec, n)
     if sum(counts.values()) > n:
         wanted = ", ".join(f"{name} {count}" for name, count in counts.items() if count)
         raise InputError(f"{key}.train: the split asks for {wanted}, but there are {n} patients; lower the numbers")
-    if spec["kind"] == "random":
-        rng = np.random.default_rng(derive_seed("split", dataset, spec.get("seed", 0)))
+    if spec.kind == "random":
+        rng = np.random.default_rng(derive_seed("split", dataset, spec.seed))
         patients = [patients[i] for i in rng.permutation(n)]
     train, val, test = (counts[name] for name in SPLITS)
     chosen = dict.fromkeys(patients[:train], "train")
@@ -61,22 +62,22 @@ def _by_count(key: str, spec: dict[str, Any], patients: list[str], dataset: str)
     return chosen | dict.fromkeys(patients[n - val :], "val")
 
 
-def _counts(key: str, spec: dict[str, Any], n: int) -> dict[str, int]:
+def _counts(key: str, spec: Split, n: int) -> dict[str, int]:
     """Patients of each split; running totals are rounded, so that two halves of 7 are 4 and 3, not 4 and 4."""
     counts, total = {}, 0.0
     for name in SPLITS:
-        value = spec.get(name, 0)
+        value = getattr(spec, name) or 0
         if value >= 1 and value != int(value):
             raise InputError(
-                f"{key}.{name}: {value} is neither a fraction below 1 nor a whole number of patients; mend it"
+                f"{key}.{name}: {value:g} is neither a fraction below 1 nor a whole number of patients; mend it"
             )
         before, total = total, total + (value if value >= 1 else value * n)
         counts[name] = round(total) - round(before)
     return counts
 
 
-def _from_file(key: str, spec: dict[str, Any], known: set[str]) -> dict[str, str]:
-    path = spec.get("path")
+def _from_file(key: str, spec: Split, known: set[str]) -> dict[str, str]:
+    path = spec.path
     if not path or not Path(path).is_file():
         raise InputError(f"{key}.path: no such file: {path}; write one with the columns patient, split")
     try:
