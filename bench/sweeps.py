@@ -34,7 +34,7 @@ from prrmse.names import Layer
 from prrmse.nets.layers import inventory
 
 BATCH = 16
-COMPUTE = {"device": "auto", "precision": "float32", "evaluation_batch_size": BATCH}
+COMPUTE = {"device": "auto", "evaluation_precision": "float32", "evaluation_batch_size": BATCH}
 
 
 def plain_way(target: nn.Module, source: dict[str, torch.Tensor], layer: Layer, data: Slices, batch: int) -> Counts:

@@ -15,7 +15,14 @@ from prrmse.nets.start import starting_point
 from prrmse.phantom.cohort import generate
 from prrmse.settings import Compute, PSPNet, Training, UNet
 
-COMPUTE = Compute(device="cpu", precision="float32", threads=1, evaluation_batch_size=5, resume_seconds=0)
+COMPUTE = Compute(
+    device="cpu",
+    precision="float32",
+    evaluation_precision="float32",
+    threads=1,
+    evaluation_batch_size=5,
+    resume_seconds=0,
+)
 SETTINGS = Training(steps=6, batch_size=4, learning_rate=0.003, augment=True)
 ARGUMENTS: dict[str, dict[str, Any]] = {"unet": {"width": 4}, "pspnet": {"width": 8, "head_width": 64}}
 

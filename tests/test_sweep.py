@@ -133,7 +133,7 @@ def counted(predicted, slices):
 def test_exact_counts_are_bit_equal_to_the_plain_way(name, precision, slices):
     target, source = networks(name, slices)
     val = slices.split("val")
-    evaluation = Evaluation(val, COMPUTE.model_copy(update={"precision": precision}), 4)
+    evaluation = Evaluation(val, COMPUTE.model_copy(update={"evaluation_precision": precision}), 4)
     layers = inventory(target)[:: 1 if name in OWN else 9]
     before = {k: v.clone() for k, v in target.state_dict().items()}
     baseline, swapped = sweep(target, source.state_dict(), layers, evaluation, engine="exact")

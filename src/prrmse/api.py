@@ -126,7 +126,8 @@ def sweep(
         raise ValueError("nothing of the source fits the model; prrmse compare shows what is there")
     own = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     if isinstance(evaluate, Evaluation):
-        baseline, counts = swept_counts(model, fitted, chosen, evaluate, engine=engine, memory_mb=memory_mb)
+        found = swept_counts(model, fitted, chosen, evaluate, engine=engine, memory_mb=memory_mb)
+        baseline, counts = evaluate.rebased(model, *found)
         scores = [_mean_dice(evaluate, found) for found in (baseline, *counts)]
     else:
         states = [own, *(swap(own, fitted, [layer]) for layer in chosen)]
@@ -179,8 +180,8 @@ def advise(
         The ranking: source, reusable_pairs, reusable_scalars (shares, the final convolution left out), joint_change
         (of the score, when all reusable pairs are taken at once, without training) with its interval and n_cases,
         rmse_relative (median over kernels), missing (pairs that the source does not have or that do not fit). For an
-        `Evaluation` also the transferability scores logme, h_score, gbc and cc_fv (larger is better) of the source's
-        features at `PIXELS` of its pixels. It is ordered by reusable_scalars, then by joint_change. It says what
+        `Evaluation` also the transferability scores (larger is better) of the source's features at `PIXELS` of its
+        pixels: see `prrmse.compare.scores`. It is ordered by reusable_scalars, then by joint_change. It says what
         fits, not what training on will gain: that none of these predicts it safely is what docs/evidence.md shows.
     """
     settings = {"level": level, "resamples": resamples}
@@ -424,8 +425,7 @@ def _joint_change(model: nn.Module, own: dict, fitted: dict, layers: list[Layer]
         for state in (own, swap(own, fitted, layers)):
             if isinstance(evaluate, Evaluation):
                 model.load_state_dict(state)
-                placed = evaluate.place(copy.deepcopy(model))
-                found.append(_mean_dice(evaluate, evaluate.counts(placed)))
+                found.append(_mean_dice(evaluate, evaluate.own_counts(model)))
             else:
                 found.append(_score(model, state, evaluate))
     finally:

@@ -53,7 +53,12 @@ class Compute(Section):
 
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: CUDA where there is one")
     precision: Literal["auto", "float32", "bfloat16"] = Field(
-        "auto", description="dtype of matrix products; auto: bfloat16 where the hardware has it"
+        "auto", description="dtype of matrix products in training; auto: bfloat16 where the hardware has it"
+    )
+    evaluation_precision: Literal["auto", "float32", "bfloat16"] = Field(
+        "float32",
+        description="dtype of matrix products in evaluations and sweeps; in bfloat16 one Dice computed in two ways can "
+        "differ by some 1e-3",
     )
     threads: Count = Field(
         1, description="CPU threads of one job; part of the recipe, since it decides how sums are rounded"

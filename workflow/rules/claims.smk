@@ -1,6 +1,6 @@
 """claims: the paper's eight claims, each with a computed answer.
 
-REQUIRED INPUTS: all tables
+REQUIRED INPUTS: all tables; Dice of every swap by patient
 OUTPUTS: results/tables/claims.csv
 """
 
@@ -8,6 +8,7 @@ OUTPUTS: results/tables/claims.csv
 rule claims:
     input:
         tables=[table for table in TABLES if "claims" not in table],
+        drops="results/swap/mean_dice.csv",
         code=code("claims"),
     output:
         "results/tables/claims.csv",
@@ -17,7 +18,9 @@ rule claims:
         "../../environment.yml"
     params:
         target=config["transfer"]["target"],
+        json=section(config, "verdict"),
     message:
         "claims: what holds, what does not"
     shell:
-        "python workflow/scripts/claims.py --target {params.target} --table {output} --tables {input.tables} 2>&1 | tee {log}"
+        "python workflow/scripts/claims.py --target {params.target} --params {params.json:q} --table {output}"
+        " --tables {input.tables} {input.drops} 2>&1 | tee {log}"

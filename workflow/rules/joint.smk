@@ -2,7 +2,7 @@
 
 Run by `snakemake evidence`, not by default.
 REQUIRED INPUTS: checkpoints of target and source, the target's processed data
-OUTPUTS: results/evidence/joint.csv, joint.svg and .png
+OUTPUTS: results/evidence/joint.csv, joint_effects.csv, joint.svg and .png
 """
 
 
@@ -51,7 +51,7 @@ rule joint_table:
     output:
         expand(
             "results/evidence/{name}",
-            name=["joint.csv", "joint.svg", "joint.png"],
+            name=["joint.csv", "joint_effects.csv", "joint.svg", "joint.png"],
         ),
     log:
         "logs/joint_table.log",

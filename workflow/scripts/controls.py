@@ -14,7 +14,7 @@ def main(a: Namespace) -> None:
     controls = read_tables(a.parts)
     controls = controls[controls["class"] == "mean"].drop(columns="class")
     swaps = read_table(a.swaps)
-    write_table(control_summary(controls, settings["tolerance"]), out / "controls.csv")
+    write_table(control_summary(controls, settings), out / "controls.csv")
     write_table(relative_table(swaps, controls, settings), out / "relative.csv")
     draw_controls(controls, swaps, {**a.params["figures"].model_dump(), **settings}, out)
 

@@ -10,7 +10,18 @@ from prrmse.run.job import run
 from prrmse.tables.findings import findings
 from prrmse.tables.store import read_table, write_table
 
-TABLES = ("controls", "relative", "joint", "factorial", "effects", "layers", "gain", "ranking", "seconds")
+TABLES = (
+    "controls",
+    "relative",
+    "joint",
+    "joint_effects",
+    "factorial",
+    "effects",
+    "layers",
+    "gain",
+    "ranking",
+    "seconds",
+)
 
 
 def main(a: Namespace) -> None:
@@ -18,7 +29,7 @@ def main(a: Namespace) -> None:
     tables = {name: read_table(folder / f"{name}.csv") for name in TABLES}
     target = a.params["transfer.target"]
     tables = {k: t[t["target"] == target] if "target" in t else t for k, t in tables.items()}
-    tables["findings"] = findings(tables, a.params["verdict"].tolerance)
+    tables["findings"] = findings(tables, a.params["verdict"].model_dump())
     provenance = sorted(set(read_table(a.data)["provenance"]))
     sections = evidence_sections(tables, plain(a.params))
     write_table(tables["findings"], folder / "findings.csv")

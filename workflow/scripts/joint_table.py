@@ -7,6 +7,7 @@ import pandas as pd
 
 from prrmse.figures.evidence import draw_joint
 from prrmse.run.job import run
+from prrmse.tables.joint import joint_effects
 from prrmse.tables.store import read_table, read_tables, write_table
 from prrmse.tables.verdict import drops_table
 
@@ -18,8 +19,10 @@ def main(a: Namespace) -> None:
     swaps = read_table(a.swaps)
     alone = swaps[(swaps["kind"] == "W") & ~swaps["final"]].assign(variant="alone")
     columns = ["variant", "layer", "module"]
-    table = drops_table(pd.concat([alone, parts]), columns, settings, "joint")
+    everything = pd.concat([alone, parts])
+    table = drops_table(everything, columns, settings, "joint")
     write_table(table, out / "joint.csv")
+    write_table(joint_effects(everything, settings), out / "joint_effects.csv")
     draw_joint(table, {**a.params["figures"].model_dump(), **settings}, out)
 
 

@@ -28,7 +28,7 @@ def main(a: Namespace) -> None:
     scores = all_scores(read_tables(plain), read_table(a.base), read_table(a.data))
     rows, gains = gain_values(read_tables(parts("gain", ".csv")))
     gained = gain_table(rows, gains, settings["level"])
-    ranking = ranking_table(scores, rows, gains, settings["level"])
+    ranking = ranking_table(scores, rows, gains, settings)
     correlations = layer_correlations(layers, random_drops(read_tables(parts("controls", ".csv"))), settings)
     seconds = [read_tables(parts(folder, ".seconds")) for folder in ("transferability", "gain")]
     for name, table in (

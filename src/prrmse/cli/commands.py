@@ -238,7 +238,13 @@ def parse_arguments(text: str) -> dict[str, Any]:
 
 def compute_of(a: argparse.Namespace) -> Compute:
     """The options of the device."""
-    return Compute(device=a.device, precision=a.precision, threads=a.threads, evaluation_batch_size=a.batch)
+    return Compute(
+        device=a.device,
+        precision=a.precision,
+        evaluation_precision=a.precision,
+        threads=a.threads,
+        evaluation_batch_size=a.batch,
+    )
 
 
 def slices_of(a: argparse.Namespace) -> Slices:

@@ -72,10 +72,10 @@ def features(
     modules = dict(evaluation.place(network).named_modules())
     order, first = [], 0
     with ExitStack() as hooks:
-        for path in inputs:
+        for path in dict.fromkeys(inputs):  # a path that is named twice must not be recorded twice
             hook = partial(lambda key, _, args: keep(key, args[0]), ("in", path))
             hooks.enter_context(modules[path].register_forward_pre_hook(hook))
-        for path in outputs:
+        for path in dict.fromkeys(outputs):
             hook = partial(lambda key, _, __, made: keep(key, made), ("out", path))
             hooks.enter_context(modules[path].register_forward_hook(hook))
         for batch in evaluation.batches:

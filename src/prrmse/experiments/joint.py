@@ -64,7 +64,7 @@ def joint_experiment(
     log.info("%d swaps on %d validation patients", len(named), len(evaluation.patients))
     changes = [change for _, change in named]
     own, changed = sweep_changes(network, changes, evaluation, engine=engine, memory_mb=memory_mb)
-    return dice_by_change(own, changed, [name for name, _ in named], evaluation)
+    return dice_by_change(*evaluation.rebased(network, own, changed), [name for name, _ in named], evaluation)
 
 
 def joint_changes(

@@ -65,7 +65,7 @@ def sweep_table(
     log.info("%d pairs on %d validation patients", len(layers), len(evaluation.patients))
     own, swapped = sweep(network, source, layers, evaluation, engine=engine, memory_mb=memory_mb)
     names = [{column: getattr(layer, column) for column in PAIR_COLUMNS} for layer in layers]
-    return dice_by_change(own, swapped, names, evaluation)
+    return dice_by_change(*evaluation.rebased(network, own, swapped), names, evaluation)
 
 
 def dice_by_change(

@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from prrmse.compare.features import Pixels, features, sample_pixels
-from prrmse.compare.scores import cc_fv, gbc, h_score, leep, logme
+from prrmse.compare.scores import cc_fv, cc_fv_code, gbc, gbc_code, gbc_diagonal, h_score, leep, logme
 from prrmse.compare.similarity import DISTANCES, LIKENESSES, similarity_table
 from prrmse.data.slices import draw_patients, load_slices, some_slices
 from prrmse.engine.sweep import sweep
@@ -33,6 +33,9 @@ from prrmse.nets.start import starting_point
 from prrmse.seeding import derive_seed
 from prrmse.settings import Compute, Network
 
+# Scores of the features that the final convolution reads, and of those that the last `DEEPEST` convolutions read.
+OF_FEATURES = {"logme": logme, "h_score": h_score, "gbc": gbc, "gbc_diagonal": gbc_diagonal, "gbc_code": gbc_code}
+OF_SEVERAL = {"cc_fv": cc_fv, "cc_fv_code": cc_fv_code}
 # Slices of the drawn patients that are looked at, and convolutions whose inputs CC-FV sees: the last ones.
 SLICES = 128
 DEEPEST = 4
@@ -108,7 +111,7 @@ def transferability(
 def feature_scores(
     source: nn.Module, evaluation: Evaluation, pixels: Pixels, watch: Watch, *, has_classes: bool
 ) -> dict[str, float]:
-    """The scores that need the source's features and the target's labels: logme, h_score, gbc, cc_fv, leep.
+    """The scores that need the source's features and the target's labels: `OF_FEATURES`, `OF_SEVERAL`, and leep.
 
     Features are what the final convolution reads; for CC-FV what the last `DEEPEST` convolutions read.
 
@@ -126,13 +129,13 @@ def feature_scores(
         "features", lambda: features(source, evaluation, pixels, inputs=[*names[-DEEPEST:], final])
     )
     if not all(np.isfinite(values).all() for values in (own, *into.values())):
-        return dict.fromkeys(("logme", "h_score", "gbc", "cc_fv"), float("nan"))  # a source that computes nothing
-    found = {
-        name: watch.time(name, partial(score, into[final], pixels.label))
-        for name, score in (("logme", logme), ("h_score", h_score), ("gbc", gbc))
-    }
+        return dict.fromkeys((*OF_FEATURES, *OF_SEVERAL), float("nan"))  # a source that computes nothing
+    found = {name: watch.time(name, partial(score, into[final], pixels.label)) for name, score in OF_FEATURES.items()}
     several = [into[name] for name in names[-DEEPEST:]]
-    found["cc_fv"] = watch.time("cc_fv", lambda: cc_fv(several, pixels.label, pixels.patient))
+    found |= {
+        name: watch.time(name, partial(score, several, pixels.label, pixels.patient))
+        for name, score in OF_SEVERAL.items()
+    }
     if has_classes:
         logs = torch.log_softmax(torch.from_numpy(own).double(), 1).numpy()
         found["leep"] = watch.time("leep", lambda: leep(logs, pixels.label))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -71,7 +71,7 @@ class Evaluation:
 
     def __init__(self, slices: Slices, compute: Compute, channels: int, image_channels: int = 1) -> None:
         self.device = choose_device(compute.device)
-        self.dtype = choose_precision(compute.precision, self.device)
+        self.dtype = choose_precision(compute.evaluation_precision, self.device)
         self.patients = slices.patients()
         self.classes = slices.classes
         self.channels = channels
@@ -126,6 +126,25 @@ class Evaluation:
         with forward_only(self.device, self.dtype):
             return self.counts_of(network(batch.image) for batch in self.batches)
 
+    def own_counts(self, network: nn.Module) -> Counts:
+        """Dice counts of a network that is simply called, on batches of `compute`: what tables say of its own Dice."""
+        plain = self.as_written()
+        return plain.counts(plain.place(_as_saved(network)))
+
+    def rebased(self, network: nn.Module, own: Counts, changed: Sequence[Counts]) -> tuple[Counts, list[Counts]]:
+        """Counts of a sweep with `own_counts` in the place of its own.
+
+        A fast sweep rounds in another order than a network that is simply called, so that a pixel in some ten thousand
+        may fall to another class. One network has one Dice all the same: its own counts, and those of every change
+        that changed nothing, become `own_counts`. The other changes keep the sweep's rounding.
+
+        Args:
+            network: the target.
+            own, changed: what `prrmse.engine.sweep.sweep` found.
+        """
+        plain = self.own_counts(network)
+        return plain, [plain if all(map(np.array_equal, counts, own)) else counts for counts in changed]
+
     @torch.inference_mode()
     def squared_error(self, network: nn.Module) -> np.ndarray:
         """Mean squared error per patient ``[P]``: every output channel against the image (paper's auto-encoder)."""
@@ -142,8 +161,16 @@ class Evaluation:
 
 def measure(network: nn.Module, evaluation: Evaluation, task: str) -> pd.DataFrame:
     """Per patient: Dice by class (patient, class, dice), or for ``auto`` the MSE (patient, class ``mean``, mse)."""
-    evaluation.place(network)
     if task == "auto":
-        mse = evaluation.squared_error(network)
+        plain = evaluation.as_written()
+        mse = plain.squared_error(plain.place(_as_saved(network)))
         return pd.DataFrame({"patient": evaluation.patients, "class": "mean", "mse": mse})
-    return dice_table(evaluation.counts(network), evaluation.patients, evaluation.classes)
+    return dice_table(evaluation.own_counts(network), evaluation.patients, evaluation.classes)
+
+
+def _as_saved(network: nn.Module) -> nn.Module:
+    """A copy in the memory format that a checkpoint brings tensors in: another one adds up in another order."""
+    copied = copy.deepcopy(network)
+    for tensor in (*copied.parameters(), *copied.buffers()):
+        tensor.data = tensor.data.flatten().view(tensor.shape)
+    return copied

@@ -10,6 +10,7 @@ import pandas as pd
 
 from prrmse.names import CONTROLS, GROUP, PAIR_COLUMNS
 from prrmse.tables.bootstrap import bootstrap_mean
+from prrmse.tables.inference import crossed_array, crossed_interval, mean_of
 from prrmse.tables.verdict import drops_by_patient
 
 
@@ -61,22 +62,31 @@ def _control(drops: pd.DataFrame, net: str, target: str, name: str, like: pd.Dat
     return drops[chosen].droplevel(level).reindex(index=like.index, columns=like.columns)
 
 
-def control_summary(controls: pd.DataFrame, tolerance: float) -> pd.DataFrame:
+def control_summary(controls: pd.DataFrame, settings: Mapping[str, Any]) -> pd.DataFrame:
     """Each control in a line: net, control, mean and largest drop of W and of the statistics, share within tolerance.
+
+    ``drop_kernels_low`` and ``_high``: interval over seeds and patients (`crossed_interval`; of the control ``seed``,
+    whose seeds are compared in a circle, ``cyclic``).
 
     Args:
         controls: rows of sweeps, the control's name in ``source``.
-        tolerance: of the verdict.
+        settings: tolerance, level of ``verdict``.
     """
+    tolerance = settings["tolerance"]
+    seeds_patients = controls[(controls["kind"] == "W") & ~controls["final"].astype(bool)]
+    seeds_patients = seeds_patients.assign(drop=seeds_patients["baseline"] - seeds_patients["dice"])
     drops = drops_by_patient(controls, [*GROUP, *PAIR_COLUMNS]).mean(axis=1).rename("drop").reset_index()
     drops = drops[~drops["final"]]
     rows = []
     for (net, control), group in drops.groupby(["net", "source"], sort=False):
         kernels = group[group["kind"] == "W"]["drop"]
         statistics = group[group["kind"].isin(["RM", "RV"])]["drop"]
+        own = seeds_patients[(seeds_patients["net"] == net) & (seeds_patients["source"] == control)]
+        found = crossed_interval(mean_of, crossed_array(own, []), settings["level"], cyclic=control == "seed")
         rows.append({
             "net": net, "control": control,
-            "drop_kernels": kernels.mean(), "largest_drop_kernels": kernels.max(), "drop_statistics": statistics.mean(),
+            "drop_kernels": kernels.mean(), "drop_kernels_low": found.low, "drop_kernels_high": found.high,
+            "largest_drop_kernels": kernels.max(), "drop_statistics": statistics.mean(),
             "fraction_reusable": (group["drop"] <= tolerance).mean(), "n_pairs": len(group),
             "n_seeds": controls["seed"].nunique(), "n_patients": controls["patient"].nunique(),
         })  # fmt: skip

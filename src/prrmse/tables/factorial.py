@@ -8,29 +8,28 @@ the same layer: a network that tolerates any replacement is not reusable in the 
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
-from prrmse.tables.bootstrap import interval, resampled_means
-
-FloatArray = npt.NDArray[np.float64]
+from prrmse.tables.inference import Values, crossed_frame, crossed_interval
 
 SIGN = {"shared": 1, "independent": -1}
 INITS = tuple(SIGN)
 
 
 def kernel_drops(rows: pd.DataFrame) -> pd.DataFrame:
-    """Drop in Dice by (net, init, source, patient): mean over kernels (final left out) and seeds.
+    """Drop in Dice by (net, init, source, seed, patient): mean over kernels (final left out).
 
     Args:
         rows: net, init, source, seed, kind, final, patient, dice, baseline of sweeps.
     """
     chosen = rows[(rows["kind"] == "W") & ~rows["final"].astype(bool)]
     chosen = chosen.assign(drop=chosen["baseline"] - chosen["dice"])
-    return chosen.groupby(["net", "init", "source", "patient"], sort=False)["drop"].mean().reset_index()
+    return chosen.groupby(["net", "init", "source", "seed", "patient"], sort=False)["drop"].mean().reset_index()
 
 
 def factorial_table(drops: pd.DataFrame, random_drops: pd.DataFrame, settings: dict[str, Any]) -> pd.DataFrame:
@@ -39,26 +38,32 @@ def factorial_table(drops: pd.DataFrame, random_drops: pd.DataFrame, settings: d
     Args:
         drops: of `kernel_drops`, of real sources.
         random_drops: the same of random kernels.
-        settings: level, resamples.
+        settings: level.
 
     Returns:
         One row per (net, init, source; ``all`` is the mean over sources): drop, drop_random, reuse
-        (1 - drop / drop_random) with reuse_low and reuse_high over patients, n_patients.
+        (1 - drop / drop_random) with reuse_low and reuse_high over seeds and patients (`crossed_interval`), n_seeds,
+        n_patients.
     """
     found = []
-    pooled = drops.groupby(["net", "init", "patient"], sort=False)["drop"].mean().reset_index().assign(source="all")
-    for (net, init, source), own in pd.concat([drops, pooled]).groupby(["net", "init", "source"], sort=False):
-        random = random_drops[(random_drops["net"] == net) & (random_drops["init"] == init)]
-        both = own.merge(random[["patient", "drop"]], on="patient", suffixes=("", "_random"))
-        resampled = resampled_means(both[["drop", "drop_random"]].to_numpy().T, settings["resamples"], "factorial")
-        low, high = interval(1 - resampled[0] / resampled[1], settings["level"])
-        mean = both[["drop", "drop_random"]].mean()
+    keys = ["net", "init", "seed", "patient"]
+    pooled = drops.groupby(keys, sort=False)["drop"].mean().reset_index().assign(source="all")
+    sham = crossed_frame(random_drops, ["net", "init"])
+    real = crossed_frame(pd.concat([drops, pooled]), ["net", "init", "source"]).reindex(columns=sham.columns)
+    for net, init, source in pd.concat([drops, pooled])[["net", "init", "source"]].drop_duplicates().to_numpy():
+        both = np.stack([real.loc[(net, init, source)], sham.loc[(net, init)]]).reshape(2, *sham.columns.levshape)
+        reuse = crossed_interval(_reuse, both, settings["level"])
         found.append({
-            "net": net, "init": init, "source": source, "drop": mean["drop"], "drop_random": mean["drop_random"],
-            "reuse": 1 - mean["drop"] / mean["drop_random"], "reuse_low": low, "reuse_high": high,
-            "n_patients": len(both),
+            "net": net, "init": init, "source": source, "drop": np.nanmean(both[0]), "drop_random": np.nanmean(both[1]),
+            "reuse": reuse.value, "reuse_low": reuse.low, "reuse_high": reuse.high,
+            "n_seeds": both.shape[1], "n_patients": both.shape[2],
         })  # fmt: skip
     return pd.DataFrame(found)
+
+
+def _reuse(values: Values) -> float:
+    """1 - drop / drop of a random kernel, of drops ``[2, S, P]``."""
+    return 1 - float(np.nanmean(values[0]) / np.nanmean(values[1]))
 
 
 def effects_table(drops: pd.DataFrame, random_drops: pd.DataFrame, settings: dict[str, Any]) -> pd.DataFrame:
@@ -72,37 +77,31 @@ def effects_table(drops: pd.DataFrame, random_drops: pd.DataFrame, settings: dic
         drops, random_drops, settings: as for `factorial_table`.
 
     Returns:
-        One row per (effect, measure): value, low, high (bootstrap over patients, the same in all cells), n_patients.
+        One row per (effect, measure): value, low, high (`crossed_interval` over seeds and patients, the same ones in
+        all cells), n_seeds, n_patients.
     """
     nets = list(dict.fromkeys(drops["net"]))
-    real = drops.pivot_table(index=["net", "init"], columns="patient", values="drop", sort=False)
-    random = random_drops.pivot_table(index=["net", "init"], columns="patient", values="drop", sort=False)
     cells = [(net, init) for net in nets for init in INITS]
-    stacked = np.stack([real.loc[cells].to_numpy(), random.loc[cells, real.columns].to_numpy()])  # [2, cells, P]
+    real, random = (crossed_frame(rows, ["net", "init"]).loc[cells] for rows in (drops, random_drops))
+    stacked = np.stack([real.to_numpy(), random.reindex(columns=real.columns).to_numpy()])
+    stacked = stacked.reshape(2, len(cells), *real.columns.levshape)  # [2, cells, S, P]
     contrasts = {"start: shared - independent": {(net, init): SIGN[init] / len(nets) for net, init in cells}}
     for b, a in itertools.combinations(nets, 2):
         halves = {(a, init): 0.5 for init in INITS} | {(b, init): -0.5 for init in INITS}
         contrasts[f"network: {a} - {b}"] = halves
         contrasts[f"as published: {a} shared - {b} independent"] = {(a, "shared"): 1, (b, "independent"): -1}
-    resampled = resampled_means(stacked, settings["resamples"], "factorial")
-    means = stacked.mean(-1, keepdims=True)
     found = []
     for effect, weights in contrasts.items():
         weight = np.array([weights.get(cell, 0.0) for cell in cells])
-        for measure, of in (("drop", _drop), ("reuse", _reuse)):
-            low, high = interval(weight @ of(resampled), settings["level"])
-            value = float((weight @ of(means))[0])
+        for measure, of in MEASURES.items():
+            value, low, high = crossed_interval(partial(_contrast, weight, of), stacked, settings["level"])
             found.append({"effect": effect, "measure": measure, "value": value, "low": low, "high": high})
-    return pd.DataFrame(found).assign(n_patients=stacked.shape[-1])
+    return pd.DataFrame(found).assign(n_seeds=stacked.shape[-2], n_patients=stacked.shape[-1])
 
 
-def _drop(stacked: FloatArray) -> FloatArray:
-    """Drops of the sources, from those of sources and of random kernels ``[2, cells, P]``."""
-    drops: FloatArray = stacked[0]
-    return drops
+MEASURES: dict[str, Callable[[Values], Values]] = {"drop": lambda v: v[0], "reuse": lambda v: 1 - v[0] / v[1]}
 
 
-def _reuse(stacked: FloatArray) -> FloatArray:
-    """Normalised reuse: 1 - drop / drop of random kernels."""
-    reuse: FloatArray = 1 - stacked[0] / stacked[1]
-    return reuse
+def _contrast(weight: Values, of: Callable[[Values], Values], values: Values) -> float:
+    """Weighted sum over cells of a measure of drops ``[2, cells, S, P]``, real and random."""
+    return float(weight @ of(np.nanmean(values, axis=(-2, -1))))

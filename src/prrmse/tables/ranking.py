@@ -6,7 +6,7 @@ trained from its own start, with the same patients and the same order of batches
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,8 @@ import pandas as pd
 from scipy import stats
 
 from prrmse.seeding import derive_seed
-from prrmse.tables.bootstrap import bootstrap_mean, interval
+from prrmse.tables.bootstrap import interval
+from prrmse.tables.inference import concordance, correlation_interval, crossed_interval, mean_of, permutations, tail_of
 
 SOURCE = ["source", "source_seed"]
 START = "none"
@@ -35,12 +36,14 @@ SCORES = {
     "leep": (1, "LEEP"),
     "h_score": (1, "H-score"),
     "gbc": (1, "GBC"),
+    "gbc_diagonal": (1, "GBC, diagonal"),
+    "gbc_code": (1, "GBC, authors' code"),
     "cc_fv": (1, "CC-FV"),
+    "cc_fv_code": (1, "CC-FV, authors' code"),
     "source_dice": (1, "the source's own Dice"),
     "source_slices": (1, "training slices of the source"),
     "travelled": (1, "way from its own start"),
 }
-RESAMPLES = 500
 
 
 def gain_values(parts: pd.DataFrame) -> tuple[pd.DataFrame, np.ndarray]:
@@ -64,21 +67,22 @@ def gain_values(parts: pd.DataFrame) -> tuple[pd.DataFrame, np.ndarray]:
     return rows[~own].reset_index(drop=True), gains[~own]
 
 
-def resampled_gains(gains: np.ndarray) -> np.ndarray:
-    """Means over runs and patients, both resampled: ``[rows, RESAMPLES]``."""
+def resampled_gains(gains: np.ndarray, resamples: int) -> np.ndarray:
+    """Means over runs and patients, both resampled: ``[rows, resamples]``."""
     rng = np.random.default_rng(derive_seed("gain"))
-    runs, patients = (rng.multinomial(n, np.full(n, 1 / n), size=RESAMPLES).astype(np.float64) for n in gains.shape[1:])
+    runs, patients = (rng.multinomial(n, np.full(n, 1 / n), size=resamples).astype(np.float64) for n in gains.shape[1:])
     known = np.isfinite(gains).astype(np.float64)
     total, count = (
         np.einsum("irp,br,bp->ib", values, runs, patients, optimize=True)
         for values in (np.where(known > 0, gains, 0.0), known)
     )
     with np.errstate(invalid="ignore", divide="ignore"):
-        return total / count
+        means: np.ndarray = total / count
+    return means
 
 
 def gain_table(rows: pd.DataFrame, gains: np.ndarray, level: float) -> pd.DataFrame:
-    """Each source's mean gain with its interval over runs and patients.
+    """Each source's mean gain with its interval over runs and patients (`crossed_interval`).
 
     Args:
         rows, gains: of `gain_values`.
@@ -87,46 +91,90 @@ def gain_table(rows: pd.DataFrame, gains: np.ndarray, level: float) -> pd.DataFr
     Returns:
         ``rows`` with gain, gain_low, gain_high, gain_sd (over runs), n_runs, n_patients.
     """
-    low, high = interval(resampled_gains(gains), level)
+    intervals = [crossed_interval(mean_of, own, level) for own in gains]
     by_run = np.nanmean(gains, axis=2)
     spread = by_run.std(axis=1, ddof=1) if gains.shape[1] > 1 else np.full(len(gains), np.nan)
     return rows.assign(
-        gain=np.nanmean(gains, axis=(1, 2)), gain_low=low, gain_high=high, gain_sd=spread,
-        n_runs=gains.shape[1], n_patients=gains.shape[2],
+        gain=[i.value for i in intervals], gain_low=[i.low for i in intervals], gain_high=[i.high for i in intervals],
+        gain_sd=spread, n_runs=gains.shape[1], n_patients=gains.shape[2],
     )  # fmt: skip
 
 
-def ranking_table(scores: pd.DataFrame, rows: pd.DataFrame, gains: np.ndarray, level: float) -> pd.DataFrame:
+def ranking_table(
+    scores: pd.DataFrame, rows: pd.DataFrame, gains: np.ndarray, settings: Mapping[str, Any]
+) -> pd.DataFrame:
     """How well each score ranks the sources by their gain.
 
     Weighted Kendall tau (Vigna 2015, as is the custom for such scores): 1 the same order, 0 none, the best sources
     counting most. Its interval resamples base models with all their seeds (seeds of one model are alike), runs and
-    patients. With few sources it is wide, and should be.
+    patients: it describes. What decides are p values of Kendall's tau, exact under the null that gains are exchangeable
+    between base models: these change places, each with all its seeds. ``p_any`` is corrected for there being many
+    scores (Westfall and Young 1993: compared with the smallest p of all scores under each permutation).
 
     Args:
         scores: net, source, source_seed, score, value.
         rows, gains: of `gain_values`.
-        level: of the interval.
+        settings: level, resamples.
 
     Returns:
-        One row per (net, arm, score): tau, tau_low, tau_high, regret (gain of the best source less that of the source
-        ranked first), n_sources, n_models.
+        One row per (net, arm, score): tau, tau_low, tau_high, p_above and p_below (one-sided), p_any, regret (gain of
+        the best source less that of the source ranked first), n_sources, n_models.
     """
-    means = resampled_gains(gains)
+    means = resampled_gains(gains, settings["resamples"])
     found = []
     for (net, arm), group in rows[rows["source"] != START].groupby(["net", "arm"], sort=False):
+        own_scores = scores[scores["net"] == net]
+        tables = []
         for score, (sign, _) in SCORES.items():
-            of = scores[(scores["net"] == net) & (scores["score"] == score)].set_index(SOURCE)["value"].dropna()
+            of = own_scores[own_scores["score"] == score].set_index(SOURCE)["value"].dropna()
             own = group[[key in of.index for key in zip(*(group[c] for c in SOURCE), strict=True)]]
             value = sign * of.loc[list(zip(*(own[c] for c in SOURCE), strict=True))].to_numpy(float)
             gain = np.nanmean(gains[own.index], axis=(1, 2))
-            low, high = _interval(value, own, means, level, str(net), str(arm), score)
+            low, high = _interval(value, own, means, settings["level"], str(net), str(arm), score)
             found.append({
                 "net": net, "arm": arm, "score": score, "tau": weighted_tau(value, gain), "tau_low": low,
                 "tau_high": high, "regret": gain.max() - gain[value.argmax()] if len(own) else np.nan,
                 "n_sources": len(own), "n_models": own["source"].nunique(),
             })  # fmt: skip
+            tables.append(pd.Series(value, index=pd.MultiIndex.from_frame(own[SOURCE])))
+        gained = pd.Series(np.nanmean(gains[group.index], axis=(1, 2)), index=pd.MultiIndex.from_frame(group[SOURCE]))
+        for row, p in zip(
+            found[-len(SCORES) :], permutation_tests(tables, gained, settings, str(net), str(arm)), strict=True
+        ):
+            row |= p
     return pd.DataFrame(found)
+
+
+def permutation_tests(
+    scores: Sequence[pd.Series], gain: pd.Series, settings: Mapping[str, Any], *identity: str
+) -> list[dict[str, float]]:
+    """p_above, p_below, p_any of each score, of Kendall's tau with the gain, by permuting base models.
+
+    Args:
+        scores: each by (source, source_seed), larger is better; sources may be missing.
+        gain: by (source, source_seed).
+        settings: resamples.
+        identity: what the draws are for.
+    """
+    gained = gain.unstack().dropna(axis=1)  # [models, seeds]; a seed that some model lacks cannot change places
+    models, seeds = gained.shape
+    orders = permutations(models, settings["resamples"], "ranking", *identity)
+    orders = (orders[:, :, None] * seeds + np.arange(seeds)).reshape(len(orders), -1)  # of (model, seed)
+    taus = []
+    for score in scores:
+        value = score.unstack().reindex(index=gained.index, columns=gained.columns).to_numpy().ravel()
+        known = np.isfinite(value)
+        taus.append(concordance(value[known], gained.to_numpy().ravel(), orders[:, known]))
+    told = [len(set(score)) > 1 for score in scores]
+    # The share of permutations in which a score's tau is at least as large, for every permutation.
+    p = [1 - (stats.rankdata(own, method="min") - 1) / len(own) for own in taus]
+    smallest = np.min([own for own, known in zip(p, told, strict=True) if known] or [np.ones(len(orders))], axis=0)
+    found = []
+    for own, known, of in zip(taus, told, p, strict=True):
+        above, below = tail_of(own) if known else (np.nan, np.nan)
+        corrected = float((smallest <= of[0] + 1e-9).mean()) if known else np.nan
+        found.append({"p_above": above, "p_below": below, "p_any": corrected})
+    return found
 
 
 def weighted_tau(value: np.ndarray, gain: np.ndarray) -> float:
@@ -142,10 +190,11 @@ def _interval(
     rng = np.random.default_rng(derive_seed("ranking", *identity))
     members = [np.flatnonzero((own["source"] == name).to_numpy()) for name in own["source"].unique()]
     taus = []
-    for resample in range(RESAMPLES if len(members) > 2 else 0):
+    resamples = means.shape[1]
+    for resample in range(resamples if len(members) > 2 else 0):
         chosen = np.concatenate([members[i] for i in rng.integers(len(members), size=len(members))])
         taus.append(weighted_tau(value[chosen], means[own.index[chosen], resample]))
-    if np.isfinite(taus).sum() < RESAMPLES // 2:
+    if np.isfinite(taus).sum() < resamples // 2 or not taus:
         return float("nan"), float("nan")
     low, high = interval(np.array(taus), level)
     return float(low), float(high)
@@ -200,15 +249,16 @@ def layer_correlations(layers: pd.DataFrame, random_drops: pd.DataFrame, setting
 
     Signs are such that 1 means: the larger the distance (the smaller the likeness), the larger the loss.
     ``drop_random`` is the loss from a random kernel in the same layer: it knows no source, and is what any distance
-    has to beat.
+    has to beat. Intervals are over kernels (`correlation_interval`): the sources share one network, whose layers are
+    few, and another set of layers could give another correlation, however many sources there are.
 
     Args:
         layers: net, source, source_seed, layer, module, final, drop and a column for each measure.
         random_drops: net, layer, drop_random.
-        settings: level, resamples.
+        settings: level.
 
     Returns:
-        One row per (net, measure): rho, rho_low, rho_high (over base models), n_sources, n_models, n_kernels.
+        One row per (net, measure): rho, rho_low, rho_high, n_sources, n_models, n_kernels.
     """
     rows = layers[~layers["final"]].merge(random_drops, on=["net", "layer"], how="left")
     measures = {name: -sign for name, (sign, _) in SCORES.items() if name in rows} | {"drop_random": 1}
@@ -219,12 +269,11 @@ def layer_correlations(layers: pd.DataFrame, random_drops: pd.DataFrame, setting
                 key: _spearman(sign * own[measure], own["drop"]) for key, own in group.groupby(SOURCE, sort=False)
             }
             by_model = pd.Series(by_source).groupby(level=0).mean().dropna()
-            low, high = np.full(2, np.nan)
-            if len(by_model) > 2:
-                low, high = bootstrap_mean(by_model.to_numpy(), settings, "layers", net, measure)
+            kernels = group["layer"].nunique()
+            rho, low, high = correlation_interval(float(by_model.mean()), kernels, settings["level"])
             found.append({
-                "net": net, "measure": measure, "rho": by_model.mean(), "rho_low": low, "rho_high": high,
-                "n_sources": len(by_source), "n_models": len(by_model), "n_kernels": group["layer"].nunique(),
+                "net": net, "measure": measure, "rho": rho, "rho_low": low, "rho_high": high,
+                "n_sources": len(by_source), "n_models": len(by_model), "n_kernels": kernels,
             })  # fmt: skip
     return pd.DataFrame(found)
 
