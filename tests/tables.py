@@ -22,15 +22,15 @@ def layers_of(net: str) -> pd.DataFrame:
     return pd.DataFrame([layer._asdict() for layer in inventory(build(net, **SMALL[net]))])
 
 
-def swap_parts(net: str, drop_of, seeds=(0, 1)) -> pd.DataFrame:
-    """Swaps whose drop is ``drop_of(kind, layer)``, with a little noise between patients."""
+def swap_parts(net: str, drop_of, seeds=(0, 1, 2)) -> pd.DataFrame:
+    """Swaps whose drop is ``drop_of(kind, layer, net)``, with a little noise between seeds and patients."""
     rng, rows = np.random.default_rng(0), []
     for layer in layers_of(net).itertuples():
         for source in SOURCES:
             for seed in seeds:
-                noise = 0.002 * rng.standard_normal(len(PATIENTS))
+                noise = 0.002 * (rng.standard_normal(len(PATIENTS)) + rng.standard_normal())
                 for patient, e in zip(PATIENTS, noise, strict=True):
-                    dice = np.clip(0.9 - drop_of(layer.kind, layer.layer) + e, 0, 1)
+                    dice = np.clip(0.9 - drop_of(layer.kind, layer.layer, net) + e, 0, 1)
                     rows.append(
                         (layer.kind, layer.layer, layer.module, layer.final, layer.scalars, patient, dice, source, seed)
                     )
@@ -38,11 +38,14 @@ def swap_parts(net: str, drop_of, seeds=(0, 1)) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns).assign(net=net, target="acdc-seg", baseline=0.9, **{"class": "mean"})
 
 
-def transfer_rows(gain_of, seeds=(0, 1)) -> pd.DataFrame:
+def transfer_rows(gain_of, seeds=(0, 1, 2), sources=()) -> pd.DataFrame:
     """Transfer runs whose gain over scratch is ``gain_of(source)``."""
     rng, rows = np.random.default_rng(1), []
     for samples in (10, 50):
-        for arm, source in [("scratch", "none"), *((a, s) for a in ("freeze", "finetune") for s in SOURCES[1:])]:
+        for arm, source in [
+            ("scratch", "none"),
+            *((a, s) for a in ("freeze", "finetune") for s in (sources or SOURCES[1:])),
+        ]:
             for seed in seeds:
                 dice = 0.6 + samples / 500 + gain_of(source) + 0.001 * rng.standard_normal()
                 for name in ("RV", "myocardium", "LV", "background", "mean", "mean_with_background"):
@@ -51,7 +54,7 @@ def transfer_rows(gain_of, seeds=(0, 1)) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=[*columns, "n_patients"])
 
 
-def fabricate(nets=("unet", "pspnet"), drop_of=lambda *_: 0.0, gain_of=lambda _: 0.0, seeds=(0, 1)):
+def fabricate(nets=("unet", "pspnet"), drop_of=lambda *_: 0.0, gain_of=lambda _: 0.0, seeds=(0, 1, 2)):
     """All tables of a run."""
     rng = np.random.default_rng(2)
     parts = pd.concat([swap_parts(net, drop_of, seeds) for net in nets], ignore_index=True)
@@ -85,6 +88,7 @@ def fabricate(nets=("unet", "pspnet"), drop_of=lambda *_: 0.0, gain_of=lambda _:
         "data": data,
         "base": base,
         "swap": swap_table(parts),
+        "mean_dice": parts.drop(columns="class"),
         "rmse": pd.concat(rmse, ignore_index=True),
         "bn_shift": pd.concat(shift, ignore_index=True),
         "verdict": verdict,

@@ -61,7 +61,7 @@ def test_twins_compute_the_same(swept):
 
 def test_every_control_says_what_it_must(swept):
     _, states, table = swept
-    found = control_summary(table, 0.05).set_index("control")
+    found = control_summary(table, VERDICT).set_index("control")
     for harmless in ("self", "aligned"):
         assert found.loc[harmless, "largest_drop_kernels"] == 0, harmless
         assert found.loc[harmless, "fraction_reusable"] == 1, harmless
@@ -77,7 +77,7 @@ def test_every_control_says_what_it_must(swept):
 def test_a_source_of_another_modality_is_harmful(swept):
     """Trained from the same start on the negative. (Here, on squares, another seed does about as much harm.)"""
     _, _, table = swept
-    found = control_summary(table, 0.05).set_index("control")
+    found = control_summary(table, VERDICT).set_index("control")
     assert found.loc["modality", "drop_kernels"] > 0.05
     assert found.loc["modality", "fraction_reusable"] < 1
     relative = relative_table(table[table["source"] == "modality"], table, VERDICT)
@@ -96,7 +96,7 @@ def test_relative_is_relative_to_the_controls(swept):
     known = useless["reuse"].dropna()
     assert len(known) > 5
     assert np.allclose(known, 0)
-    summary = control_summary(table, 0.05)
+    summary = control_summary(table, VERDICT)
     lines = source_summary(relative).set_index("source")
     assert set(summary["control"]) == {*CONTROLS, "noise-b", "modality"}
     assert lines.loc["b", "pairs no worse than another seed"] == 1

@@ -1,5 +1,7 @@
 """Gains and rankings on planted tables."""
 
+import itertools
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -7,7 +9,7 @@ import pytest
 from prrmse.tables.factorial import INITS, effects_table, factorial_table, kernel_drops
 from prrmse.tables.ranking import SCORES, gain_table, gain_values, layer_correlations, ranking_table, weighted_tau
 
-SETTINGS = {"level": 0.95, "resamples": 500}
+SETTINGS = {"level": 0.95, "resamples": 200}
 GAINS = {("a", 0): 0.3, ("a", 1): 0.28, ("b", 0): 0.2, ("b", 1): 0.18, ("c", 0): 0.05, ("c", 1): 0.02, ("d", 0): -0.1}
 GAINS |= {("d", 1): -0.12, ("e", 0): -0.2, ("e", 1): -0.25}
 
@@ -63,7 +65,9 @@ def test_a_perfect_score_ranks_perfectly_and_its_opposite_the_other_way():
     rows, gains = gain_values(runs())
     opposite = {key: -gain for key, gain in GAINS.items()}
     part = {key: gain for key, gain in GAINS.items() if key[0] in "ab"}
-    table = ranking_table(scores({"logme": GAINS, "rmse": GAINS, "swap": opposite, "leep": part}), rows, gains, 0.95)
+    table = ranking_table(
+        scores({"logme": GAINS, "rmse": GAINS, "swap": opposite, "leep": part}), rows, gains, SETTINGS
+    )
     found = table[table["arm"] == "finetune"].set_index("score")
     assert found.loc["logme", "tau"] == pytest.approx(1, abs=0.05)
     assert found.loc["swap", "tau"] == pytest.approx(1, abs=0.05), "smaller is better"
@@ -73,7 +77,11 @@ def test_a_perfect_score_ranks_perfectly_and_its_opposite_the_other_way():
     assert found.loc["logme", "tau_low"] > 0.5
     assert found.loc["leep", ["n_sources", "n_models"]].tolist() == [4, 2]
     assert np.isnan(found.loc["leep", "tau_low"]), "two models give no interval"
-    assert np.isnan(found.loc["gbc", "tau"])
+    assert found.loc["leep", "p_above"] >= 0.5, "two models have two orders"
+    assert np.isnan(found.loc["gbc", ["tau", "p_above", "p_any"]].astype(float)).all()
+    assert found.loc["logme", "p_above"] == pytest.approx(1 / 120), "of all orders of five models"
+    assert found.loc["rmse", "p_below"] == pytest.approx(1 / 120)
+    assert found.loc["logme", "p_any"] >= found.loc["logme", "p_above"]
     assert set(table["score"]) == set(SCORES)
 
 
@@ -81,7 +89,7 @@ def test_a_score_that_knows_nothing_has_an_interval_around_zero():
     rows, gains = gain_values(runs())
     rng = np.random.default_rng(4)
     noise = dict(zip(GAINS, rng.permutation(len(GAINS)), strict=True))
-    found = ranking_table(scores({"cka": noise}), rows, gains, 0.95).set_index(["arm", "score"])
+    found = ranking_table(scores({"cka": noise}), rows, gains, SETTINGS).set_index(["arm", "score"])
     low, high = found.loc[("finetune", "cka"), ["tau_low", "tau_high"]]
     assert low < 0 < high
 
@@ -116,10 +124,11 @@ def cells(effect_of_start, effect_of_network):
     for net in ("unet", "pspnet"):
         for init in INITS:
             for source, random in (("x", False), ("y", False), ("random", True)):
-                for p in range(8):
+                for seed, p in itertools.product(range(3), range(8)):
                     drop = 0.5 - (0 if random else effect_of_start * (init == "shared"))
                     drop -= effect_of_network * (net == "pspnet")
-                    rows.append((net, init, source, 0, "W", False, f"p{p}", 0.9 - drop + 0.01 * rng.normal(), 0.9))
+                    dice = 0.9 - drop + 0.01 * rng.normal()
+                    rows.append((net, init, source, seed, "W", False, f"p{p}", dice, 0.9))
     table = pd.DataFrame(
         rows, columns=["net", "init", "source", "seed", "kind", "final", "patient", "dice", "baseline"]
     )

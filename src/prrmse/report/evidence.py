@@ -60,7 +60,7 @@ def evidence_sections(tables: Mapping[str, pd.DataFrame], params: Mapping[str, A
         Section(
             "Initialisation or architecture",
             "Kernels swapped under both initialisations, in both networks. `reuse` is normalised by a random kernel in "
-            f"the same layer; intervals ({level}) over patients.",
+            f"the same layer; intervals ({level}) over seeds and patients.",
             tables["factorial"],
             "factorial",
             "Drop in Dice and normalised reuse, by network and initialisation",
@@ -84,7 +84,7 @@ def evidence_sections(tables: Mapping[str, pd.DataFrame], params: Mapping[str, A
         Section(
             "Does a layer's distance predict its drop?",
             "Spearman correlation over kernels, mean over sources; 1: the larger the distance, the larger the drop. "
-            f"Intervals ({level}) over base models. Baseline: `drop_random`, which knows nothing of the source.",
+            f"Intervals ({level}) over kernels. Baseline: `drop_random`, which knows nothing of the source.",
             tables["layers"],
         ),
         Section(
@@ -99,7 +99,8 @@ def evidence_sections(tables: Mapping[str, pd.DataFrame], params: Mapping[str, A
             f"Weighted Kendall tau of each score with the gain; intervals ({level}) over base models, runs and "
             "patients. Scores that compare with the target model have an advantage over those from few patients: that "
             "model was trained on all training patients, as in the paper. `regret`: Dice lost by taking the source "
-            "that is ranked first.",
+            "that is ranked first. `p_above`, `p_below`: one-sided, of Kendall's tau, by permuting base models; `p_any`: "
+            "`p_above` corrected for the number of scores.",
             tables["ranking"].assign(score=tables["ranking"]["score"].map(lambda score: SCORES[score][1])),
             "ranking",
             "Rank correlation of every score with the realised gain, and the gains",
