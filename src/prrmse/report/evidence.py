@@ -99,7 +99,7 @@ def evidence_sections(tables: Mapping[str, pd.DataFrame], params: Mapping[str, A
             f"Weighted Kendall tau of each score with the gain; intervals ({level}) over base models, runs and "
             "patients. Scores that compare with the target model have an advantage over those from few patients: that "
             "model was trained on all training patients, as in the paper. `regret`: Dice lost by taking the source "
-            "that is ranked first. `p_above`, `p_below`: one-sided, of Kendall's tau, by permuting base models; `p_any`: "
+            "that is ranked first. `p_above`, `p_below`: one-sided, of Kendall's tau, permuting base models; `p_any`: "
             "`p_above` corrected for the number of scores.",
             tables["ranking"].assign(score=tables["ranking"]["score"].map(lambda score: SCORES[score][1])),
             "ranking",
