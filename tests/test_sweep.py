@@ -18,8 +18,7 @@ from prrmse.engine.program import outlines, trace
 from prrmse.engine.rewrite import rewrite
 from prrmse.engine.sweep import sweep
 from prrmse.errors import InputError
-from prrmse.learning.dice import dice
-from prrmse.learning.evaluate import Evaluation
+from prrmse.learning.evaluate import Evaluation, output_of
 from prrmse.learning.train import train
 from prrmse.nets.layers import inventory, swap
 
@@ -110,8 +109,7 @@ def called(network, state, images, precision):
     found = []
     with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"):
         for image in torch.from_numpy(images).unsqueeze(1).split(COMPUTE.evaluation_batch_size):
-            made = network(image)
-            found.append((made["out"] if isinstance(made, dict) else made).argmax(1))
+            found.append(output_of(network(image)).argmax(1))
     return torch.cat(found).numpy()
 
 
@@ -147,15 +145,45 @@ def test_exact_counts_are_bit_equal_to_the_plain_way(name, precision, slices):
     assert changed > len(layers) // 3, "hardly any swap changed anything: the test shows nothing"
 
 
+@torch.inference_mode()
+def in_float64(network, state, slices):
+    """Counts of the network called in float64, and the pixels of each patient that float32 cannot be sure of.
+
+    Plain float32 logits are wrong by up to ``error``. The engine adds in another order and transforms, which may round
+    several times worse (`test_winograd_rounds_little_more_than_a_convolution`: below 5 times); 8 times is allowed. A
+    class can then be another one only where the two largest logits are closer than twice that.
+    """
+    network = copy.deepcopy(network)
+    network.load_state_dict(state)
+    image = torch.from_numpy(slices.image).unsqueeze(1)
+    single = output_of(network(image)).double()
+    exact = output_of(network.double()(image.double()))
+    error = float((single - exact).abs().max())
+    first, second = exact.topk(2, dim=1).values.unbind(1)
+    unsure = (first - second < 2 * 8 * error).sum((1, 2)).numpy()
+    patient = slices.index["patient"].to_numpy()
+    return counted(exact.argmax(1).numpy(), slices), [int(unsure[patient == p].sum()) for p in slices.patients()]
+
+
+def assert_equal_but_for_ties(found, network, states, slices):
+    """The counts are those of float64, but for the few pixels whose two largest logits float32 cannot tell apart."""
+    total = 0
+    for counts, state in zip(found, states, strict=True):
+        (_, predicted, _), unsure = in_float64(network, state, slices)
+        other = np.abs(counts.predicted - np.array(predicted)).sum(1) // 2
+        assert (other <= unsure).all(), f"{other} pixels differ, {unsure} are ties"
+        total += sum(unsure)
+    assert total <= 1e-3 * len(found) * slices.label.size, "the test shows nothing: too many ties"
+
+
 @pytest.mark.parametrize("name", ["unet", "pspnet", "branches"])
-def test_fast_dice_equals_the_plain_way(name, slices):
+def test_fast_counts_are_those_of_float64(name, slices):
     target, source = networks(name, slices)
-    evaluation = Evaluation(slices.split("val"), COMPUTE, 4)
+    val = slices.split("val")
     layers = inventory(target)
-    fast = sweep(target, source.state_dict(), layers, evaluation, engine="fast")
-    plain = sweep(target, source.state_dict(), layers, evaluation, engine="plain")
-    for a, b in zip([fast[0], *fast[1]], [plain[0], *plain[1]], strict=True):
-        np.testing.assert_allclose(dice(a), dice(b), atol=1e-4)
+    own, swapped = sweep(target, source.state_dict(), layers, Evaluation(val, COMPUTE, 4), engine="fast")
+    states = [target.state_dict(), *(swap(target.state_dict(), source.state_dict(), [x]) for x in layers)]
+    assert_equal_but_for_ties([own, *swapped], target, states, val)
 
 
 @torch.inference_mode()
@@ -219,11 +247,10 @@ def test_winograd_does_not_change_the_answer(slices):
     steps, halved = rewritten(target, 32).steps, rewritten(target, 32, torch.bfloat16).steps
     assert [name for name, step in steps.items() if getattr(step, "winograd", None)] == ["dilated:raw", "valid:raw"]
     assert not any(getattr(step, "winograd", None) for step in halved.values())
-    evaluation = Evaluation(slices.split("val"), COMPUTE, 4)
-    fast = sweep(target, source.state_dict(), inventory(target), evaluation, engine="fast")
-    plain = sweep(target, source.state_dict(), inventory(target), evaluation, engine="plain")
-    for a, b in zip([fast[0], *fast[1]], [plain[0], *plain[1]], strict=True):
-        np.testing.assert_allclose(dice(a), dice(b), atol=1e-4)
+    val, layers = slices.split("val"), inventory(target)
+    own, swapped = sweep(target, source.state_dict(), layers, Evaluation(val, COMPUTE, 4), engine="fast")
+    states = [target.state_dict(), *(swap(target.state_dict(), source.state_dict(), [x]) for x in layers)]
+    assert_equal_but_for_ties([own, *swapped], target, states, val)
 
 
 class Alive(TorchDispatchMode):
@@ -263,8 +290,11 @@ def test_memory_stays_under_the_bound_and_the_answer_does_not_change(engine, sli
     peak, counts = peak_of(lambda: sweep(target, source.state_dict(), layers, evaluation, **tight))
     copies = 9 * sum(v.nbytes for v in target.state_dict().values())  # own, swapped, cut in parts, folded; in order
     assert peak < bound * 2**20 + copies < generous / 2
-    for a, b in zip(counts[1], expected[1], strict=True):
-        np.testing.assert_allclose(dice(a), dice(b), atol=0 if engine == "exact" else 1e-4)
+    if engine == "exact":
+        assert np.array_equal([counts[0], *counts[1]], [expected[0], *expected[1]])
+    else:
+        states = [target.state_dict(), *(swap(target.state_dict(), source.state_dict(), [x]) for x in layers)]
+        assert_equal_but_for_ties([counts[0], *counts[1]], target, states, large.split("val"))
     with pytest.raises(InputError, match=r"swap\.memory_mb: 0\.01 is too little: .* slice\(s\)"):
         sweep(target, source.state_dict(), layers, evaluation, engine=engine, memory_mb=0.01)
 

@@ -202,7 +202,7 @@ class _Rewriter:
 
     def _is_separable(self, resize: Call, source: str, rows: torch.Tensor, columns: torch.Tensor) -> bool:
         shape = self.outline[source].shape
-        some = torch.linspace(-1, 1, shape[-2] * shape[-1]).cos().view(1, 1, *shape[-2:])
+        some = torch.linspace(-1, 1, shape[-2] * shape[-1], dtype=torch.float64).cos().view(1, 1, *shape[-2:])
         expected = torch.einsum("Hh,nchw,Ww->ncHW", rows, some, columns)
         return torch.allclose(expected, resize.run({**self.outline, source: some}), atol=1e-5)
 
