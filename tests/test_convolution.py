@@ -1,4 +1,4 @@
-"""Convolutions with ordered kernels and by Winograd's transformations give what torch's own gives."""
+"""Convolutions with packed weights and by Winograd's transformations give what torch's own gives."""
 
 import pytest
 import torch
@@ -31,7 +31,7 @@ def test_winograd_is_a_convolution(size, padding, dilation, bias, layout):
     x = drawn(2, 6, *size).contiguous(memory_format=layout)
     weight, shift = drawn(5, 6, 3, 3), drawn(5) if bias else None
     cut = winograd(size, padding, dilation)
-    found = cut.run(x, cut.convolution(weight, shift))
+    found = cut.run(x, cut.products(weight, shift))
     exact = F.conv2d(x.double(), weight.double(), None if shift is None else shift.double(), 1, padding, dilation)
     assert found.is_contiguous(memory_format=torch.channels_last)
     torch.testing.assert_close(found.double(), exact, rtol=0, atol=5e-5)
@@ -42,19 +42,19 @@ def test_winograd_rounds_little_more_than_a_convolution():
     weight = drawn(256, 256, 3, 3) / 48
     cut = winograd((16, 16), (1, 1), (1, 1))
     exact = F.conv2d(x.double(), weight.double(), padding=1)
-    ways = cut.run(x, cut.convolution(weight, None)), F.conv2d(x, weight, padding=1)
+    ways = cut.run(x, cut.products(weight, None)), F.conv2d(x, weight, padding=1)
     winograds, directs = (float((way - exact).square().mean().sqrt()) for way in ways)
     assert winograds < 5 * directs
 
 
 @pytest.mark.parametrize("relu", [True, False])
 @pytest.mark.parametrize("missing", [True, False])
-def test_an_ordered_kernel_changes_nothing(relu, missing, monkeypatch):
+def test_a_packed_kernel_changes_nothing(relu, missing, monkeypatch):
     if missing:
-        monkeypatch.setattr(onednn, "ORDER", None)
+        monkeypatch.setattr(onednn, "PACK", None)
     weight, bias = drawn(32, 16, 3, 3), drawn(32)
     made = Convolution(weight, bias, (2, 2), (1, 1), (1, 1), 1, relu)
-    for slices in (3, 1):  # the second with the kernel that was ordered for the first
+    for slices in (3, 1):  # the second with the weights that were packed for the first
         x = drawn(slices, 16, 20, 20).contiguous(memory_format=torch.channels_last)
         expected = F.conv2d(x, weight, bias, 2, 1)
         torch.testing.assert_close(made(x), expected.relu() if relu else expected)

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from prrmse.engine.program import outlines, trace
+from prrmse.engine.program import trace
 from prrmse.engine.rewrite import rewrite
 from prrmse.engine.sweep import sweep
 from prrmse.errors import InputError
@@ -190,8 +190,8 @@ def test_fast_counts_are_those_of_float64(name, slices):
 def rewritten(network, size, dtype=torch.float32):
     """The program of the fast engine for images of this size."""
     image = torch.zeros(1, 1, size, size)
-    traced = trace(copy.deepcopy(network))
-    return rewrite(traced, outlines(traced, image), dtype, image.device)
+    traced = trace(network)
+    return rewrite(traced, traced.outline(image), dtype, image.device)
 
 
 def test_fast_rewrites_what_it_says(slices):
@@ -200,28 +200,12 @@ def test_fast_rewrites_what_it_says(slices):
     steps = rewritten(target, 32).steps
     kinds = {name: type(step).__name__ for name, step in steps.items()}
     assert (kinds["left_0:raw"], kinds["left_2"]) == ("Conv", "Affine")
-    assert (kinds["wide:raw"], kinds["after"]) == ("ConvOfResized", "Affine")
-    assert kinds["point:raw"] == "ResizedConv"
+    assert (kinds["wide:raw"], kinds["after"]) == ("ResizeThenConv", "Affine")
+    assert kinds["point:raw"] == "ConvThenResize"
     assert [kinds[f"out:{i}"] for i in range(3)] == ["Conv"] * 3
     assert kinds["out:raw"] == "Sum"
     assert kinds["twice"] == kinds["twice_1"] == "Call", "a module used twice stays as it is"
     assert "cat_1" not in kinds
-
-
-def test_fast_sums_the_levels_of_a_pyramid_at_once(slices):
-    target, source = networks("pspnet", slices)
-    program = rewritten(target, 128)
-    level, total = program.steps["bottleneck:1"], program.steps["bottleneck:raw"]
-    assert (type(level).__name__, level.source) == ("Conv", "pyramid_convs_0")
-    assert total.small == tuple(f"bottleneck:{i}" for i in range(1, 5))
-    assert total.parts == ("bottleneck:0",)
-    # What follows a change further up needs no value between two convolutions.
-    first = program.readers("backbone.conv1.weight")[0]
-    kernel = source.state_dict()["backbone.conv1.weight"]
-    plan = program.rerun({first: program.steps[first].replaced("backbone.conv1.weight", kernel)}, kept=())
-    names = [name for name, _, _ in plan.steps]
-    assert "bottleneck:1" in names
-    assert "pyramid_convs_0" not in names
 
 
 class Wide(nn.Module):

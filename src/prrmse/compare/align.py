@@ -18,7 +18,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import nn
 from torch.nn import functional as F
 
-from prrmse.engine.program import outlines, trace
+from prrmse.engine.program import trace
 from prrmse.engine.steps import Call
 from prrmse.nets.layers import NORMS, State
 
@@ -68,13 +68,13 @@ def channels_of(network: nn.Module, image: torch.Tensor) -> Channels:
     """Read from the traced network which axes belong together.
 
     Args:
-        network: whose forward pass torch.fx can trace.
+        network: whose forward pass torch.fx can trace; unchanged afterwards.
         image: any input of the right shape.
 
     Raises:
         TracingError: it cannot be traced.
     """
-    return _Reader(network.eval(), image).result()
+    return _Reader(network, image).result()
 
 
 class _Reader:
@@ -83,7 +83,7 @@ class _Reader:
     def __init__(self, network: nn.Module, image: torch.Tensor) -> None:
         program = trace(network)
         with torch.no_grad():
-            self.outline = outlines(program, image)
+            self.outline = program.outline(image)
         self.axes: list[Axis] = []
         self.parent: dict[str, str] = {}
         self.size: dict[str, int] = {}

@@ -67,8 +67,8 @@ def similarity_table(
     target.cpu()
     views: dict[str, tuple[State, State]] = {"rmse_relative": (own, source)}
     try:
-        behind = norms_behind(trace(copy.deepcopy(target)))
-        channels = channels_of(copy.deepcopy(target), evaluation.batches[0].image[:1].cpu())
+        behind = norms_behind(trace(target))
+        channels = channels_of(target, evaluation.batches[0].image[:1].cpu())
         # Matched after folding: the scale that a BN undoes must not decide.
         fold_own, fold_source = (folded(state, target, behind) for state in (own, source))
         order = match(fold_own, fold_source, channels, seed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
@@ -61,11 +62,18 @@ def users_of(steps: Mapping[str, Step]) -> dict[str, list[str]]:
 
 
 class Program:
-    """Steps by the name of their value, in an order in which they can be run."""
+    """Steps by the name of their value, in an order in which they can be run.
 
-    def __init__(self, image: str, output: str, steps: Mapping[str, Step]) -> None:
+    Args:
+        image, output: names of the input and of the last value.
+        steps: all of them.
+        fold: whether unchanged convolutions and what follows them are re-run as one step, equal up to rounding.
+    """
+
+    def __init__(self, image: str, output: str, steps: Mapping[str, Step], *, fold: bool = False) -> None:
         self.image, self.output, self.steps = image, output, dict(steps)
-        self._folded: dict[tuple[int, int], tuple[Step | None, Step, Step]] = {}
+        self._may_fold = fold
+        self._folded: dict[str, Step | None] = {}
 
     def readers(self, tensor: str) -> list[str]:
         """The steps that a tensor of the network's state takes part in (several if a module is used twice)."""
@@ -89,7 +97,17 @@ class Program:
             if name in needed:
                 needed.update(s for s in self.steps[name].inputs if s in self.steps and (s in new or s not in kept))
         steps = {name: changed.get(name, step) for name, step in self.steps.items() if name in needed}
-        return Plan(self._fold(steps, changed), {self.output})
+        return Plan(self._fold(steps, changed) if self._may_fold else steps, {self.output})
+
+    def outline(self, image: torch.Tensor) -> dict[str, Any]:
+        """Every value for this image ``[N, C, H, W]``, tensors without their contents (on torch's ``meta`` device)."""
+        found: dict[str, Any] = {self.image: image.to("meta")}
+
+        def watch(name: str, value: Any) -> None:
+            found[name] = pytree.tree_map_only(torch.Tensor, lambda tensor: tensor.to("meta"), value)
+
+        self.record(()).run({self.image: image}, watch)
+        return found
 
     def _fold(self, steps: dict[str, Step], changed: Mapping[str, Step]) -> dict[str, Step]:
         """Make one step of each unchanged convolution and what follows it, if nothing else needs its value."""
@@ -98,26 +116,28 @@ class Program:
             source = step.inputs[0] if step.inputs else ""
             if source not in steps or len(users[source]) > 1 or name in changed or source in changed:
                 continue
-            before = steps[source]
-            key = id(before), id(step)
-            if key not in self._folded:
-                self._folded[key] = folded(before, step), before, step  # alive, so that the key stays theirs
-            if (both := self._folded[key][0]) is not None:
+            if name not in self._folded:  # both are the program's own, so the name tells what they make
+                self._folded[name] = folded(steps[source], step)
+            if (both := self._folded[name]) is not None:
                 steps[name] = both
                 del steps[source]
         return steps
 
 
 def trace(network: nn.Module) -> Program:
-    """The network's operations as they are, by torch.fx; the program reads the network's own tensors.
+    """The operations of a copy of the network in evaluation mode, by torch.fx (Reed et al. 2022).
+
+    Args:
+        network: unchanged afterwards; the program holds the copy and its tensors.
 
     Raises:
         TracingError: control flow that depends on values, an operation that changes a value in place,
             or more than one input.
     """
+    network = copy.deepcopy(network).eval()
     for part in network.modules():
         if getattr(part, "inplace", False):
-            part.inplace = False  # type: ignore[assignment]
+            part.inplace = False
     try:
         graph = fx.GraphModule(network, fx.Tracer().trace(network)).graph
     except Exception as e:
@@ -172,25 +192,16 @@ def norms_behind(program: Program) -> dict[str, str]:
     return found
 
 
-def outlines(program: Program, image: torch.Tensor) -> dict[str, Any]:
-    """Every value for this image, its tensors without their contents (on torch's ``meta`` device)."""
-    found = {program.image: image.to("meta")}
-
-    def watch(name: str, value: Any) -> None:
-        found[name] = pytree.tree_map_only(torch.Tensor, lambda tensor: tensor.to("meta"), value)
-
-    program.record(()).run({program.image: image}, watch)
-    return found
-
-
-class Made(TorchDispatchMode):
+class AllocatedBytes(TorchDispatchMode):
     """Counts the bytes of the tensors that operations make."""
 
     def __init__(self) -> None:
         super().__init__()
         self.bytes = 0
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
         result = func(*args, **(kwargs or {}))
         given = {storage_of(leaf) for leaf in pytree.tree_leaves((args, kwargs))}
         made = {storage_of(leaf): leaf.nbytes for leaf in pytree.tree_leaves(result) if storage_of(leaf)}
@@ -208,13 +219,13 @@ def largest_step(program: Program, image: torch.Tensor) -> int:
     """Most bytes that a step reads, makes on its way and leaves, for this image; without the network's tensors.
 
     Args:
-        program: run before (`outlines`), so that what steps keep of the network's tensors is made already.
+        program: run before (`Program.outline`), so that what steps keep of the network's tensors is made already.
         image: ``[N, C, H, W]``.
     """
     values: dict[str, Any] = {program.image: image}
     most = 0
     for name, step, forget in program.record(()).steps:
-        with Made() as made:
+        with AllocatedBytes() as made:
             values[name] = step.run(values)
         most = max(most, made.bytes + sum(size_of(values[source]) for source in step.inputs))
         for source in forget:

@@ -39,7 +39,7 @@ def schedule(
     Args:
         program: the network.
         changes: the changed steps of every swap.
-        outline: all values for one slice (`outlines`).
+        outline: all values for one slice (`Program.outline`).
         most_slices: at once.
         memory_mb: bound on what the sweep holds beside network and data, MiB; without the operations' own workspace.
         step_bytes: what the largest step works on, for one slice; then the slices are as many as a CPU's caches hold.

@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import Any, Protocol
 
 import torch
-from torch import fx
+from torch import fx, nn
 from torch.nn import functional as F
 
 from prrmse.engine.onednn import Convolution
@@ -42,27 +42,37 @@ class Step(Protocol):
 
 @dataclass(frozen=True)
 class Call:
-    """A traced operation, done as the network does it."""
+    """A traced operation, done as the network does it.
+
+    Args:
+        node: of the graph of torch.fx.
+        module: that it calls, if it calls one.
+        constant: its value, if it reads an attribute or is an argument with a default.
+    """
 
     node: fx.Node
-    module: Any = None  # nn.Module
+    module: nn.Module | None = None
     constant: Any = None
 
     @property
     def inputs(self) -> tuple[str, ...]:
+        """The values that its arguments name."""
         return tuple(node.name for node in self.node.all_input_nodes)
 
     @property
     def tensors(self) -> tuple[str, ...]:
+        """What its module holds, or the attribute that it reads."""
         if self.node.op == "get_attr":
             return (str(self.node.target),)
         return tuple(f"{self.node.target}.{name}" for name in self.module.state_dict()) if self.module else ()
 
     @property
     def heavy(self) -> bool:
+        """Whether it has parameters."""
         return any(True for _ in self.module.parameters()) if self.module else False
 
     def run(self, values: Values) -> Any:
+        """Do it on these values."""
         if self.node.op in ("get_attr", "placeholder"):
             return self.constant
         args = fx.node.map_arg(self.node.args, lambda node: values[node.name])
@@ -76,6 +86,7 @@ class Call:
         return self.node.target(*args, **kwargs)  # type: ignore[operator]
 
     def replaced(self, tensor: str, value: torch.Tensor) -> Call:
+        """With a copy of its module that holds the value, or with another constant."""
         if self.module is None:
             return replace(self, constant=value)
         module = copy.deepcopy(self.module)
@@ -88,7 +99,14 @@ class Call:
 class Conv:
     """A 2D convolution of a part ``[first, last)`` of its input channels; no bias, unless folded in.
 
-    ``weight``: ``[O, I, kH, kW]``, in the number format of the input.
+    Args:
+        source: value that it reads, ``(N, I, H, W)``.
+        name: path of the module.
+        weight: ``(O, I, kH, kW)``, in the dtype of the input.
+        first, last: input channels of the module's weight.
+        stride, padding, dilation, groups: of the module.
+        bias: ``(O,)``, and ``relu``: folded in (`Affine.folded_into`).
+        winograd: the transforms, where they are to be used.
     """
 
     source: str
@@ -107,19 +125,22 @@ class Conv:
 
     @property
     def inputs(self) -> tuple[str, ...]:
+        """The feature map."""
         return (self.source,)
 
     @property
     def tensors(self) -> tuple[str, ...]:
+        """The weight."""
         return (f"{self.name}.weight",)
 
     @cached_property
     def _convolution(self) -> Convolution:
         if self.winograd is not None:
-            return self.winograd.convolution(self.weight, self.bias)
+            return self.winograd.products(self.weight, self.bias)
         return Convolution(self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups, self.relu)
 
     def run(self, values: Values) -> torch.Tensor:
+        """``(N, O, H', W')``."""
         x = values[self.source]
         if self.winograd is None:
             return self._convolution(x)
@@ -127,34 +148,23 @@ class Conv:
         return y.relu_() if self.relu else y
 
     def replaced(self, tensor: str, value: torch.Tensor) -> Conv:  # noqa: ARG002 (it has one tensor)
+        """With this part of another weight."""
         part = value[:, self.first : self.last].to(self.weight)
         return replace(self, weight=part.contiguous(memory_format=torch.channels_last))
 
-    def after(self, before: Conv) -> Conv | None:
-        """Both as one convolution, if that is less work: this one mixes channels only, with nothing between them."""
-        mixes = self.weight.shape[2:] == (1, 1) and set(self.stride) == {1} and self.padding in ((0, 0), "valid")
-        if not mixes or before.relu or self.groups != 1 or before.groups != 1:
-            return None
-        mixing = self.weight[:, :, 0, 0].double()
-        outside, inside = len(mixing), before.weight[0].numel()
-        if outside * inside >= before.weight.numel() + mixing.numel():
-            return None
-        weight = torch.einsum("om,mikl->oikl", mixing, before.weight.double()).to(self.weight.dtype)
-        bias = self.bias
-        if before.bias is not None:
-            mixed = (mixing @ before.bias.double()).to(self.weight.dtype)
-            bias = mixed if bias is None else mixed + bias
-        weight = weight.contiguous(memory_format=torch.channels_last)
-        return replace(before, weight=weight, bias=bias, relu=self.relu)
-
 
 @dataclass(frozen=True)
-class ConvOfResized:
-    """A larger convolution of a resized map, from the map before resizing.
+class ResizeThenConv:
+    """A convolution, larger than 1x1, of a resized feature map, computed from the map before resizing.
 
     Resizing is linear and the same for every channel, so the channels can be mixed first, where there are fewer
-    pixels: ``y = sum over taps of shift_tap(resize(W_tap x))``. Resizing and shifting are one matrix for the columns
-    (``[W, w * kW]``) and one for the rows (``[H, kH * h]``).
+    pixels: ``y = sum over taps of shift_tap(resize(W_tap x))``. Resizing and shifting are one matrix for each axis.
+
+    Args:
+        conv: the convolution.
+        source: the map before resizing, ``(N, I, h, w)``.
+        rows: ``(H, kH * h)``.
+        columns: ``(W, w * kW)``.
     """
 
     conv: Conv
@@ -165,107 +175,94 @@ class ConvOfResized:
 
     @property
     def inputs(self) -> tuple[str, ...]:
+        """The map before resizing."""
         return (self.source,)
 
     @property
     def tensors(self) -> tuple[str, ...]:
+        """The convolution's."""
         return self.conv.tensors
 
     @cached_property
     def _taps(self) -> Convolution:
         """All taps as one 1x1 convolution to ``kW * kH * O`` channels."""
-        taps = self.conv.weight.permute(3, 2, 0, 1).flatten(0, 2)  # [kW * kH * O, I]
+        taps = self.conv.weight.permute(3, 2, 0, 1).flatten(0, 2)  # (kW * kH * O, I)
         return Convolution(taps[:, :, None, None].contiguous(), None)
 
     def run(self, values: Values) -> torch.Tensor:
+        """``(N, O, H, W)``."""
         x = values[self.source]
-        (n, _, h, _), (outside, _, kernel, _) = x.shape, self.conv.weight.shape
+        (n, _, h, _), (outputs, _, kernel, _) = x.shape, self.conv.weight.shape
         (wide, by_column), (high, by_row) = self.columns.shape, self.rows.shape
-        mixed = self._taps(x).permute(0, 2, 3, 1).reshape(n * h, by_column, -1)  # [N * h, w * kW, kH * O]
-        y = torch.bmm(self.columns.expand(n * h, -1, -1), mixed).view(n, h, wide, kernel, outside)
-        y, rows = y.permute(0, 3, 1, 2, 4).reshape(n, by_row, -1), self.rows.expand(n, -1, -1)  # [N, kH * h, W * O]
-        bias = self.conv.bias
+        y = self._taps(x).permute(0, 2, 3, 1).reshape(n * h, by_column, -1)  # (N * h, w * kW, kH * O)
+        y = torch.bmm(self.columns.expand(n * h, -1, -1), y)  # (N * h, W, kH * O)
+        y = y.view(n, h, wide, kernel, outputs).permute(0, 3, 1, 2, 4).reshape(n, by_row, -1)  # (N, kH * h, W * O)
+        rows, bias = self.rows.expand(n, -1, -1), self.conv.bias
         y = torch.bmm(rows, y) if bias is None else torch.baddbmm(bias.repeat(wide).expand(1, high, -1), rows, y)
-        y = y.view(n, high, wide, -1).permute(0, 3, 1, 2)
+        y = y.view(n, high, wide, -1).permute(0, 3, 1, 2)  # (N, O, H, W)
         return y.relu_() if self.conv.relu else y
 
-    def replaced(self, tensor: str, value: torch.Tensor) -> ConvOfResized:
+    def replaced(self, tensor: str, value: torch.Tensor) -> ResizeThenConv:
+        """With another weight of the convolution."""
         return replace(self, conv=self.conv.replaced(tensor, value))
 
 
 @dataclass(frozen=True)
-class ResizedConv:
-    """A 1x1 convolution of a resized map, done before resizing: the two commute.
+class ConvThenResize:
+    """A 1x1 convolution of a resized feature map, done before resizing: the two commute.
 
-    ``axes``: resizing of rows ``[H, h]`` and of columns ``[W, w]``.
+    Args:
+        conv: the convolution; ``source`` is the map before resizing.
+        resize: the operation, applied to the convolution's value.
     """
 
     conv: Conv
     resize: Call
-    axes: tuple[torch.Tensor, torch.Tensor]
     heavy: bool = True
 
     @property
     def inputs(self) -> tuple[str, ...]:
+        """The map before resizing, and what else the resizing reads, such as a size."""
         return self.resize.inputs
 
     @property
     def tensors(self) -> tuple[str, ...]:
+        """The convolution's."""
         return self.conv.tensors
 
     def run(self, values: Values) -> torch.Tensor:
+        """``(N, O, H, W)``."""
         given = {name: values[name] for name in self.inputs}
-        return self.resize.run({**given, self.conv.source: self.conv.run(given)})
+        resized: torch.Tensor = self.resize.run({**given, self.conv.source: self.conv.run(given)})
+        return resized
 
-    def replaced(self, tensor: str, value: torch.Tensor) -> ResizedConv:
+    def replaced(self, tensor: str, value: torch.Tensor) -> ConvThenResize:
+        """With another weight of the convolution."""
         return replace(self, conv=self.conv.replaced(tensor, value))
 
 
 @dataclass(frozen=True)
 class Sum:
-    """The sum of the parts of a convolution over concatenated maps.
+    """The sum of the parts of a convolution over concatenated feature maps.
 
     Args:
-        parts: values of the sum's size ``[N, O, H, W]``.
-        small: values that are resized first, all at once, by ``resizing`` ``[H * W, their pixels side by side]``.
-        shape: (H, W).
+        inputs: values of the sum's size, ``(N, O, H, W)``; at least two.
     """
 
-    parts: tuple[str, ...]
-    small: tuple[str, ...]
-    resizing: torch.Tensor
-    shape: tuple[int, int]
+    inputs: tuple[str, ...]
     tensors: tuple[str, ...] = ()
     heavy: bool = False
 
-    @property
-    def inputs(self) -> tuple[str, ...]:
-        return (*self.parts, *self.small)
-
     def run(self, values: Values) -> torch.Tensor:
-        large = [values[part] for part in self.parts]
-        total = large[0] if len(large) == 1 else None
-        if len(large) > 1:
-            total = large[0] + large[1]
-            for value in large[2:]:
-                total += value
-        if not self.small:
-            assert total is not None
-            return total
-        pixels = torch.cat([self._pixels(values[part]) for part in self.small], dim=1)
-        resizing = self.resizing.expand(len(pixels), -1, -1)
-        if total is None:
-            made = torch.bmm(resizing, pixels)
-        else:
-            made = torch.baddbmm(self._pixels(total).to(pixels.dtype), resizing, pixels)
-        return made.view(len(made), *self.shape, -1).permute(0, 3, 1, 2)
-
-    @staticmethod
-    def _pixels(value: torch.Tensor) -> torch.Tensor:
-        """``[N, O, H, W]`` as ``[N, H * W, O]``."""
-        return value.permute(0, 2, 3, 1).flatten(1, 2)
+        """``(N, O, H, W)``."""
+        first, second, *others = (values[name] for name in self.inputs)
+        total: torch.Tensor = first + second
+        for value in others:
+            total += value
+        return total
 
     def replaced(self, tensor: str, value: torch.Tensor) -> Sum:  # noqa: ARG002 (it has none)
+        """Never asked for."""
         raise KeyError(tensor)
 
 
@@ -273,7 +270,12 @@ class Sum:
 class Affine:
     """What follows a convolution: its bias, batch normalisation in evaluation mode, ReLU; each of them optional.
 
-    ``state`` holds float32 tensors by name.
+    Args:
+        source: value of the convolution, ``(N, C, H, W)``.
+        state: float32 tensors ``(C,)`` by name.
+        bias: name of the convolution's bias, or None.
+        norm, eps: path of the normalisation, or None.
+        relu: whether it follows.
     """
 
     source: str
@@ -286,14 +288,17 @@ class Affine:
 
     @property
     def inputs(self) -> tuple[str, ...]:
+        """The convolution's value."""
         return (self.source,)
 
     @property
     def tensors(self) -> tuple[str, ...]:
+        """Bias, running statistics, weight and bias of the normalisation, as far as there are."""
         return tuple(self.state)
 
     def run(self, values: Values) -> torch.Tensor:
-        x = values[self.source]
+        """``(N, C, H, W)``."""
+        x: torch.Tensor = values[self.source]
         bias = self.state[self.bias] if self.bias else None
         if self.norm is None:
             y = x + bias.to(x.dtype).view(-1, 1, 1) if bias is not None else x
@@ -304,12 +309,13 @@ class Affine:
             return y
         return y.relu() if y is x else y.relu_()
 
-    def _statistics(self) -> tuple[torch.Tensor, ...]:
+    def _statistics(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
         mean, var = self.state[f"{self.norm}.running_mean"], self.state[f"{self.norm}.running_var"]
         one, zero = torch.ones_like(mean), torch.zeros_like(mean)
         return mean, var, self.state.get(f"{self.norm}.weight", one), self.state.get(f"{self.norm}.bias", zero)
 
     def replaced(self, tensor: str, value: torch.Tensor) -> Affine:
+        """With another value of one of its tensors."""
         return replace(self, state={**self.state, tensor: value.to(self.state[tensor])})
 
     def folded_into(self, conv: Conv) -> Conv:
@@ -328,9 +334,9 @@ class Affine:
 
 
 def folded(before: Step, step: Step) -> Step | None:
-    """A convolution and what alone reads its value as one step, if they can be one and are less work so."""
-    if isinstance(before, ConvOfResized) and isinstance(step, Affine):
+    """A convolution and what alone reads its value as one step, if they can be one."""
+    if not isinstance(step, Affine):
+        return None
+    if isinstance(before, ResizeThenConv):
         return replace(before, conv=step.folded_into(before.conv))
-    if isinstance(before, Conv) and isinstance(step, Affine):
-        return step.folded_into(before)
-    return step.after(before) if isinstance(before, Conv) and isinstance(step, Conv) else None
+    return step.folded_into(before) if isinstance(before, Conv) else None

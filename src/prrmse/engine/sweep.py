@@ -4,7 +4,7 @@ The plain way runs the whole network for each change. `sweep` runs it once for s
 values, and re-runs only what lies downstream of each change (`prrmse.engine`):
 
 - ``fast`` also rewrites the network so that swaps share more; equal to the plain way up to the rounding of float32;
-- ``exact`` runs the network's own operations on the same batches in the same layout of memory: its counts are those
+- ``exact`` runs the network's own operations on the same batches in the same memory format: its counts are those
   of a network that is simply called, bit for bit.
 """
 
@@ -19,11 +19,11 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from prrmse.engine.program import Program, TracingError, largest_step, outlines, trace
+from prrmse.engine.program import Program, TracingError, largest_step, trace
 from prrmse.engine.rewrite import rewrite
 from prrmse.engine.schedule import schedule
 from prrmse.engine.steps import Step
-from prrmse.learning.device import forward_only, keep_freed_memory
+from prrmse.learning.device import forward_only
 from prrmse.learning.dice import Counts, Masks
 from prrmse.learning.evaluate import Evaluation, output_of
 from prrmse.names import Layer
@@ -97,9 +97,8 @@ def sweep_changes(
         return _plain(network, changes, evaluation)
     own = network.state_dict()
     real = [{k: v for k, v in change.items() if not torch.equal(v.to(own[k].device), own[k])} for change in changes]
-    keep_freed_memory()
     placed = evaluation.place(copy.deepcopy(network))
-    # What autocast would do anew for every swap: the kernels in the number format they are used in.
+    # What autocast would do anew for every swap: the weights in the dtype they are used in.
     for module in placed.modules():
         if isinstance(module, nn.Conv2d):
             module.to(evaluation.dtype)
@@ -108,6 +107,7 @@ def sweep_changes(
     except TracingError as e:
         log.warning("%s; the whole network is run for each swap", e)
         return _plain(network, changes, evaluation)
+    del placed  # the program has its own copy
     with forward_only(evaluation.device, evaluation.dtype):
         unchanged, *counts = _run(program, [c for c in real if c], evaluation, engine == "exact", memory_mb)
     remaining = iter(counts)
@@ -131,10 +131,10 @@ def _run(
 ) -> np.ndarray:
     """Counts int64 ``[1 + changes, 3, P, C]``, the network's own first."""
     whole = evaluation.whole
-    outline = outlines(program, whole.image[:1])
+    outline = program.outline(whole.image[:1])
     if not exact:
         program = rewrite(program, outline, evaluation.dtype, evaluation.device)
-        outline = outlines(program, whole.image[:1])
+        outline = program.outline(whole.image[:1])
     changed = [_changed(program, {k: v.to(evaluation.device) for k, v in change.items()}) for change in changes]
     most = len(evaluation.batches[0].image) if exact else len(whole.image)
     step_bytes = largest_step(program, whole.image[:1]) if evaluation.device.type == "cpu" and not exact else 0
