@@ -9,6 +9,7 @@ import pytest
 import torch
 from conftest import ARGUMENTS, COMPUTE, SETTINGS, initialise
 from safetensors.torch import load_file
+from test_sweep import Alive
 from torch import nn
 
 from prrmse import api
@@ -136,6 +137,14 @@ def test_sweep_with_an_evaluation_equals_a_callable(target, slices):
     plain = api.sweep(target, source, evaluate, layers=layers)
     assert fast.drop(columns=["score", "baseline"]).equals(plain.drop(columns=["score", "baseline"]))
     np.testing.assert_allclose(fast["score"], plain["score"], atol=1e-4)
+
+
+def test_a_sweep_with_a_callable_holds_one_swap_at_a_time():
+    """Not a state of the network for each pair."""
+    network, source = (nn.Sequential(*(nn.Conv2d(8, 8, 3) for _ in range(20))) for _ in range(2))
+    with Alive() as alive:
+        api.sweep(network, source.state_dict(), lambda model: float(model[3].weight.sum()))
+    assert alive.peak < 3 * sum(tensor.nbytes for tensor in network.state_dict().values())
 
 
 def test_advice_prefers_the_twin_and_warmstart_writes_it(target, slices, tmp_path):

@@ -14,10 +14,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from prrmse.engine.sweep import sweep
 from prrmse.errors import InputError
 from prrmse.learning import train as module
-from prrmse.learning.capture import Captured
+from prrmse.learning.cuda import Captured, DeterministicResizing, pixel_cross_entropy
 from prrmse.learning.dice import dice
 from prrmse.learning.evaluate import Evaluation
-from prrmse.learning.separable import DeterministicResizing
 from prrmse.learning.train import batch_order, soft_dice_loss, train
 from prrmse.nets.layers import inventory
 from prrmse.nets.pspnet import PSPNet
@@ -127,7 +126,7 @@ def test_soft_dice_is_zero_for_a_perfect_answer():
 def test_cross_entropy_of_pixels_is_that_of_maps():
     output, label = torch.randn(3, 4, 5, 6), torch.randint(0, 4, (3, 5, 6))
     expected = torch.nn.functional.cross_entropy(output, label)
-    assert module.pixel_cross_entropy(output, label).item() == pytest.approx(expected.item(), rel=1e-6)
+    assert pixel_cross_entropy(output, label).item() == pytest.approx(expected.item(), rel=1e-6)
 
 
 def test_rates_fall_by_a_cosine():
@@ -181,7 +180,7 @@ def test_a_recorded_step_is_the_step(slices, monkeypatch):
     """What a graph needs of a step, on a CPU: new arguments are copied in, and its results are read from one place."""
     recorded = Recorded()
     expected = [run(slices, task=task) for task in ("seg", "auto")]
-    monkeypatch.setattr(module, "maybe_captured", lambda step, _: Captured(step, record=recorded))
+    monkeypatch.setattr(module, "prepare_step", lambda step, _: Captured(step, record=recorded))
     for task, network in zip(("seg", "auto"), expected, strict=True):
         recorded.replays = 0
         assert equal(run(slices, task=task), network)

@@ -130,9 +130,10 @@ def sweep(
         baseline, counts = evaluate.rebased(model, *found)
         scores = [_mean_dice(evaluate, found) for found in (baseline, *counts)]
     else:
-        states = [own, *(swap(own, fitted, [layer]) for layer in chosen)]
+        scores = [_score(model, own, evaluate)]
         try:
-            scores = [_score(model, state, evaluate) for state in tqdm(states, disable=not progress, unit="swap")]
+            for layer in tqdm(chosen, disable=not progress, unit="swap"):
+                scores.append(_score(model, {**own, layer.tensor: fitted[layer.tensor]}, evaluate))
         finally:
             model.load_state_dict(own)
     tables = []

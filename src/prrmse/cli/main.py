@@ -189,7 +189,10 @@ def _add_data(tool: argparse.ArgumentParser) -> None:
 
 def _tool(name: str, a: argparse.Namespace) -> None:
     from prrmse.cli import commands  # imports torch, which takes seconds
+    from prrmse.learning.device import set_up_process
 
+    if "device" in a:
+        set_up_process(a.device, a.threads)
     getattr(commands, name)(a)
 
 

@@ -27,7 +27,6 @@ from prrmse.compare.align import channels_of, match, permute, random_order
 from prrmse.data.slices import load_slices
 from prrmse.engine.program import norms_behind, trace
 from prrmse.experiments.swap import sweep_table
-from prrmse.learning.device import make_deterministic
 from prrmse.learning.evaluate import Evaluation
 from prrmse.nets.checkpoint import load_checkpoint, load_network
 from prrmse.nets.layers import State
@@ -69,7 +68,6 @@ def control_experiment(
     evaluation = Evaluation.of_split(load_slices(data), "val", compute, spec)
     image = evaluation.batches[0].image[:1].cpu()
     source = control_state(name, network, image, derive_seed(net, model, "control", name, seed), other_state)
-    make_deterministic(compute.threads)
     return sweep_table(network, source, evaluation, engine=engine, memory_mb=memory_mb)
 
 

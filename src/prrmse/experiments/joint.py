@@ -27,7 +27,7 @@ from prrmse.data.slices import load_slices, some_slices
 from prrmse.engine.program import TracingError, norms_behind, trace
 from prrmse.engine.sweep import sweep_changes
 from prrmse.experiments.swap import dice_by_change
-from prrmse.learning.device import forward_only, make_deterministic
+from prrmse.learning.device import forward_only
 from prrmse.learning.evaluate import Evaluation
 from prrmse.nets.checkpoint import load_checkpoint, load_network
 from prrmse.nets.layers import State, inventory
@@ -59,7 +59,6 @@ def joint_experiment(
     slices = load_slices(data)
     evaluation = Evaluation.of_split(slices, "val", compute, spec)
     training = Evaluation.of_split(some_slices(slices.split("train"), SLICES, header["model"]), "train", compute, spec)
-    make_deterministic(compute.threads)
     named = list(joint_changes(network, state, training))
     log.info("%d swaps on %d validation patients", len(named), len(evaluation.patients))
     changes = [change for _, change in named]
@@ -99,7 +98,7 @@ def units(network: nn.Module) -> dict[str, list[str]]:
     Where torch.fx cannot trace the network nothing is known to be behind a convolution, and W and B remain.
     """
     try:
-        behind = norms_behind(trace(copy.deepcopy(network)))
+        behind = norms_behind(trace(network))
     except TracingError as e:
         log.warning("%s; W and B are swapped without the statistics behind them", e)
         behind = {}

@@ -16,7 +16,6 @@ from torch import nn
 
 from prrmse.data.slices import load_slices
 from prrmse.engine.sweep import sweep
-from prrmse.learning.device import make_deterministic
 from prrmse.learning.dice import Counts, dice_table
 from prrmse.learning.evaluate import Evaluation
 from prrmse.names import PAIR_COLUMNS
@@ -53,7 +52,6 @@ def swap_experiment(
     network, _ = load_network(target, spec.factory)
     source_state, _ = load_checkpoint(source)
     evaluation = Evaluation.of_split(load_slices(data), "val", compute, spec)
-    make_deterministic(compute.threads)
     return sweep_table(network, source_state, evaluation, engine=engine, memory_mb=memory_mb)
 
 

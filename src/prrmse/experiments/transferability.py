@@ -23,7 +23,6 @@ from prrmse.compare.scores import cc_fv, cc_fv_code, gbc, gbc_code, gbc_diagonal
 from prrmse.compare.similarity import DISTANCES, LIKENESSES, similarity_table
 from prrmse.data.slices import draw_patients, load_slices, some_slices
 from prrmse.engine.sweep import sweep
-from prrmse.learning.device import make_deterministic
 from prrmse.learning.dice import dice
 from prrmse.learning.evaluate import Evaluation
 from prrmse.names import split_model
@@ -74,7 +73,6 @@ def transferability(
         pixels: sampled for scores and CKA.
         engine, memory_mb: see `prrmse.engine.sweep.sweep`.
     """
-    make_deterministic(compute.threads)
     target_network, head = load_network(target, spec.factory)
     source_network, source_head = load_network(source, spec.factory)
     state = {name: tensor.clone() for name, tensor in source_network.state_dict().items()}

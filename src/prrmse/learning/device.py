@@ -1,4 +1,9 @@
-"""The device, its number format, and determinism."""
+"""The device, its dtype, and determinism.
+
+What changes the whole process (`set_up_process` and what it calls) is for programs: the jobs of the workflow and the
+command line call it at their start, library functions never. `deterministic` and `forward_only` put back what they
+change.
+"""
 
 from __future__ import annotations
 
@@ -16,16 +21,38 @@ from typing import IO, Any
 
 import torch
 
+from prrmse.errors import InputError
 from prrmse.settings import Compute
+
+# cuBLAS is deterministic with this set.
+CUBLAS = "CUBLAS_WORKSPACE_CONFIG"
 
 
 def choose_device(name: str = "auto") -> torch.device:
-    """``auto`` is CUDA where there is one, else the CPU."""
-    if name != "cpu":
+    """``auto`` is CUDA where there is one, else the CPU.
+
+    Raises:
+        InputError: CUDA is asked for and there is none.
+    """
+    found = name != "cpu" and torch.cuda.is_available()
+    if name == "cuda" and not found:
+        raise InputError(
+            "<device>: torch finds no GPU for cuda here; take cpu or auto, or install a torch built for CUDA"
+        )
+    return torch.device("cuda" if found else "cpu")
+
+
+def set_up_process(device: str, threads: int) -> None:
+    """What a program that computes does once, before it touches torch: take a GPU, keep memory, be deterministic.
+
+    Args:
+        device: as for `choose_device`.
+        threads: of the CPU.
+    """
+    if device != "cpu":
         lease_gpu()
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(name)
+    keep_freed_memory()
+    make_deterministic(threads)
 
 
 @cache
@@ -97,25 +124,54 @@ def _cpu_flags() -> set[str]:
 
 
 def describe(compute: Compute) -> dict[str, Any]:
-    """What decides how sums round: device, number format and threads, as chosen here."""
+    """What decides how sums round: device, dtype and threads, as chosen here."""
     device = choose_device(compute.device)
     dtype = choose_precision(compute.precision, device)
     return {"device": device.type, "precision": str(dtype).removeprefix("torch."), "threads": compute.threads}
 
 
 def make_deterministic(threads: int) -> None:
-    """The same bytes from the same seeds on the same kind of machine.
+    """The same bytes from the same seeds on the same kind of machine, for the rest of the process.
 
     The number of threads is fixed because it decides how sums are split, hence how they round. A network of the user's
     with an operation that no GPU does deterministically is trained all the same: torch warns and names it.
     """
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    os.environ.setdefault(CUBLAS, ":4096:8")
     torch.use_deterministic_algorithms(True, warn_only=True)
     # A help for finding reads of memory that nothing has written; it costs a sweep 7 per cent.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.backends.cudnn.benchmark = False
     torch.backends.cudnn.allow_tf32 = False  # float32 means float32; bfloat16 is there for speed
     torch.set_num_threads(threads)
+
+
+@contextlib.contextmanager
+def deterministic(threads: int) -> Iterator[None]:
+    """Context of `make_deterministic`; afterwards torch and the environment are as they were."""
+    threads_before, workspace = torch.get_num_threads(), os.environ.get(CUBLAS)
+    filling = torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
+    with _global_flags():
+        try:
+            make_deterministic(threads)
+            yield
+        finally:
+            torch.set_num_threads(threads_before)
+            torch.utils.deterministic.fill_uninitialized_memory = filling  # type: ignore[attr-defined]
+            if workspace is None:
+                os.environ.pop(CUBLAS, None)
+
+
+@contextlib.contextmanager
+def _global_flags() -> Iterator[None]:
+    """Context that puts back torch's deterministic mode and the flags of cuDNN."""
+    mode = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    cudnn = torch.backends.cudnn
+    flags = cudnn.benchmark, cudnn.allow_tf32
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(mode[0], warn_only=mode[1])
+        cudnn.benchmark, cudnn.allow_tf32 = flags
 
 
 @cache
@@ -131,21 +187,20 @@ def keep_freed_memory() -> None:
             libc.mallopt(option, 2**30)
 
 
-def autocast(device: torch.device, dtype: torch.dtype) -> Any:
+def autocast(device: torch.device, dtype: torch.dtype) -> torch.autocast:
     """Context in which matrix products run in ``dtype``."""
     return torch.autocast(device.type, dtype, enabled=dtype is not torch.float32)
 
 
 @contextlib.contextmanager
 def forward_only(device: torch.device, dtype: torch.dtype) -> Iterator[None]:
-    """Context for networks that are only evaluated: `autocast`, and no detours of torch's deterministic mode.
+    """Context for networks that are only evaluated: `autocast`, float32 that is float32, and no detours.
 
-    On a GPU that mode resizes maps by a slow way, for the sake of a backward pass.
+    On a GPU torch's deterministic mode resizes feature maps by a slow way, for the sake of a backward pass.
     """
-    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
-    torch.use_deterministic_algorithms(before[0] and device.type == "cpu", warn_only=before[1])
-    try:
+    with _global_flags():
+        if device.type != "cpu":
+            torch.use_deterministic_algorithms(False)
+            torch.backends.cudnn.allow_tf32 = False
         with autocast(device, dtype):
             yield
-    finally:
-        torch.use_deterministic_algorithms(before[0], warn_only=before[1])

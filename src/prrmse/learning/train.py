@@ -8,7 +8,7 @@ import logging
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +22,9 @@ from prrmse.data.slices import IGNORE, Slices
 from prrmse.errors import InputError
 from prrmse.files import atomic
 from prrmse.learning.augment import Augmentation
-from prrmse.learning.capture import Captured
-from prrmse.learning.device import autocast, choose_device, choose_precision, make_deterministic
+from prrmse.learning.cuda import adam, cross_entropy, prepare_step, set_rate
+from prrmse.learning.device import autocast, choose_device, choose_precision, deterministic
 from prrmse.learning.evaluate import output_of, reconstruction_target, with_channels
-from prrmse.learning.separable import DeterministicResizing
 from prrmse.names import Layer
 from prrmse.settings import Compute, Training
 
@@ -70,9 +69,8 @@ def train(
         The network, on the CPU, in evaluation mode.
 
     Raises:
-        InputError: the loss became NaN or infinite.
+        InputError: the loss became NaN or infinite, or CUDA is asked for and there is none.
     """
-    make_deterministic(compute.threads)
     device = choose_device(compute.device)
     dtype = choose_precision(compute.precision, device)
     network.to(device).to(memory_format=torch.channels_last).train()
@@ -84,10 +82,9 @@ def train(
 
     hold = FrozenParameters(network, frozen)
     optimiser = Optimiser(network, settings.learning_rate, settings.weight_decay, steps, device)
-    resizing = DeterministicResizing()
 
     def step_on(x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        with autocast(device, dtype), resizing:
+        with autocast(device, dtype):
             shown = with_channels(x, image_channels).contiguous(memory_format=torch.channels_last)
             output = output_of(network(shown)).float()
         loss = loss_of(output, x, y, task, settings.loss)
@@ -95,11 +92,12 @@ def train(
         hold.restore()
         return loss.detach(), output.detach()
 
-    do_step = maybe_captured(step_on, device)
+    do_step = prepare_step(step_on, device)
     snapshot = Snapshot(resume, _identity(slices, task, settings, seed, title, device), compute.resume_seconds)
     progress = Progress(title, steps, task)
     stop = StopRequest()
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+    drawn_on = [device] if device.type == "cuda" else []
+    with deterministic(compute.threads), torch.random.fork_rng(devices=drawn_on):
         torch.manual_seed(seed)  # for networks that draw, as dropout does
         for step in range(snapshot.restore(network, optimiser), steps):
             x, y = image[order[step]], label[order[step]]
@@ -117,13 +115,8 @@ def train(
     return network.cpu().to(memory_format=torch.contiguous_format).eval()
 
 
-def maybe_captured(step: Callable[..., Any], device: torch.device) -> Callable[..., Any]:
-    """The step; for a GPU as a recorded graph, since a small network leaves it waiting for Python otherwise."""
-    return Captured(step) if device.type == "cuda" else step
-
-
 class Optimiser:
-    """Adam with a cosine schedule to zero. On a GPU its rate is a tensor, which a recorded graph reads anew.
+    """Adam with a cosine schedule to zero.
 
     Args:
         network: its parameters that need gradients are trained.
@@ -134,18 +127,12 @@ class Optimiser:
 
     def __init__(self, network: nn.Module, rate: float, weight_decay: float, steps: int, device: torch.device) -> None:
         trainable = [p for p in network.parameters() if p.requires_grad]
-        on_gpu = device.type == "cuda"
-        self._rate = torch.tensor(rate, device=device) if on_gpu else rate
-        self.adam = torch.optim.Adam(trainable, self._rate, weight_decay=weight_decay, fused=True, capturable=on_gpu)
+        self.adam = adam(trainable, rate, weight_decay, device)
         self._rates = cosine_rates(rate, steps)
 
     def set_rate(self, step: int) -> None:
         """The rate of a step, from 0."""
-        (group,) = self.adam.param_groups
-        if isinstance(self._rate, torch.Tensor):
-            group["lr"] = self._rate.fill_(self._rates[step])
-        else:
-            group["lr"] = self._rates[step]
+        set_rate(self.adam, self._rates[step])
 
     def step(self, loss: torch.Tensor) -> None:
         """Change the parameters by the gradient of the loss."""
@@ -181,17 +168,8 @@ def loss_of(output: torch.Tensor, image: torch.Tensor, label: torch.Tensor, task
     """
     if task == "auto":
         return F.mse_loss(output, reconstruction_target(output, image))
-    loss = (
-        F.cross_entropy(output, label, ignore_index=IGNORE)
-        if output.device.type == "cpu"
-        else pixel_cross_entropy(output, label)
-    )
+    loss = cross_entropy(output, label)
     return loss + soft_dice_loss(output, label) if kind == "ce+dice" else loss
-
-
-def pixel_cross_entropy(output: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
-    """Cross-entropy with the pixels as rows: of maps a GPU does not sum it in one order."""
-    return F.cross_entropy(output.permute(0, 2, 3, 1).flatten(0, 2), label.flatten(), ignore_index=IGNORE)
 
 
 def soft_dice_loss(output: torch.Tensor, label: torch.Tensor) -> torch.Tensor:

@@ -18,7 +18,8 @@ from prrmse.tables.store import write_table
 def run(main: Callable[[argparse.Namespace], None], *names: str, many: str = "") -> None:
     """Parse ``--name value`` for each name (``many``: several values), run, report errors in one line.
 
-    ``--params`` is what `prrmse.config.params.section` wrote. Exit status: 0 done, 2 the user has to mend something.
+    ``--params`` is what `prrmse.config.params.section` wrote; the process of a job that is given ``compute`` is set up
+    for that first (`prrmse.learning.device.set_up_process`). Exit status: 0 done, 2 the user has to mend something.
     """
     parser = argparse.ArgumentParser(description=sys.modules["__main__"].__doc__)
     for name in names:
@@ -28,6 +29,10 @@ def run(main: Callable[[argparse.Namespace], None], *names: str, many: str = "")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
+        if compute := getattr(arguments, "params", {}).get("compute"):
+            from prrmse.learning.device import set_up_process  # imports torch
+
+            set_up_process(compute.device, compute.threads)
         main(arguments)
     except InputError as e:
         print(f"error: {e.said(PARAMETERS)}", file=sys.stderr)

@@ -1,0 +1,181 @@
+"""What a training does differently on a GPU. Not yet run on one: the tests use fake tensors and stand-ins on a CPU.
+
+The loop calls `prepare_step`; its optimiser and its loss take what a recorded step needs from `adam` and
+`cross_entropy`. On a CPU each of them is torch's plain way.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+
+from prrmse.data.slices import IGNORE
+from prrmse.learning.separable import matrices
+
+log = logging.getLogger(__name__)
+
+Tensors = tuple[torch.Tensor, ...]
+Function = Callable[..., Tensors]
+Record = Callable[[Function, Tensors], tuple[Callable[[], None], Tensors]]
+MODES = {"bilinear", "bicubic"}
+
+
+def prepare_step(step: Function, device: torch.device) -> Function:
+    """The training step; for a GPU with deterministic gradients of resizing, and recorded as a graph.
+
+    A small network leaves a GPU waiting for Python otherwise.
+
+    Args:
+        step: see `Captured`.
+        device: of the network.
+    """
+    if device.type != "cuda":
+        return step
+    resizing = DeterministicResizing()
+
+    def deterministic(*arguments: torch.Tensor) -> Tensors:
+        with resizing:
+            return step(*arguments)
+
+    return Captured(deterministic)
+
+
+def adam(
+    parameters: Iterable[nn.Parameter], rate: float, weight_decay: float, device: torch.device
+) -> torch.optim.Adam:
+    """Fused Adam. On a GPU its rate is a tensor, which a recorded graph reads anew; `set_rate` changes it."""
+    if device.type != "cuda":
+        return torch.optim.Adam(parameters, rate, weight_decay=weight_decay, fused=True)
+    on_device = torch.tensor(rate, device=device)
+    return torch.optim.Adam(parameters, on_device, weight_decay=weight_decay, fused=True, capturable=True)
+
+
+def set_rate(optimiser: torch.optim.Adam, rate: float) -> None:
+    """Give an optimiser of `adam` another learning rate."""
+    (group,) = optimiser.param_groups
+    if isinstance(group["lr"], torch.Tensor):
+        group["lr"].fill_(rate)
+    else:
+        group["lr"] = rate
+
+
+def cross_entropy(output: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
+    """Mean over pixels: output ``[N, C, H, W]``, label ``[N, H, W]``. A GPU sums it in one order only over rows.
+
+    Pixels with the label `IGNORE` take no part.
+    """
+    if output.device.type == "cpu":
+        return F.cross_entropy(output, label, ignore_index=IGNORE)
+    return pixel_cross_entropy(output, label)
+
+
+def pixel_cross_entropy(output: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
+    """`cross_entropy` with the pixels as rows ``[N * H * W, C]``."""
+    return F.cross_entropy(output.permute(0, 2, 3, 1).flatten(0, 2), label.flatten(), ignore_index=IGNORE)
+
+
+def record_graph(function: Function, arguments: Tensors) -> tuple[Callable[[], None], Tensors]:
+    """Record what the function does to these arguments: the replay, and the results that it writes."""
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        results = function(*arguments)
+    return graph.replay, results
+
+
+class Captured:
+    """Does what a function does: a few times by calling it, while libraries settle; then it is recorded and replayed.
+
+    Args:
+        function: of tensors of fixed shapes, to tensors. It may change other tensors in place. Numbers that change from
+            call to call have to be in tensors, and nothing may wait for the device; if something does, so that it
+            cannot be recorded, it is called as before.
+        record: see `record_graph`.
+    """
+
+    WARM_UP = 3
+
+    def __init__(self, function: Function, record: Record = record_graph) -> None:
+        self._function, self._record = function, record
+        self._calls = 0
+        self._arguments: Tensors = ()
+        self._results: Tensors = ()
+        self._replay: Callable[[], None] | None = None
+
+    def __call__(self, *arguments: torch.Tensor) -> Tensors:
+        """The results; those of an earlier call may be overwritten."""
+        self._calls += 1
+        if self._calls <= self.WARM_UP:
+            return self._aside(arguments)
+        if self._calls == self.WARM_UP + 1:
+            self._try_to_record(arguments)
+        if self._replay is None:
+            return self._function(*arguments)
+        for own, given in zip(self._arguments, arguments, strict=True):
+            own.copy_(given)
+        self._replay()
+        return self._results
+
+    def _aside(self, arguments: Tensors) -> Tensors:
+        """On a stream of its own, as recording will be: what autograd sets up is bound to a stream."""
+        if arguments[0].device.type != "cuda":
+            return self._function(*arguments)
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            results = self._function(*arguments)
+        torch.cuda.current_stream().wait_stream(stream)
+        return results
+
+    def _try_to_record(self, arguments: Tensors) -> None:
+        self._arguments = tuple(argument.clone() for argument in arguments)
+        try:
+            self._replay, self._results = self._record(self._function, self._arguments)
+        except RuntimeError as e:
+            log.warning("not recorded as a graph, and slower for it: %s", " ".join(str(e).split()))
+
+
+def resized(x: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
+    """``[N, C, h, w]`` by matrices ``[H, h]`` and ``[W, w]`` to ``[N, C, H, W]``, channels last."""
+    (n, channels, h, w), high, wide = x.shape, len(rows), len(columns)
+    y = torch.matmul(rows, x.permute(0, 2, 3, 1).reshape(n, h, w * channels))
+    y = torch.matmul(columns, y.view(n * high, w, channels))
+    return y.view(n, high, wide, channels).permute(0, 3, 1, 2)
+
+
+class DeterministicResizing(TorchFunctionMode):
+    """Context in which gradients of resizing and of adaptive average pooling are summed in one order on a GPU.
+
+    There torch resizes bilinearly by a slow detour in its deterministic mode, and has no deterministic gradient of
+    pooling at all. As matrix products both have one, are fast, and can be recorded as a graph. On a CPU torch's own
+    operations are deterministic, and stay.
+
+    Args:
+        everywhere: on a CPU too.
+    """
+
+    def __init__(self, *, everywhere: bool = False) -> None:
+        super().__init__()
+        self._everywhere = everywhere
+        self._matrices: dict[Any, list[torch.Tensor]] = {}
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        separable = func is F.adaptive_avg_pool2d or (func is F.interpolate and kwargs.get("mode") in MODES)
+        if not separable or args[0].ndim != 4 or (args[0].device.type == "cpu" and not self._everywhere):
+            return func(*args, **kwargs)
+        x, rest = args[0], args[1:]
+        with torch.autocast(x.device.type, enabled=False):
+            key = func, tuple(x.shape[-2:]), x.device, x.dtype, repr((rest, kwargs))
+            if key not in self._matrices:
+                with torch.no_grad():
+                    found = matrices(lambda part: func(part, *rest, **kwargs), *x.shape[-2:])
+                self._matrices[key] = [matrix.to(x.device, x.dtype) for matrix in found]
+            return resized(x, *self._matrices[key])
