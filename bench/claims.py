@@ -347,8 +347,8 @@ Printed by `python bench/claims.py`; the rules stand in the docstrings of `src/p
 
 Tables are drawn {replicates} times without an effect. What that means depends on the rule: no difference between
 kinds, arms, networks or initialisations; layers, kernels or sources whose values are exchangeable; or, where a drop is
-compared with `verdict.tolerance` or another margin, a drop exactly there. Trainings differ by an SD of {seed:g} Dice, patients by
-{patient:g}, a kernel's drop from training to training by {kernel:g}, each single value by {rest:g}. An answer that is
+compared with `verdict.tolerance` or another margin, a drop exactly there. Trainings differ by an SD of
+{seed:g} Dice, patients by {patient:g}, a kernel's drop from training to training by {kernel:g}, each single value by {rest:g}. An answer that is
 wrong then must be given in at most 5 % (the simulation's own error: {error:.1%}). "Rightly" is how often a large effect
 is found, in a fifth as many tables; where it stays near 0, n cannot tell and the answer is `undecided`.
 

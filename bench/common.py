@@ -15,7 +15,7 @@ from torch import nn
 
 from prrmse.data.slices import Slices
 from prrmse.learning.device import choose_device
-from prrmse.nets.start import initialise
+from prrmse.nets.build import seeded_network
 from prrmse.tables.markdown import markdown_table
 
 SIZE = 128
@@ -37,7 +37,7 @@ def noise(slices: int, size: int = SIZE) -> Slices:
 
 def pair(net: str, arguments: dict[str, Any]) -> tuple[nn.Module, nn.Module]:
     """Target and source, untrained; BN tensors too are drawn, so that no swap is a swap of equals."""
-    made = [initialise(net, arguments, "independent", "none", model, 0) for model in ("a-seg", "b-seg")]
+    made = [seeded_network(net, arguments, model) for model in ("target", "source")]
     return disturbed(made[0], 0), disturbed(made[1], 1)
 
 

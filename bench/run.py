@@ -6,21 +6,24 @@ import argparse
 import os
 from pathlib import Path
 
+from ablation import ablation
 from common import machine
 from overhead import against_imports
 from sweeps import against_the_floor, against_the_plain_way, at_paper_width, growth
 from trainings import against_others, side_by_side
 
-from prrmse.learning.device import make_deterministic
+from prrmse.learning.device import set_up_process
+
+PARTS = ("overhead", "sweep", "width", "floor", "training", "sharing", "growth", "ablation")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--folder", type=Path, default=Path("results/benchmark"), help="where the figure goes")
-    parser.add_argument("--only", choices=["overhead", "sweep", "width", "floor", "training", "sharing", "growth"])
+    parser.add_argument("--only", choices=PARTS)
     parser.add_argument("--quick", action="store_true", help="much less of everything: shows that it runs")
     options = parser.parse_args()
-    make_deterministic(min(2, os.cpu_count() or 1))
+    set_up_process("auto", min(2, os.cpu_count() or 1))
     quick = options.quick
     print(f"{machine()}\n", flush=True)
     parts = {
@@ -31,10 +34,11 @@ def main() -> None:
         "training": lambda: against_others(2 if quick else 24),
         "sharing": lambda: side_by_side(4 if quick else 60),
         "growth": lambda: growth(options.folder, 4 if quick else 50),
+        "ablation": lambda: ablation(*((24, 40, 1) if quick else (36, 13, 2))),
     }
-    for name, part in parts.items():
+    for name in PARTS:
         if options.only in (None, name):
-            print(part(), flush=True)
+            print(parts[name](), flush=True)
 
 
 if __name__ == "__main__":

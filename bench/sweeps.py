@@ -24,17 +24,18 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from prrmse.data.slices import Slices
 from prrmse.engine import onednn
-from prrmse.engine.program import outlines, trace
+from prrmse.engine.program import trace
 from prrmse.engine.rewrite import rewrite
 from prrmse.engine.sweep import sweep
-from prrmse.learning.device import choose_device, make_deterministic
+from prrmse.learning.device import choose_device, set_up_process
 from prrmse.learning.dice import Counts, dice
 from prrmse.learning.evaluate import Evaluation
 from prrmse.names import Layer
 from prrmse.nets.layers import inventory
+from prrmse.settings import Compute
 
 BATCH = 16
-COMPUTE = {"device": "auto", "evaluation_precision": "float32", "evaluation_batch_size": BATCH}
+COMPUTE = Compute(evaluation_precision="float32", evaluation_batch_size=BATCH)
 
 
 def plain_way(target: nn.Module, source: dict[str, torch.Tensor], layer: Layer, data: Slices, batch: int) -> Counts:
@@ -133,12 +134,12 @@ def against_the_floor(slices: int) -> str:
 
 
 @torch.inference_mode()
-@mock.patch.object(onednn, "ORDER", None)  # the counter knows torch's convolutions, not oneDNN's own
+@mock.patch.object(onednn, "PACK", None)  # the counter knows torch's convolutions, not oneDNN's own
 def operations_of(target: nn.Module, source: dict[str, torch.Tensor], layers: list[Layer], on: Evaluation) -> int:
     """Floating-point operations of all convolutions and matrix products of a sweep, for one slice."""
     image = on.batches[0].image[:1]
-    program = trace(copy.deepcopy(target).eval())
-    program = rewrite(program, outlines(program, image), torch.float32, on.device)
+    program = trace(target)
+    program = rewrite(program, program.outline(image), torch.float32, on.device)
     total = 0
     recorded = program.record(program.steps).run({program.image: image})
     for layer in layers:
@@ -214,7 +215,7 @@ def stack(layers: int) -> nn.Module:
 
 
 def _grown(setting: dict[str, Any]) -> tuple[float, float]:
-    make_deterministic(torch.get_num_threads())
+    set_up_process("auto", torch.get_num_threads())
     if "layers" in setting:
         target, source = (disturbed(stack(setting["layers"]), seed) for seed in (0, 1))
     else:

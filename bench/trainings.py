@@ -5,7 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import time
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from common import CLASSES, NETS, SIZE, noise, seconds, table, torch_as_it_comes
@@ -15,14 +15,15 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from prrmse.data.slices import Slices
-from prrmse.learning.device import choose_device, make_deterministic
+from prrmse.learning.device import choose_device, set_up_process
 from prrmse.learning.train import train
-from prrmse.nets.start import initialise
+from prrmse.nets.build import seeded_network
+from prrmse.settings import Compute, Training
 
 BATCH, SLICES = 8, 64
 
 
-class Pictures(Dataset):
+class Pictures(Dataset[tuple[torch.Tensor, torch.Tensor]]):
     """As one would write it: one slice, flipped at random."""
 
     def __init__(self, data: Slices) -> None:
@@ -41,7 +42,7 @@ class Pictures(Dataset):
 def plain(net: str, data: Slices, steps: int) -> None:
     """float32, a DataLoader with workers, torchvision's transforms, cross-entropy."""
     device = choose_device("auto")
-    network = initialise(net, NETS[net], "shared", "none", "a-seg", 0).to(device).train()
+    network = seeded_network(net, NETS[net], "start").to(device).train()
     optimiser = torch.optim.Adam(network.parameters(), 1e-3)
     loader = DataLoader(Pictures(data), BATCH, shuffle=True, num_workers=os.cpu_count() or 1, persistent_workers=True)
     with torch_as_it_comes():
@@ -54,7 +55,7 @@ def monai(net: str, data: Slices, steps: int) -> None:
     from monai.transforms import Compose, EnsureTyped, RandFlipd
 
     device = choose_device("auto")
-    network = initialise(net, NETS[net], "shared", "none", "a-seg", 0).to(device).train()
+    network = seeded_network(net, NETS[net], "start").to(device).train()
     optimiser = torch.optim.Adam(network.parameters(), 1e-3)
     keys = ["image", "label"]
     items = [{"image": i[None], "label": t[None]} for i, t in zip(data.image, data.label, strict=True)]
@@ -81,13 +82,14 @@ def _loop(network: Any, optimiser: Any, loader: Any, steps: int, device: torch.d
                 return
 
 
-def ours(net: str, data: Slices, steps: int, precision: str = "auto", threads: int | None = None) -> None:
+def ours(
+    net: str, data: Slices, steps: int, precision: Literal["auto", "float32"] = "auto", threads: int | None = None
+) -> None:
     """The project's own training, with its augmentation, which does more than flips."""
     threads = threads or torch.get_num_threads()
-    settings = {"steps": steps, "batch_size": BATCH, "learning_rate": 1e-3, "weight_decay": 0.0}
-    settings |= {"loss": "ce", "augment": True}
-    compute = {"device": "auto", "precision": precision, "threads": threads, "resume_seconds": 3600}
-    train(initialise(net, NETS[net], "shared", "none", "a-seg", 0), data, "seg", settings, 0, compute)
+    settings = Training(steps=steps, batch_size=BATCH, learning_rate=1e-3, loss="ce", augment=True)
+    compute = Compute(precision=precision, threads=threads, resume_seconds=3600)
+    train(seeded_network(net, NETS[net], "start"), data, "seg", settings, 0, compute)
 
 
 def against_others(steps: int) -> str:
@@ -142,7 +144,7 @@ def _at_once(net: str, steps: int, jobs: int, threads: int) -> float:
 
 def _one(net: str, steps: int, threads: int, ready: Any, times: Any) -> None:
     data = noise(SLICES)
-    make_deterministic(threads)
+    set_up_process("auto", threads)
     ours(net, data, 5, threads=threads)
     ready.wait()
     start = time.perf_counter()  # one clock for all processes of a machine

@@ -137,7 +137,7 @@ def trace(network: nn.Module) -> Program:
     network = copy.deepcopy(network).eval()
     for part in network.modules():
         if getattr(part, "inplace", False):
-            part.inplace = False
+            part.inplace = False  # type: ignore[assignment]
     try:
         graph = fx.GraphModule(network, fx.Tracer().trace(network)).graph
     except Exception as e:

@@ -110,8 +110,8 @@ class _Rewriter:
         norm = self._only_user(conv)
         if norm is not None:
             module = self.calls[norm].module
-            known = self._is(self.calls[norm], nn.BatchNorm2d) and isinstance(module, nn.BatchNorm2d)
-            norm = norm if known and module.running_mean is not None else None
+            known = self._is(self.calls[norm], nn.BatchNorm2d)
+            norm = norm if known and isinstance(module, nn.BatchNorm2d) and module.running_mean is not None else None
         relu = self._only_user(norm or conv)
         return norm, relu if relu is not None and _is_relu(self.calls[relu]) else None
 

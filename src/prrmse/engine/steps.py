@@ -77,7 +77,7 @@ class Call:
             return self.constant
         args = fx.node.map_arg(self.node.args, lambda node: values[node.name])
         kwargs = fx.node.map_arg(self.node.kwargs, lambda node: values[node.name])
-        if self.node.op == "call_module":
+        if self.module is not None:
             return self.module(*args, **kwargs)
         if self.node.op == "call_method":
             return getattr(args[0], str(self.node.target))(*args[1:], **kwargs)

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from prrmse.tables.inference import Values, crossed_frame, crossed_interval
+from prrmse.tables.inference import Values, crossed_frame, crossed_interval, shape_of
 
 SIGN = {"shared": 1, "independent": -1}
 INITS = tuple(SIGN)
@@ -48,10 +48,11 @@ def factorial_table(drops: pd.DataFrame, random_drops: pd.DataFrame, settings: d
     found = []
     keys = ["net", "init", "seed", "patient"]
     pooled = drops.groupby(keys, sort=False)["drop"].mean().reset_index().assign(source="all")
-    sham = crossed_frame(random_drops, ["net", "init"])
-    real = crossed_frame(pd.concat([drops, pooled]), ["net", "init", "source"]).reindex(columns=sham.columns)
-    for net, init, source in pd.concat([drops, pooled])[["net", "init", "source"]].drop_duplicates().to_numpy():
-        both = np.stack([real.loc[(net, init, source)], sham.loc[(net, init)]]).reshape(2, *sham.columns.levshape)
+    random = crossed_frame(random_drops, ["net", "init"])
+    real = crossed_frame(pd.concat([drops, pooled]), ["net", "init", "source"]).reindex(columns=random.columns)
+    cells = pd.concat([drops, pooled])[["net", "init", "source"]].drop_duplicates()
+    for net, init, source in cells.itertuples(index=False):
+        both = np.stack([real.loc[(net, init, source)], random.loc[(net, init)]]).reshape(2, *shape_of(random))
         reuse = crossed_interval(_reuse, both, settings["level"])
         found.append({
             "net": net, "init": init, "source": source, "drop": np.nanmean(both[0]), "drop_random": np.nanmean(both[1]),
@@ -84,7 +85,7 @@ def effects_table(drops: pd.DataFrame, random_drops: pd.DataFrame, settings: dic
     cells = [(net, init) for net in nets for init in INITS]
     real, random = (crossed_frame(rows, ["net", "init"]).loc[cells] for rows in (drops, random_drops))
     stacked = np.stack([real.to_numpy(), random.reindex(columns=real.columns).to_numpy()])
-    stacked = stacked.reshape(2, len(cells), *real.columns.levshape)  # [2, cells, S, P]
+    stacked = stacked.reshape(2, len(cells), *shape_of(real))  # [2, cells, S, P]
     contrasts = {"start: shared - independent": {(net, init): SIGN[init] / len(nets) for net, init in cells}}
     for b, a in itertools.combinations(nets, 2):
         halves = {(a, init): 0.5 for init in INITS} | {(b, init): -0.5 for init in INITS}

@@ -101,7 +101,13 @@ def crossed_array(rows: pd.DataFrame, index: Sequence[str] = (), column: str = "
         alone: Values = rows.groupby(["seed", "patient"], sort=False)[column].mean().unstack().to_numpy()
         return alone
     wide = crossed_frame(rows, index, column)
-    return wide.to_numpy().reshape(len(wide), *wide.columns.levshape)
+    return wide.to_numpy().reshape(len(wide), *shape_of(wide))
+
+
+def shape_of(wide: pd.DataFrame) -> tuple[int, ...]:
+    """Numbers of seeds and of patients in the columns of a `crossed_frame`."""
+    assert isinstance(wide.columns, pd.MultiIndex)
+    return tuple(wide.columns.levshape)
 
 
 def mean_of(values: Values) -> float:
