@@ -52,7 +52,7 @@ def factorial_table(drops: pd.DataFrame, random_drops: pd.DataFrame, settings: d
     real = crossed_frame(pd.concat([drops, pooled]), ["net", "init", "source"]).reindex(columns=random.columns)
     cells = pd.concat([drops, pooled])[["net", "init", "source"]].drop_duplicates()
     for net, init, source in cells.itertuples(index=False):
-        both = np.stack([real.loc[(net, init, source)], random.loc[(net, init)]]).reshape(2, *shape_of(random))
+        both = np.stack([real.xs((net, init, source)), random.xs((net, init))]).reshape(2, *shape_of(random))
         reuse = crossed_interval(_reuse, both, settings["level"])
         found.append({
             "net": net, "init": init, "source": source, "drop": np.nanmean(both[0]), "drop_random": np.nanmean(both[1]),
