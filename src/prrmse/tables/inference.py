@@ -125,7 +125,8 @@ def quantile_of_means(fraction: float) -> Callable[[Values], float]:
     """
 
     def statistic(values: Values) -> float:
-        return float(np.quantile(np.nanmean(values, axis=(-2, -1)), fraction, method="inverted_cdf"))
+        means = np.sort(np.nanmean(values, axis=(-2, -1)))
+        return float(means[max(math.ceil(fraction * len(means) - 1e-9) - 1, 0)])
 
     return statistic
 
