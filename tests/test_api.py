@@ -11,10 +11,16 @@ from conftest import ARGUMENTS, COMPUTE, SETTINGS, initialise
 from safetensors.torch import load_file
 from test_sweep import Alive
 from torch import nn
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from prrmse import api
-from prrmse.learning.evaluate import Evaluation
+from prrmse.errors import InputError
+from prrmse.learning.evaluate import Evaluation, output_of
+from prrmse.learning.reach import without_effect
 from prrmse.learning.train import train
+from prrmse.nets.foreign import fit
 from prrmse.nets.layers import inventory, inventory_of_state
 
 
@@ -177,3 +183,103 @@ def test_advice_prefers_the_twin_and_warmstart_writes_it(target, slices, tmp_pat
 def test_the_examples_in_the_docstrings_run():
     assert doctest.testmod(api).failed == 0
     assert doctest.testmod(api).attempted > 0
+
+
+class Storages(TorchDispatchMode):
+    """Bytes of all tensors alive that operations have made, at most."""
+
+    def __init__(self):
+        super().__init__()
+        self.made, self.peak = {}, 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        for leaf in pytree.tree_leaves(result):
+            if isinstance(leaf, torch.Tensor):
+                storage = leaf.untyped_storage()
+                self.made[storage._cdata] = StorageWeakRef(storage), storage.nbytes()
+        self.made = {key: found for key, found in self.made.items() if not found[0].expired()}
+        self.peak = max(self.peak, sum(size for _, size in self.made.values()))
+        return result
+
+
+def test_a_sweep_with_an_own_evaluate_holds_one_copy_of_the_network_however_many_pairs():
+    network = nn.Sequential(*(nn.Conv2d(16, 16, 3) for _ in range(12)))
+    source = {name: tensor + 1 for name, tensor in network.state_dict().items()}
+    with Storages() as storages:
+        table = api.sweep(network, source, lambda model: float(model[3].weight.mean().detach()))
+    assert len(table) == 24
+    assert (table["score"] != table["baseline"]).sum() == 1
+    # The network itself, which the state_dict shows, and one copy.
+    assert storages.peak < 2.1 * sum(tensor.nbytes for tensor in source.values())
+
+
+def test_a_sweep_restores_the_network_when_the_evaluation_fails():
+    network = nn.Sequential(nn.Conv2d(1, 2, 1), nn.BatchNorm2d(2)).eval()
+    before = copy.deepcopy(network.state_dict())
+    source = {name: tensor + 1 for name, tensor in before.items()}
+    calls = []
+
+    def evaluate(model):
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyError("the user's own")
+        return 0.0
+
+    with pytest.raises(KeyError, match="the user's own"):
+        api.sweep(network, source, evaluate)
+    with pytest.raises(ValueError, match=r"evaluate changes the model's 1\.running_mean; call model\.eval\(\)"):
+        api.sweep(network, source, lambda model: model.train()(torch.rand(2, 1, 4, 4)).mean().item())
+    assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
+
+
+class Detached(nn.Module):
+    """``gate`` acts without a gradient, ``unused`` not at all; ``norm`` has buffers only."""
+
+    def __init__(self):
+        super().__init__()
+        self.body, self.gate, self.unused = nn.Conv2d(1, 2, 1), nn.Conv2d(1, 2, 1), nn.Conv2d(1, 2, 1)
+        self.norm, self.idle = nn.BatchNorm2d(2, affine=False), nn.BatchNorm2d(2, affine=False)
+
+    def forward(self, x, *, scale):
+        self.idle(self.unused(x))
+        return self.norm(self.body(x)) * self.gate(x).detach().sigmoid() * scale
+
+
+def test_what_has_no_effect_is_found_by_the_graph_or_by_trying():
+    network = Detached().eval()
+    network.body.weight.requires_grad_(False)
+    names = list(network.state_dict())
+    before = copy.deepcopy(network.state_dict())
+    found = without_effect(network, names, torch.rand(1, 1, 4, 4), scale=2.0)
+    counters = {name for name in names if name.endswith("num_batches_tracked")}
+    assert found == counters | {"unused.weight", "unused.bias", "idle.running_mean", "idle.running_var"}
+    assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
+    assert not network.body.weight.requires_grad
+
+
+def test_the_output_that_counts():
+    a, b = torch.zeros(1), torch.ones(1)
+    for made in (a, [a, b], (a, 3), {"aux": b, "out": a}, {"logits": a, "loss": None}, [{"out": [a, b]}]):
+        assert output_of(made) is a
+    for made, named in (({"x": a, "y": b}, "a dict of x, y"), ([], "a list"), (None, "a NoneType")):
+        with pytest.raises(InputError, match=f"puts out {named}; wrap it"):
+            output_of(made)
+
+
+def test_names_of_one_tensor_that_offer_two_values_are_not_taken():
+    network = nn.Sequential(nn.Conv2d(1, 1, 1), nn.Conv2d(1, 1, 1))
+    network[1].weight = network[0].weight
+    source = {name: torch.randn_like(tensor) for name, tensor in network.state_dict().items()}
+    fitted, table = fit(network.state_dict(), source)
+    assert set(fitted) == {"0.bias", "1.bias"}
+    assert table.set_index("tensor")["status"].to_dict() == {
+        "0.weight": "ambiguous",
+        "0.bias": "same",
+        "1.bias": "same",
+    }
+
+
+def test_a_layer_without_shape_is_refused():
+    with pytest.raises(InputError, match=r"^weight: has no shape yet .* run the network once"):
+        inventory(nn.LazyConv2d(2, 3))

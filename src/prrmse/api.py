@@ -24,7 +24,6 @@ import numpy as np
 import pandas as pd
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import nn
 from tqdm import tqdm
 
@@ -37,13 +36,15 @@ from prrmse.experiments.transferability import Watch, feature_scores
 from prrmse.files import atomic
 from prrmse.learning.dice import dice_table
 from prrmse.learning.evaluate import Evaluation, output_of, prediction_of
+from prrmse.learning.reach import without_effect
 from prrmse.learning.training_run import training_run
 from prrmse.names import Layer
 from prrmse.nets.build import NETS, seeded_network
+from prrmse.nets.checkpoint import write_state
 from prrmse.nets.foreign import fit, read_state
-from prrmse.nets.layers import inventory, inventory_of_state, swap
+from prrmse.nets.layers import fill, inventory, inventory_of_state, replaced, swap, without_kind
 from prrmse.seeding import derive_seed
-from prrmse.settings import Compute, Training
+from prrmse.settings import Compute, Training, Verdict
 from prrmse.tables.bootstrap import bootstrap_mean
 from prrmse.tables.verdict import drops_by_patient, is_reusable, mean_drops
 
@@ -53,7 +54,7 @@ Score = float | Mapping[str, float]
 Evaluate = Callable[[nn.Module], Score] | Evaluation
 StateLike = Mapping[str, torch.Tensor] | str | Path
 
-PAIR = ["kind", "layer", "module", "tensor", "scalars", "final"]
+PAIR = ["kind", "layer", "module", "tensor", "scalars", "final", "effect"]
 PIXELS = 4000
 
 
@@ -64,17 +65,22 @@ def inspect(checkpoint: StateLike | nn.Module) -> pd.DataFrame:
     name, in that order.
 
     Returns:
-        One row per pair: kind, layer, module, tensor, scalars, shape, mean, sd.
+        One row per pair: kind, layer, module, tensor, scalars, shape, mean, sd. A tensor of several names is one row,
+        by the first. ``attrs["without_kind"]``: scalars of each further parameter that is in no pair (a linear layer's,
+        an embedding), by name; of a checkpoint, of each floating-point tensor.
     """
     if isinstance(checkpoint, nn.Module):
         state, layers = dict(checkpoint.state_dict()), inventory(checkpoint)
+        parameters: Mapping[str, torch.Tensor] = dict(checkpoint.named_parameters())
     else:
         state, layers = _read(checkpoint)
+        parameters = state
     table = pd.DataFrame([layer._asdict() for layer in layers], columns=list(Layer._fields)).drop(columns="final")
     values = [state[layer.tensor].double() for layer in layers]
     table["shape"] = ["x".join(map(str, v.shape)) for v in values]
     table["mean"] = [float(v.mean()) for v in values]
     table["sd"] = [float(v.std(correction=0)) for v in values]
+    table.attrs["without_kind"] = without_kind(parameters, layers)
     return table
 
 
@@ -114,33 +120,37 @@ def sweep(
         progress: show a bar.
 
     Returns:
-        One row per (pair, case): kind, layer, module, tensor, scalars, final, case, score, baseline.
+        One row per (pair, case): kind, layer, module, tensor, scalars, final, effect, case, score, baseline.
+        ``effect`` is False for a tensor that cannot change the network's output (`prrmse.learning.reach`): heads of
+        deep supervision, auxiliary classifiers. Then an unchanged score says nothing. For an ``evaluate`` of your own,
+        it is found out with the input of its first call of the model; True where it does not call it.
 
     Raises:
-        ValueError: nothing of the source fits.
+        ValueError: nothing of the source fits; or ``evaluate`` changes the model.
     """
     fitted, _ = fit(model.state_dict(), _state(source))
     wanted = inventory(model) if layers is None else list(layers)
     chosen = [layer for layer in wanted if layer.tensor in fitted]
     if not chosen:
         raise ValueError("nothing of the source fits the model; prrmse compare shows what is there")
-    own = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    every = [layer.tensor for layer in inventory(model)]
     if isinstance(evaluate, Evaluation):
-        found = swept_counts(model, fitted, chosen, evaluate, engine=engine, memory_mb=memory_mb)
-        baseline, counts = evaluate.rebased(model, *found)
+        swept = swept_counts(model, fitted, chosen, evaluate, engine=engine, memory_mb=memory_mb)
+        baseline, counts = evaluate.rebased(model, *swept)
         scores = [_mean_dice(evaluate, found) for found in (baseline, *counts)]
+        idle = without_effect(model, every, evaluate.whole.image[:1])
     else:
-        scores = [_score(model, own, evaluate)]
-        try:
-            for layer in tqdm(chosen, disable=not progress, unit="swap"):
-                scores.append(_score(model, {**own, layer.tensor: fitted[layer.tensor]}, evaluate))
-        finally:
-            model.load_state_dict(own)
+        own_score, idle = _first_score(model, evaluate, every)
+        scores = [own_score]
+        for layer in tqdm(chosen, disable=not progress, unit="swap"):
+            scores.append(_score_with(model, {layer.tensor: fitted[layer.tensor]}, evaluate))
+    final = {layer.tensor for layer in inventory(model, idle) if layer.final}
     tables = []
     for layer, score in zip(chosen, scores[1:], strict=True):
         table = pd.DataFrame({"case": list(score), "score": list(score.values())})
         table["baseline"] = table["case"].map(scores[0])
-        tables.append(table.assign(**layer._asdict()))
+        named = {**layer._asdict(), "final": layer.tensor in final, "effect": layer.tensor not in idle}
+        tables.append(table.assign(**named))
     return pd.concat(tables, ignore_index=True)[[*PAIR, "case", "score", "baseline"]]
 
 
@@ -159,35 +169,32 @@ def advise(
     sources: Mapping[str, StateLike],
     evaluate: Evaluate,
     *,
-    tolerance: float = 0.05,
-    rule: str = "mean",
-    level: float = 0.95,
-    resamples: int = 2000,
+    settings: Verdict | None = None,
     engine: str = "fast",
     memory_mb: float = 2000,
 ) -> Advice:
-    """Which source, and which of its pairs, can be taken without a loss above the tolerance.
+    """Which source, and which of its pairs, can be taken without a drop above the tolerance.
 
     Args:
         model: the target.
         sources: states or files by name.
         evaluate: as for `sweep`.
-        tolerance: largest loss of the score at which a pair counts as reusable.
-        rule: compare the mean loss with it (``mean``, as the paper seems to), or the upper end of its interval
-            (``upper``).
-        level, resamples: of the bootstrap over cases.
+        settings: tolerance, the largest drop of the score at which a pair counts as reusable; rule, whether the mean
+            drop is compared with it or the upper end of its interval; level and resamples of the bootstrap over cases.
+            Defaults of the class if None.
+        engine, memory_mb: as for `sweep`.
 
     Returns:
-        The ranking: source, reusable_pairs, reusable_scalars (shares, the final convolution left out), joint_change
-        (of the score, when all reusable pairs are taken at once, without training) with its interval and n_cases,
+        The ranking: source, reusable_pairs, reusable_scalars (shares, the final convolution and what has no effect left
+        out: see `sweep`), joint_change (of the score, when all reusable pairs are taken at once, without training) with its interval and n_cases,
         rmse_relative (median over kernels), missing (pairs that the source does not have or that do not fit). For an
         `Evaluation` also the transferability scores (larger is better) of the source's features at `PIXELS` of its
         pixels: see `prrmse.compare.scores`. It is ordered by reusable_scalars, then by joint_change. It says what
         fits, not what training on will gain: that none of these predicts it safely is what docs/evidence.md shows.
     """
-    settings = {"level": level, "resamples": resamples}
+    settings = settings or Verdict()
     everything = inventory(model)
-    own = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    own = model.state_dict()
     pixels = (
         sample_pixels(evaluate, PIXELS, derive_seed("advise", "pixels")) if isinstance(evaluate, Evaluation) else None
     )
@@ -197,19 +204,20 @@ def advise(
         table = sweep(model, fitted, evaluate, engine=engine, memory_mb=memory_mb)
         drops = drops_by_patient(table.rename(columns={"case": "patient", "score": "dice"}), PAIR)
         verdict = mean_drops(drops, settings, "advise", name)
-        verdict["reusable"] = is_reusable(verdict, rule, tolerance)
+        verdict["reusable"] = is_reusable(verdict, settings)
         verdict.insert(0, "source", name)
         verdicts.append(verdict)
-        body = verdict[~verdict["final"]]
+        body = verdict[~verdict["final"] & verdict["effect"]]
         reused = [x for x in everything if x.tensor in set(body.loc[body["reusable"], "tensor"])]
-        change = _joint_change(model, own, fitted, reused, evaluate)
+        scalars = body["scalars"].sum()
+        change = _joint_change(model, fitted, reused, evaluate)
         low, high = bootstrap_mean(change[None], settings, "advise", name, "joint")
         kernels = body[body["kind"] == "W"]
         distances = distance_table(_arrays(own, kernels["tensor"]), _arrays(fitted, kernels["tensor"]), kernels)
         ranking.append({
             "source": name,
             "reusable_pairs": body["reusable"].mean(),
-            "reusable_scalars": (body["scalars"] * body["reusable"]).sum() / body["scalars"].sum(),
+            "reusable_scalars": (body["scalars"] * body["reusable"]).sum() / scalars if scalars else np.nan,
             "joint_change": change.mean(),
             "joint_low": low[0],
             "joint_high": high[0],
@@ -355,6 +363,9 @@ def warmstart(
 ) -> dict[str, Any]:
     """Write the model's state with these pairs taken from the source, and beside it what to freeze.
 
+    The file holds every name of the model's ``state_dict``, so that the model loads it: a tensor of several names
+    several times.
+
     Args:
         model: the target at its starting point.
         source: a state or a file.
@@ -366,17 +377,17 @@ def warmstart(
     Returns:
         The list.
     """
-    own = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
+    own = model.state_dict()
     fitted, _ = fit(own, _state(source))
-    state = swap(own, fitted, layers)
-    parameters = dict(model.named_parameters())
     taken = [layer.tensor for layer in layers]
+    state = swap(own, {name: tensor.to(own[name]) for name, tensor in fitted.items()}, layers)
+    parameters = dict(model.named_parameters())
     statistics = sorted({x.module for x in layers if x.kind == "RM"} & {x.module for x in layers if x.kind == "RV"})
     found = {"reused": taken, "freeze": [t for t in taken if t in parameters], "freeze_statistics": statistics}
     path = Path(path)
     listed = json.dumps({**found, "note": note}, indent=1) + "\n"
     with atomic(path) as weights, atomic(path.with_suffix(".json")) as json_file:
-        save_file({name: tensor.contiguous() for name, tensor in state.items()}, weights)
+        write_state(state, weights, {"layers": [layer._asdict() for layer in inventory(model)]})
         json_file.write_text(listed)
     return found
 
@@ -400,10 +411,40 @@ def _arrays(state: Mapping[str, torch.Tensor], names: Iterable[str]) -> dict[str
     return {name: state[name].float().cpu().numpy() for name in names}
 
 
-def _score(model: nn.Module, state: Mapping[str, torch.Tensor], evaluate: Callable[[nn.Module], Score]) -> dict:
-    model.load_state_dict(state)
+def _score(model: nn.Module, evaluate: Callable[[nn.Module], Score]) -> dict[str, float]:
     score = evaluate(model)
     return {str(k): float(v) for k, v in score.items()} if isinstance(score, Mapping) else {"all": float(score)}
+
+
+def _score_with(
+    model: nn.Module, change: Mapping[str, torch.Tensor], evaluate: Callable[[nn.Module], Score]
+) -> dict[str, float]:
+    """The score with these tensors in the place of the model's own."""
+    with replaced(model, change):
+        return _score(model, evaluate)
+
+
+def _first_score(
+    model: nn.Module, evaluate: Callable[[nn.Module], Score], tensors: Iterable[str]
+) -> tuple[dict[str, float], set[str]]:
+    """The score, and the tensors without effect on the output for the input of the first call (`without_effect`)."""
+    seen: list[tuple[Any, Any]] = []
+
+    def keep(_: nn.Module, inputs: Any, named: Any) -> None:
+        if not seen:
+            seen.append((inputs, named))
+
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    handle = model.register_forward_pre_hook(keep, with_kwargs=True)
+    try:
+        score = _score(model, evaluate)
+    finally:
+        handle.remove()
+    for name, tensor in model.state_dict().items():
+        if not torch.equal(tensor, before[name].to(tensor.device)):
+            fill(model.state_dict(), before)
+            raise ValueError(f"evaluate changes the model's {name}; call model.eval() in it, and do not train there")
+    return score, without_effect(model, tensors, *seen[0][0], **seen[0][1]) if seen else set()
 
 
 def _mean_dice(evaluation: Evaluation, counts: Any) -> dict[str, float]:
@@ -415,20 +456,18 @@ def _mean_dice(evaluation: Evaluation, counts: Any) -> dict[str, float]:
 def _scores(model: nn.Module, fitted: dict, evaluation: Evaluation, pixels: Pixels) -> dict[str, float]:
     """Of the source's features in the target's network. Whether its outputs are classes is not known: no LEEP."""
     source = copy.deepcopy(model)
-    source.load_state_dict({**model.state_dict(), **fitted})
+    fill(source.state_dict(), fitted)
     return feature_scores(source.eval(), evaluation, pixels, Watch(), has_classes=False)
 
 
-def _joint_change(model: nn.Module, own: dict, fitted: dict, layers: list[Layer], evaluate: Evaluate) -> np.ndarray:
+def _joint_change(
+    model: nn.Module, fitted: Mapping[str, torch.Tensor], layers: Iterable[Layer], evaluate: Evaluate
+) -> np.ndarray:
     """Change of the score of each case when all these pairs are taken at once."""
-    found = []
-    try:
-        for state in (own, swap(own, fitted, layers)):
-            if isinstance(evaluate, Evaluation):
-                model.load_state_dict(state)
-                found.append(_mean_dice(evaluate, evaluate.own_counts(model)))
-            else:
-                found.append(_score(model, state, evaluate))
-    finally:
-        model.load_state_dict(own)
+
+    def score(model: nn.Module) -> Score:
+        return _mean_dice(evaluate, evaluate.own_counts(model)) if isinstance(evaluate, Evaluation) else evaluate(model)
+
+    changes: list[dict[str, torch.Tensor]] = [{}, {layer.tensor: fitted[layer.tensor] for layer in layers}]
+    found = [_score_with(model, change, score) for change in changes]
     return np.array([found[1].get(case, np.nan) - value for case, value in found[0].items()])

@@ -25,14 +25,19 @@ from prrmse.nets.build import build_network, seeded_network
 from prrmse.nets.checkpoint import load_network
 from prrmse.nets.foreign import fit, read_state
 from prrmse.nets.layers import inventory
-from prrmse.settings import Compute, Dataset, Training
+from prrmse.settings import Compute, Dataset, Training, Verdict
 from prrmse.tables.means import mean_over_patients
 from prrmse.tables.store import write_table
 
 
 def inspect(a: argparse.Namespace) -> None:
-    """Print the pairs of a checkpoint."""
-    show(api.inspect(a.checkpoint), a.json)
+    """Print the pairs of a checkpoint, and how much of it has no kind."""
+    table = api.inspect(a.checkpoint)
+    show(table, a.json)
+    without = table.attrs["without_kind"]
+    if without and not a.json:
+        named = ", ".join(list(without)[:4]) + (", ..." if len(without) > 4 else "")
+        print(f"\n{sum(without.values())} scalars in {len(without)} tensors have no kind, so are in no pair: {named}")
 
 
 def compare(a: argparse.Namespace) -> None:
@@ -73,10 +78,11 @@ def advise(a: argparse.Namespace) -> None:
     """Rank sources for a target; write the advice."""
     network, evaluation = target_on_data(a)
     paths = short_names(a.sources)
+    settings = Verdict(tolerance=a.tolerance, rule=a.rule)
     # All are opened before any of them takes minutes.
     sources = {name: fitting(network, path, a.target) for name, path in paths.items()}
     advice = api.advise(
-        network, sources, evaluation, tolerance=a.tolerance, rule=a.rule, engine=a.engine, memory_mb=a.memory_mb
+        network, sources, evaluation, settings=settings, engine=a.engine, memory_mb=a.memory_mb
     )
     found = {
         "target": str(a.target),
@@ -161,11 +167,12 @@ def advised(path: str, source: str | None, layers: list[Layer]) -> tuple[list[La
     advice = read_json(path, "an advice of prrmse advise --out")
     try:
         name = source or advice["ranking"][0]["source"]
-        taken = {v["tensor"] for v in advice["verdicts"] if v["source"] == name and v["reusable"]}
+        taken = {v["tensor"]: bool(v["final"]) for v in advice["verdicts"] if v["source"] == name and v["reusable"]}
         file = str(advice["sources"][name])
     except (KeyError, TypeError, IndexError) as e:
         raise InputError(f"{path}: not an advice of prrmse advise --out, or has no such source ({e})") from None
-    return [layer for layer in layers if layer.tensor in taken], file
+    # What is final is the advice's to say, which has seen what reaches the output.
+    return [layer._replace(final=taken[layer.tensor]) for layer in layers if layer.tensor in taken], file
 
 
 def read_json(path: str, what: str) -> Any:

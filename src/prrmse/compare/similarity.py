@@ -34,8 +34,9 @@ from prrmse.compare.features import Pixels, features
 from prrmse.compare.scores import linear_cka
 from prrmse.engine.program import TracingError, norms_behind, trace
 from prrmse.learning.evaluate import Evaluation
+from prrmse.learning.reach import reaching
 from prrmse.names import Layer
-from prrmse.nets.layers import State, inventory
+from prrmse.nets.layers import State, fill
 
 log = logging.getLogger(__name__)
 
@@ -59,9 +60,9 @@ def similarity_table(
         seed: of the alignment's order.
     """
     own = {name: tensor.detach().cpu() for name, tensor in target.state_dict().items()}
-    kernels = [layer for layer in inventory(target) if layer.kind == "W"]
+    kernels = [layer for layer in reaching(target, evaluation.whole.image[:1]) if layer.kind == "W"]
     other = copy.deepcopy(target)
-    other.load_state_dict(source)
+    fill(other.state_dict(), source)
     weighted = _weighted(target, source, kernels, evaluation)
     outputs = [features(n, evaluation, pixels, outputs=[k.module for k in kernels])[1] for n in (target, other)]
     target.cpu()

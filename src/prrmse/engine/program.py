@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import inspect
+import operator
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
@@ -13,7 +15,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from prrmse.engine.steps import Call, Step, folded
 
-IN_PLACE = {"iadd", "isub", "imul", "itruediv", "setitem"}
+# Of the module operator: iadd, imul and so on.
+IN_PLACE = {"setitem", *(name for name in dir(operator) if name[0] == "i" and hasattr(operator, name[1:]))}
 
 
 class TracingError(ValueError):
@@ -124,6 +127,28 @@ class Program:
         return steps
 
 
+class _Tracer(fx.Tracer):
+    """Buffers too are values of the graph: what is computed from them is no constant, since they can be swapped."""
+
+    proxy_buffer_attributes = True
+
+
+def _without_inplace(node: fx.Node) -> None:
+    """``F.relu(x, inplace=True)`` as ``F.relu(x)``."""
+    if node.op != "call_function":
+        return
+    try:
+        names = list(inspect.signature(node.target).parameters)  # type: ignore[arg-type]
+    except (TypeError, ValueError):  # written in C
+        return
+    if "inplace" in names:
+        position = names.index("inplace")
+        if len(node.args) > position:
+            node.args = (*node.args[:position], False, *node.args[position + 1 :])
+        elif "inplace" in node.kwargs:
+            node.kwargs = {**node.kwargs, "inplace": False}
+
+
 def trace(network: nn.Module) -> Program:
     """The operations of a copy of the network in evaluation mode, by torch.fx (Reed et al. 2022).
 
@@ -139,7 +164,7 @@ def trace(network: nn.Module) -> Program:
         if getattr(part, "inplace", False):
             part.inplace = False  # type: ignore[assignment]
     try:
-        graph = fx.GraphModule(network, fx.Tracer().trace(network)).graph
+        graph = fx.GraphModule(network, _Tracer().trace(network)).graph
     except Exception as e:
         raise TracingError(f"torch.fx cannot trace {type(network).__name__}: {' '.join(str(e).split())}") from e
     graph.eliminate_dead_code()
@@ -147,6 +172,7 @@ def trace(network: nn.Module) -> Program:
     image, output, steps = "", "", {}
     for node in graph.nodes:
         target = getattr(node.target, "__name__", str(node.target))
+        _without_inplace(node)
         if target in IN_PLACE or (node.op.startswith("call") and target.endswith("_") and not target.endswith("__")):
             raise TracingError(f"{type(network).__name__}: {node.name} changes a value in place")
         if node.op == "placeholder":

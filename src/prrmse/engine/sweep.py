@@ -27,7 +27,7 @@ from prrmse.learning.device import forward_only
 from prrmse.learning.dice import Counts, Masks
 from prrmse.learning.evaluate import Evaluation, output_of
 from prrmse.names import Layer
-from prrmse.nets.layers import check_fits
+from prrmse.nets.layers import check_fits, replaced, tensor_names, under_all_names
 
 log = logging.getLogger(__name__)
 
@@ -96,49 +96,80 @@ def sweep_changes(
     if engine == "plain":
         return _plain(network, changes, evaluation)
     own = network.state_dict()
-    real = [{k: v for k, v in change.items() if not torch.equal(v.to(own[k].device), own[k])} for change in changes]
+    real = [
+        {k: v for k, v in under_all_names(own, change).items() if not torch.equal(v.to(own[k]), own[k])}
+        for change in changes
+    ]
     placed = evaluation.place(copy.deepcopy(network))
     # What autocast would do anew for every swap: the weights in the dtype they are used in.
     for module in placed.modules():
-        if isinstance(module, nn.Conv2d):
+        if type(module) is nn.Conv2d:
             module.to(evaluation.dtype)
     try:
-        program = trace(placed)
+        program = _traced(placed, evaluation)
     except TracingError as e:
         log.warning("%s; the whole network is run for each swap", e)
         return _plain(network, changes, evaluation)
+    # Of tensors that no step reads nothing is taken for granted: heads that are not run, or what tracing did not see.
+    read = {n for names in tensor_names(own).values() if any(map(program.readers, names)) for n in names}
+    unread = [i for i, change in enumerate(real) if not read.issuperset(change)]
+    swept = [i for i, change in enumerate(real) if change and i not in unread]
+    exact = engine == "exact"
+    # Normalised by the statistics of the batch, slices must be those that are evaluated together.
+    batched = any(isinstance(m, nn.modules.batchnorm._BatchNorm) and m.running_mean is None for m in placed.modules())
     del placed  # the program has its own copy
     with forward_only(evaluation.device, evaluation.dtype):
-        unchanged, *counts = _run(program, [c for c in real if c], evaluation, engine == "exact", memory_mb)
-    remaining = iter(counts)
-    return Counts(*unchanged), [Counts(*(next(remaining) if change else unchanged)) for change in real]
+        unchanged, *counts = _run(program, [real[i] for i in swept], evaluation, exact, exact or batched, memory_mb)
+    found = dict(zip(swept, (Counts(*c) for c in counts), strict=True))
+    if unread:
+        base, others = _plain(network, [real[i] for i in unread], evaluation)
+        found |= {i: c for i, c in zip(unread, others, strict=True) if not np.array_equal(c, base)}
+    return Counts(*unchanged), [found.get(i, Counts(*unchanged)) for i in range(len(changes))]
+
+
+def _traced(network: nn.Module, evaluation: Evaluation) -> Program:
+    """The network as a program that puts out what the network does, which is tried on one slice.
+
+    Raises:
+        TracingError: it cannot be traced, or the program puts out something else: a module changes in place what is
+            read again, something is drawn, a question about types is answered wrongly while tracing.
+    """
+    image = evaluation.whole.image[:1]
+    with forward_only(evaluation.device, evaluation.dtype):
+        expected = output_of(network(image))
+        program = trace(network)
+        try:
+            made = output_of(program.record(()).run({program.image: image})[program.output])
+        except (RuntimeError, TypeError, ValueError, AttributeError) as e:
+            raise TracingError(f"what torch.fx writes down of {type(network).__name__} does not run ({e})") from e
+    if made.shape != expected.shape or not torch.allclose(made, expected, rtol=0, atol=0, equal_nan=True):
+        raise TracingError(f"{type(network).__name__} puts out something else than what torch.fx writes down")
+    return program
 
 
 def _plain(network: nn.Module, changes: Sequence[Change], evaluation: Evaluation) -> tuple[Counts, list[Counts]]:
     """The same by evaluating a copy of the whole network for each change."""
-    own = network.state_dict()
     copied = evaluation.place(copy.deepcopy(network))
     found = []
     for change in changes:
-        copied.load_state_dict({**own, **change})
-        found.append(evaluation.counts(copied))
-    copied.load_state_dict(own)
+        with replaced(copied, change):
+            found.append(evaluation.counts(copied))
     return evaluation.counts(copied), found
 
 
 def _run(
-    program: Program, changes: Sequence[Change], evaluation: Evaluation, exact: bool, memory_mb: float
+    program: Program, changes: Sequence[Change], evaluation: Evaluation, exact: bool, fixed: bool, memory_mb: float
 ) -> np.ndarray:
-    """Counts int64 ``[1 + changes, 3, P, C]``, the network's own first."""
+    """Counts int64 ``[1 + changes, 3, P, C]``, the network's own first; ``fixed``: in the batches of the evaluation."""
     whole = evaluation.whole
     outline = program.outline(whole.image[:1])
     if not exact:
         program = rewrite(program, outline, evaluation.dtype, evaluation.device)
         outline = program.outline(whole.image[:1])
     changed = [_changed(program, {k: v.to(evaluation.device) for k, v in change.items()}) for change in changes]
-    most = len(evaluation.batches[0].image) if exact else len(whole.image)
-    step_bytes = largest_step(program, whole.image[:1]) if evaluation.device.type == "cpu" and not exact else 0
-    plan = schedule(program, changed, outline, most, memory_mb, step_bytes=step_bytes, fixed=exact)
+    most = len(evaluation.batches[0].image) if fixed else len(whole.image)
+    step_bytes = largest_step(program, whole.image[:1]) if evaluation.device.type == "cpu" and not fixed else 0
+    plan = schedule(program, changed, outline, most, memory_mb, step_bytes=step_bytes, fixed=fixed)
     log.info(
         "%d swaps, %d slices at once, %d of %d values kept, at most %.0f MiB",
         *(len(changes), plan.slices, len(plan.kept), len(program.steps), plan.bytes / 2**20),

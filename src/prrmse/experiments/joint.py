@@ -30,7 +30,7 @@ from prrmse.experiments.swap import dice_by_change
 from prrmse.learning.device import forward_only
 from prrmse.learning.evaluate import Evaluation
 from prrmse.nets.checkpoint import load_checkpoint, load_network
-from prrmse.nets.layers import State, inventory
+from prrmse.nets.layers import State, fill, inventory
 from prrmse.settings import Compute, Network
 
 log = logging.getLogger(__name__)
@@ -122,7 +122,7 @@ def reestimated(network: nn.Module, change: State, training: Evaluation) -> dict
         training: the images; their labels take no part.
     """
     copied = training.place(copy.deepcopy(network))
-    copied.load_state_dict({**network.state_dict(), **change})
+    fill(copied.state_dict(), change)
     norms = {
         name: module
         for name, module in copied.named_modules()

@@ -18,9 +18,9 @@ from prrmse.data.slices import load_slices
 from prrmse.engine.sweep import sweep
 from prrmse.learning.dice import Counts, dice_table
 from prrmse.learning.evaluate import Evaluation
+from prrmse.learning.reach import reaching
 from prrmse.names import PAIR_COLUMNS
 from prrmse.nets.checkpoint import load_checkpoint, load_network
-from prrmse.nets.layers import inventory
 from prrmse.settings import Compute, Network
 
 log = logging.getLogger(__name__)
@@ -58,8 +58,8 @@ def swap_experiment(
 def sweep_table(
     network: nn.Module, source: Mapping[str, torch.Tensor], evaluation: Evaluation, *, engine: str, memory_mb: float
 ) -> pd.DataFrame:
-    """`prrmse.engine.sweep.sweep` of every pair, as the table that `swap_experiment` returns."""
-    layers = inventory(network)
+    """`prrmse.engine.sweep.sweep` of every pair that takes part in the output, as `swap_experiment`'s table."""
+    layers = reaching(network, evaluation.whole.image[:1])
     log.info("%d pairs on %d validation patients", len(layers), len(evaluation.patients))
     own, swapped = sweep(network, source, layers, evaluation, engine=engine, memory_mb=memory_mb)
     names = [{column: getattr(layer, column) for column in PAIR_COLUMNS} for layer in layers]

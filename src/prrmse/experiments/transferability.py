@@ -25,9 +25,9 @@ from prrmse.data.slices import draw_patients, load_slices, some_slices
 from prrmse.engine.sweep import sweep
 from prrmse.learning.dice import dice
 from prrmse.learning.evaluate import Evaluation
+from prrmse.learning.reach import reaching
 from prrmse.names import split_model
 from prrmse.nets.checkpoint import load_network
-from prrmse.nets.layers import inventory
 from prrmse.nets.start import starting_point
 from prrmse.seeding import derive_seed
 from prrmse.settings import Compute, Network
@@ -83,7 +83,7 @@ def transferability(
     evaluation = Evaluation(drawn, compute, spec.classes, spec.image_channels)
     chosen = sample_pixels(evaluation, pixels, derive_seed(model, "pixels", seed))
 
-    kernels = [layer for layer in inventory(target_network) if layer.kind == "W"]
+    kernels = [layer for layer in reaching(target_network, evaluation.whole.image[:1]) if layer.kind == "W"]
     watch = Watch()
     # An auto-encoder's outputs are no classes.
     has_classes = split_model(source_model)[1] == "seg"
@@ -120,7 +120,7 @@ def feature_scores(
         watch: notes the times.
         has_classes: whether the source's outputs are classes, which LEEP needs.
     """
-    kernels = [layer for layer in inventory(source) if layer.kind == "W"]
+    kernels = [layer for layer in reaching(source, evaluation.whole.image[:1]) if layer.kind == "W"]
     names = [layer.module for layer in kernels]
     final = next((layer.module for layer in kernels if layer.final), names[-1])
     into, _, own = watch.time(

@@ -31,9 +31,28 @@ class Batch(NamedTuple):
 
 
 def output_of(made: Any) -> torch.Tensor:
-    """The logits ``[N, C, ...]``: what a network makes, or the ``out`` of it (torchvision's segmentation models)."""
-    logits: torch.Tensor = made["out"] if isinstance(made, Mapping) else made
-    return logits
+    """The logits ``[N, C, ...]`` in what a network puts out.
+
+    A tensor is itself; of a list or tuple the first (deep supervision: the full resolution; a segmentation beside
+    something else); of a dict ``out`` (torchvision's segmentation models), or else its only tensor.
+
+    Raises:
+        InputError: none of these; names what there is.
+    """
+    if isinstance(made, torch.Tensor):
+        return made
+    if isinstance(made, Sequence) and len(made) and not isinstance(made, str):
+        return output_of(made[0])
+    if isinstance(made, Mapping):
+        if "out" in made:
+            return output_of(made["out"])
+        tensors = {key: value for key, value in made.items() if isinstance(value, torch.Tensor)}
+        if len(tensors) == 1:
+            return next(iter(tensors.values()))
+        found = f"a dict of {', '.join(map(str, made)) or 'nothing'}"
+    else:
+        found = f"a {type(made).__name__}"
+    raise InputError(f"the network puts out {found}; wrap it, so that it returns the logits or a dict with 'out'")
 
 
 def prediction_of(made: Any) -> torch.Tensor:

@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from prrmse.errors import InputError
+from prrmse.nets.layers import tensor_names
 from prrmse.nets.opcodes import Made, NotReadableError, OtherFormatError
 from prrmse.nets.torchfile import NUMBERS, TensorError, TorchFile, open_torch_file
 
@@ -304,29 +305,38 @@ def fit(own: Mapping[str, torch.Tensor], other: Mapping[str, torch.Tensor]) -> t
     shape. A first kernel for another number of image channels is adapted: three channels to one by their sum (the same
     as feeding the grey image three times), one to several by an equal share each.
 
+    Names of ``own`` that share a tensor are one row; any of them may be offered, and all of them get the tensor.
+
     Args:
         own: the state of the network to be served.
         other: the state that offers its tensors.
 
     Returns:
-        The tensors that fit, by the names of ``own``; and one row per name: tensor, shape, shape_other, status
-        (``same``, ``adapted``, ``other shape``, ``missing``: not offered, ``surplus``: not asked for).
+        The tensors that fit, by the names of ``own``; and one row per tensor: tensor, shape, shape_other, status
+        (``same``, ``adapted``, ``other shape``, ``missing``: not offered, ``ambiguous``: names of one tensor offer
+        different values, ``surplus``: not asked for).
     """
     other = _renamed(own, other)
     fitted: State = {}
     rows = []
     first_kernel = next((name for name, tensor in own.items() if tensor.ndim >= 3), None)
-    for name, tensor in own.items():
-        offered = other.get(name)
+    for name, names in tensor_names(own).items():
+        tensor, offers = own[name], [other[n] for n in names if n in other]
+        offered = offers[0] if offers else None
         status = "missing"
         if offered is not None:
             status = "same" if offered.shape == tensor.shape else "other shape"
-            if status == "same":
-                fitted[name] = offered
-            elif name == first_kernel and (adapted := _with_channels(offered, tensor.shape)) is not None:
-                fitted[name], status = adapted, "adapted"
+            taken = offered if status == "same" else None
+            if not all(torch.equal(offered, another) for another in offers[1:]):
+                status, taken = "ambiguous", None
+            elif status != "same" and name == first_kernel:
+                taken = _with_channels(offered, tensor.shape)
+                status = "other shape" if taken is None else "adapted"
+            if taken is not None:
+                fitted.update((n, taken) for n in names)
         rows.append((name, _shape(tensor), _shape(offered), status))
-    rows += [(name, "", _shape(tensor), "surplus") for name, tensor in other.items() if name not in own]
+    surplus = [name for name, names in tensor_names(other).items() if not own.keys() & names]
+    rows += [(name, "", _shape(other[name]), "surplus") for name in surplus]
     return fitted, pd.DataFrame(rows, columns=["tensor", "shape", "shape_other", "status"])
 
 
