@@ -15,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
+from prrmse.settings import Verdict
 from prrmse.tables import claims, findings
 from prrmse.tables.answer import FAILS, HOLDS, UNDECIDED, Answer
 from prrmse.tables.controls import control_summary
@@ -23,8 +24,8 @@ from prrmse.tables.joint import joint_effects
 from prrmse.tables.markdown import markdown_table
 from prrmse.tables.ranking import SCORES, gain_table, layer_correlations, permutation_tests
 
-SETTINGS = {"tolerance": 0.05, "level": 0.95, "resamples": 500, "rn_fraction": 0.5}
-EDGE = SETTINGS["tolerance"]
+SETTINGS = Verdict(resamples=500)
+EDGE = SETTINGS.tolerance
 PATIENTS = 10
 # Standard deviations of a Dice: between trainings, between patients, of one patient in one training, of a kernel's drop
 # from one training to the next.

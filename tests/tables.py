@@ -8,10 +8,11 @@ import pandas as pd
 from prrmse.compare.distance import bn_shift_table, rmse_table
 from prrmse.nets.build import build
 from prrmse.nets.layers import inventory
+from prrmse.settings import Verdict
 from prrmse.tables.means import swap_table
 from prrmse.tables.verdict import network_table, verdict_table
 
-VERDICT = {"tolerance": 0.05, "rule": "mean", "level": 0.95, "resamples": 200, "rn_fraction": 0.5}
+VERDICT = Verdict(resamples=200)
 SMALL = {"unet": {"width": 4}, "pspnet": {"width": 8, "head_width": 64}}
 MODELS = ["acdc-seg", "acdc-auto", "t1-seg", "t1-auto"]
 SOURCES = MODELS[1:]

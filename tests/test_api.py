@@ -22,6 +22,7 @@ from prrmse.learning.reach import without_effect
 from prrmse.learning.train import train
 from prrmse.nets.foreign import fit
 from prrmse.nets.layers import inventory, inventory_of_state
+from prrmse.settings import Verdict
 
 
 def torchvision_model(name, **arguments):
@@ -158,7 +159,9 @@ def test_advice_prefers_the_twin_and_warmstart_writes_it(target, slices, tmp_pat
     twin = {k: v.clone() for k, v in target.state_dict().items()}
     noise = {k: torch.randn_like(v) if v.is_floating_point() else v for k, v in twin.items()}
     partly = {k: noise[k] if k.startswith("up") else v for k, v in twin.items()}
-    advice = api.advise(target, {"noise": noise, "partly": partly, "twin": twin}, evaluation, tolerance=0.02)
+    advice = api.advise(
+        target, {"noise": noise, "partly": partly, "twin": twin}, evaluation, settings=Verdict(tolerance=0.02)
+    )
     assert advice.ranking["source"].tolist() == ["twin", "partly", "noise"]
     best = advice.ranking.iloc[0]
     assert best["reusable_scalars"] == 1

@@ -13,10 +13,11 @@ from prrmse.experiments.swap import sweep_table
 from prrmse.learning.evaluate import Evaluation
 from prrmse.learning.train import train
 from prrmse.names import CONTROLS
+from prrmse.settings import Verdict
 from prrmse.tables.controls import control_summary, relative_table, source_summary
 
 IMAGE = torch.rand(2, 1, 32, 32, generator=torch.Generator().manual_seed(0))
-VERDICT = {"tolerance": 0.05, "level": 0.95, "resamples": 200}
+VERDICT = Verdict(resamples=200)
 
 
 def trained(net, seed, slices):

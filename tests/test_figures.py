@@ -8,10 +8,11 @@ from prrmse.compare.distance import STATISTICS
 from prrmse.figures.distances import bn_shifts
 from prrmse.figures.heatmap import drop_heatmap
 from prrmse.figures.outcome import transfer_gain
+from prrmse.figures.style import Drawing
 from prrmse.figures.tool import drops_by_layer
 from prrmse.names import KIND_NAMES, KINDS
 
-SETTINGS = {"palette": "colorblind", "tolerance": 0.05}
+SETTINGS = Drawing()
 # Layer numbers with a gap, kinds out of order, one pair that does not exist (W 7).
 ROWS = pd.DataFrame(
     [("RM", 2, 0.5, False), ("RM", 7, 0.01, True), ("W", 2, 0.0, True)], columns=["kind", "layer", "drop", "reusable"]

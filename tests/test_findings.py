@@ -7,7 +7,9 @@ import pandas as pd
 import pytest
 
 from prrmse.figures.evidence import draw_controls, draw_factorial, draw_joint, draw_ranking
+from prrmse.figures.style import Drawing
 from prrmse.report.evidence import evidence_html, evidence_markdown, evidence_sections
+from prrmse.settings import Figures, Verdict
 from prrmse.tables.answer import FAILS, HOLDS, UNDECIDED
 from prrmse.tables.findings import STATEMENTS, alone_means_together, findings
 from prrmse.tables.joint import joint_effects
@@ -15,8 +17,8 @@ from prrmse.tables.ranking import SCORES
 
 NETS = ("unet", "pspnet")
 SOURCES = ("t1-seg", "t1-auto", "rvsc-seg")
-SETTINGS = {"tolerance": 0.05, "level": 0.95}
-STYLE = {"context": "paper", "palette": "colorblind", "dpi": 60, "tolerance": 0.05}
+SETTINGS = Verdict()
+STYLE = Drawing(Figures(dpi=60))
 PARAMS = {
     "verdict": {"tolerance": 0.05, "level": 0.95},
     "evidence": {"samples": 10},

@@ -11,10 +11,12 @@ import torch.fx
 from tables import SMALL, VERDICT, fabricate, transfer_rows
 
 from prrmse.figures.draw import draw_figures
+from prrmse.figures.style import Drawing
 from prrmse.figures.titles import FIGURES
 from prrmse.nets.build import build
 from prrmse.nets.layers import inventory
 from prrmse.report.page import render_report
+from prrmse.settings import Figures
 from prrmse.tables.answer import FAILS, HOLDS, UNDECIDED
 from prrmse.tables.claims import (
     BACKBONE_KERNELS,
@@ -25,7 +27,7 @@ from prrmse.tables.claims import (
 )
 from prrmse.tables.paper import PAPER_ROWS, comparison, transfer_latex, transfer_markdown
 
-STYLE = {"context": "paper", "palette": "colorblind", "dpi": 80, "target": "acdc-seg", **VERDICT}
+STYLE = Drawing(Figures(dpi=80), VERDICT, "acdc-seg")
 
 
 def answers(**planted):

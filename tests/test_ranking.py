@@ -6,10 +6,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from prrmse.settings import Verdict
 from prrmse.tables.factorial import INITS, effects_table, factorial_table, kernel_drops
 from prrmse.tables.ranking import SCORES, gain_table, gain_values, layer_correlations, ranking_table, weighted_tau
 
-SETTINGS = {"level": 0.95, "resamples": 200}
+SETTINGS = Verdict(resamples=200)
 GAINS = {("a", 0): 0.3, ("a", 1): 0.28, ("b", 0): 0.2, ("b", 1): 0.18, ("c", 0): 0.05, ("c", 1): 0.02, ("d", 0): -0.1}
 GAINS |= {("d", 1): -0.12, ("e", 0): -0.2, ("e", 1): -0.25}
 

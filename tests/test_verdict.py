@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 from tables import VERDICT, swap_parts
 
+from prrmse.settings import Verdict
 from prrmse.tables.bootstrap import bootstrap_mean
 from prrmse.tables.verdict import network_table, verdict_table
 
@@ -44,7 +45,7 @@ def test_fractions_count_pairs_scalars_and_kernels_without_the_final_layer():
 
 def test_bootstrap_interval_has_the_known_width():
     values = np.random.default_rng(0).standard_normal(400)
-    low, high = bootstrap_mean(values, {"resamples": 4000, "level": 0.95}, "test")
+    low, high = bootstrap_mean(values, Verdict(resamples=4000), "test")
     assert high - low == pytest.approx(2 * 1.96 * values.std() / 20, rel=0.06)
 
 

@@ -18,6 +18,7 @@ from prrmse.nets.build import build_network
 from prrmse.nets.checkpoint import load_checkpoint, load_network, save_checkpoint
 from prrmse.nets.foreign import fit, read_state
 from prrmse.nets.layers import CONVOLUTIONS, NORMS, inventory, tensor_names
+from prrmse.settings import Verdict
 
 SAMPLED = 8
 # Networks that torch.fx cannot trace: the engines run them whole.
@@ -123,7 +124,7 @@ def test_advice_leaves_out_what_has_no_effect(case):
     """Of a source that has the sampled tensors only."""
     evaluate = zoo.evaluation(case.name) if zoo.ZOO[case.name].has_slices else zoo.score(case.name)
     offered = {layer.tensor: attribute(case.source, layer).detach() for layer in case.layers}
-    advice = api.advise(case.network, {"other": offered}, evaluate, tolerance=0.02, resamples=10)
+    advice = api.advise(case.network, {"other": offered}, evaluate, settings=Verdict(tolerance=0.02, resamples=100))
     verdict, best = advice.verdicts, advice.ranking.iloc[0]
     assert set(verdict["tensor"]) == set(offered)
     effect = dict(zip((x.tensor for x in case.layers), case.expected.moved(), strict=True))

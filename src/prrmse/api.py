@@ -186,7 +186,8 @@ def advise(
 
     Returns:
         The ranking: source, reusable_pairs, reusable_scalars (shares, the final convolution and what has no effect left
-        out: see `sweep`), joint_change (of the score, when all reusable pairs are taken at once, without training) with its interval and n_cases,
+        out: see `sweep`), joint_change
+        (of the score, when all reusable pairs are taken at once, without training) with its interval and n_cases,
         rmse_relative (median over kernels), missing (pairs that the source does not have or that do not fit). For an
         `Evaluation` also the transferability scores (larger is better) of the source's features at `PIXELS` of its
         pixels: see `prrmse.compare.scores`. It is ordered by reusable_scalars, then by joint_change. It says what

@@ -10,7 +10,7 @@ from prrmse.tables.store import read_table, write_table
 
 def main(a: Namespace) -> None:
     tables = {Path(path).stem: read_table(path) for path in a.tables}
-    write_table(claims(tables, a.target, a.params["verdict"].model_dump()), a.table)
+    write_table(claims(tables, a.target, a.params["verdict"]), a.table)
 
 
 run(main, "target", "params", "table", many="tables")

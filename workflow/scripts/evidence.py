@@ -29,7 +29,7 @@ def main(a: Namespace) -> None:
     tables = {name: read_table(folder / f"{name}.csv") for name in TABLES}
     target = a.params["transfer.target"]
     tables = {k: t[t["target"] == target] if "target" in t else t for k, t in tables.items()}
-    tables["findings"] = findings(tables, a.params["verdict"].model_dump())
+    tables["findings"] = findings(tables, a.params["verdict"])
     provenance = sorted(set(read_table(a.data)["provenance"]))
     sections = evidence_sections(tables, plain(a.params))
     write_table(tables["findings"], folder / "findings.csv")

@@ -6,13 +6,14 @@ from pathlib import Path
 import pandas as pd
 
 from prrmse.figures.evidence import draw_factorial
+from prrmse.figures.style import Drawing
 from prrmse.run.job import run
 from prrmse.tables.factorial import effects_table, factorial_table, kernel_drops
 from prrmse.tables.store import read_table, write_table
 
 
 def main(a: Namespace) -> None:
-    settings, out = a.params["verdict"].model_dump(), Path(a.out)
+    settings, out = a.params["verdict"], Path(a.out)
     tables = [
         read_table(part).assign(init=a.other_init if f"/{a.other_init}/" in part else a.params["init"])
         for part in a.parts
@@ -23,7 +24,7 @@ def main(a: Namespace) -> None:
     cells = factorial_table(drops[~random], drops[random], settings)
     write_table(cells, out / "factorial.csv")
     write_table(effects_table(drops[~random], drops[random], settings), out / "effects.csv")
-    draw_factorial(cells, a.params["figures"].model_dump(), out)
+    draw_factorial(cells, Drawing(a.params["figures"]), out)
 
 
 run(main, "params", "other-init", "out", many="parts")

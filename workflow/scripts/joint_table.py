@@ -6,6 +6,7 @@ from pathlib import Path
 import pandas as pd
 
 from prrmse.figures.evidence import draw_joint
+from prrmse.figures.style import Drawing
 from prrmse.run.job import run
 from prrmse.tables.joint import joint_effects
 from prrmse.tables.store import read_table, read_tables, write_table
@@ -13,7 +14,7 @@ from prrmse.tables.verdict import drops_table
 
 
 def main(a: Namespace) -> None:
-    settings, out = a.params["verdict"].model_dump(), Path(a.out)
+    settings, out = a.params["verdict"], Path(a.out)
     parts = read_tables(a.parts)
     parts = parts[parts["class"] == "mean"]
     swaps = read_table(a.swaps)
@@ -23,7 +24,7 @@ def main(a: Namespace) -> None:
     table = drops_table(everything, columns, settings, "joint")
     write_table(table, out / "joint.csv")
     write_table(joint_effects(everything, settings), out / "joint_effects.csv")
-    draw_joint(table, {**a.params["figures"].model_dump(), **settings}, out)
+    draw_joint(table, Drawing(a.params["figures"], settings), out)
 
 
 run(main, "params", "swaps", "out", many="parts")

@@ -4,6 +4,7 @@ from argparse import Namespace
 from pathlib import Path
 
 from prrmse.figures.evidence import draw_ranking
+from prrmse.figures.style import Drawing
 from prrmse.run.job import run
 from prrmse.tables.ranking import (
     all_scores,
@@ -18,7 +19,7 @@ from prrmse.tables.store import read_table, read_tables, write_table
 
 
 def main(a: Namespace) -> None:
-    settings, out = a.params["verdict"].model_dump(), Path(a.out)
+    settings, out = a.params["verdict"], Path(a.out)
 
     def parts(folder: str, ending: str) -> list[str]:
         return [p for p in a.parts if f"/{folder}/" in p and p.endswith(ending)]
@@ -27,7 +28,7 @@ def main(a: Namespace) -> None:
     plain = [p for p in parts("transferability", ".csv") if not p.endswith(".layers.csv")]
     scores = all_scores(read_tables(plain), read_table(a.base), read_table(a.data))
     rows, gains = gain_values(read_tables(parts("gain", ".csv")))
-    gained = gain_table(rows, gains, settings["level"])
+    gained = gain_table(rows, gains, settings.level)
     ranking = ranking_table(scores, rows, gains, settings)
     correlations = layer_correlations(layers, random_drops(read_tables(parts("controls", ".csv"))), settings)
     seconds = [read_tables(parts(folder, ".seconds")) for folder in ("transferability", "gain")]
@@ -39,7 +40,7 @@ def main(a: Namespace) -> None:
         ("seconds", seconds_table(*seconds)),
     ):
         write_table(table, out / f"{name}.csv")
-    draw_ranking(ranking, gained, a.params["figures"].model_dump(), out)
+    draw_ranking(ranking, gained, Drawing(a.params["figures"]), out)
 
 
 run(main, "params", "base", "data", "out", many="parts")

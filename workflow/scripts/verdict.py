@@ -8,7 +8,7 @@ from prrmse.tables.verdict import network_table, verdict_table
 
 
 def main(a: Namespace) -> None:
-    settings = a.params["verdict"].model_dump()
+    settings = a.params["verdict"]
     verdict = verdict_table(read_table(a.drops), settings)
     write_table(verdict, a.verdict)
     write_table(network_table(verdict, settings), a.network)

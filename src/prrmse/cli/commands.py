@@ -81,9 +81,7 @@ def advise(a: argparse.Namespace) -> None:
     settings = Verdict(tolerance=a.tolerance, rule=a.rule)
     # All are opened before any of them takes minutes.
     sources = {name: fitting(network, path, a.target) for name, path in paths.items()}
-    advice = api.advise(
-        network, sources, evaluation, settings=settings, engine=a.engine, memory_mb=a.memory_mb
-    )
+    advice = api.advise(network, sources, evaluation, settings=settings, engine=a.engine, memory_mb=a.memory_mb)
     found = {
         "target": str(a.target),
         "tolerance": a.tolerance,

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
-from prrmse.figures.style import NET_NAMES, Tables, absent, by_layer, colours, footnote, legend_above, panel_grid
+from prrmse.figures.style import (
+    NET_NAMES,
+    Drawing,
+    Tables,
+    absent,
+    by_layer,
+    colours,
+    footnote,
+    legend_above,
+    panel_grid,
+)
 from prrmse.names import KIND_NAMES
 
 
@@ -20,10 +27,10 @@ def both_ways(rmse: pd.DataFrame) -> pd.DataFrame:
     return pd.concat([rmse, turned], ignore_index=True)
 
 
-def rmse_by_layer(tables: Tables, settings: Mapping[str, Any], net: str) -> Figure:
+def rmse_by_layer(tables: Tables, settings: Drawing, net: str) -> Figure:
     """RMSE of every kernel between target and each source, raw and relative."""
     pairs = tables["swap"][["target", "source"]].drop_duplicates()
-    palette = colours(sorted(pairs["source"].unique()), settings["palette"])
+    palette = colours(sorted(pairs["source"].unique()), settings.style.palette)
     rows = both_ways(tables["rmse"])
     rows = rows[(rows["net"] == net) & (rows["kind"] == "W")]
     rows = rows.merge(pairs, left_on=["model_a", "model_b"], right_on=["target", "source"])
@@ -42,10 +49,10 @@ def rmse_by_layer(tables: Tables, settings: Mapping[str, Any], net: str) -> Figu
     return figure
 
 
-def bn_shifts(tables: Tables, settings: Mapping[str, Any]) -> Figure:
+def bn_shifts(tables: Tables, settings: Drawing) -> Figure:
     """MRM, MRV, MRW, MRB of every BN layer, both nets."""
     shifts = tables["bn_shift"]
-    palette = colours(sorted(shifts["source"].unique()), settings["palette"])
+    palette = colours(sorted(shifts["source"].unique()), settings.style.palette)
     names = {"mrm": "MRM (shift)", "mrv": "MRV (scale)", "mrw": "MRW (scale)", "mrb": "MRB (shift)"}
     figure, axes = panel_grid(len(names), 2, 1.7)
     for i, (ax, (statistic, net)) in enumerate(zip(axes, ((s, n) for s in names for n in NET_NAMES), strict=True)):
@@ -67,7 +74,7 @@ def bn_shifts(tables: Tables, settings: Mapping[str, Any]) -> Figure:
     return figure
 
 
-def rmse_matrices(tables: Tables, _: Mapping[str, Any]) -> Figure:
+def rmse_matrices(tables: Tables, _: Drawing) -> Figure:
     """Mean RMSE of kernels between every two base models."""
     rows = both_ways(tables["rmse"])
     rows = rows[(rows["kind"] == "W") & ~rows["final"]]
@@ -107,11 +114,11 @@ def relation(model_a: str, model_b: str) -> str:
 RELATIONS = ["same data, other task", "same task, other data", "other data and task"]
 
 
-def rmse_groups(tables: Tables, settings: Mapping[str, Any]) -> Figure:
+def rmse_groups(tables: Tables, settings: Drawing) -> Figure:
     """Relative RMSE by layer, for pairs of models grouped by what they share."""
     rows = tables["rmse"][tables["rmse"]["kind"] == "W"].copy()
     rows["relation"] = [relation(a, b) for a, b in zip(rows["model_a"], rows["model_b"], strict=True)]
-    palette = colours(RELATIONS, settings["palette"])
+    palette = colours(RELATIONS, settings.style.palette)
     figure, axes = panel_grid(1, 2, 2.6)
     for ax, net in zip(axes, NET_NAMES, strict=True):
         part = rows[rows["net"] == net]

@@ -2,42 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from matplotlib.figure import Figure
 
 from prrmse.figures.distances import bn_shifts, rmse_by_layer, rmse_groups, rmse_matrices
 from prrmse.figures.outcome import transfer_gain, verdict_map
-from prrmse.figures.style import Tables, save, use_style
+from prrmse.figures.style import Drawing, Tables, save, use_style
 from prrmse.figures.swaps import swap_panels
 from prrmse.figures.titles import NUMBERED
 from prrmse.names import BN_KINDS, KINDS
 
 
-def draw_figures(tables: Tables, settings: Mapping[str, Any], out: Path) -> None:
+def draw_figures(tables: Tables, settings: Drawing, out: Path) -> None:
     """Write every figure as SVG and PNG.
 
     Args:
         tables: the contract's tables by name.
-        settings: context, palette, dpi; tolerance and rule of the verdict; target, whose sweeps are drawn.
+        settings: style, verdict, target.
         out: folder.
     """
-    tables = {k: t[t["target"] == settings["target"]] if "target" in t else t for k, t in tables.items()}
+    tables = {k: t[t["target"] == settings.target] if "target" in t else t for k, t in tables.items()}
     # Two at a time: drawing is what a user waits for after a change of the verdict or of the style.
     with ProcessPoolExecutor(2) as pool:
         list(pool.map(partial(_write, tables, settings, out), _drawings(tables, settings)))
 
 
-def _write(tables: Tables, settings: Mapping[str, Any], out: Path, name: str) -> None:
+def _write(tables: Tables, settings: Drawing, out: Path, name: str) -> None:
     use_style(settings)
     save(_drawings(tables, settings)[name](), name, out, settings)
 
 
-def _drawings(tables: Tables, settings: Mapping[str, Any]) -> dict[str, Callable[[], Figure]]:
+def _drawings(tables: Tables, settings: Drawing) -> dict[str, Callable[[], Figure]]:
     others = {}
     for net in (net for net in dict.fromkeys(tables["swap"]["net"]) if net not in NUMBERED):
         own = tables["swap"][tables["swap"]["net"] == net]

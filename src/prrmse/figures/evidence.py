@@ -9,17 +9,27 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from prrmse.figures.style import NET_NAMES, by_layer, colours, footnote, legend_above, panel_grid, save, use_style
+from prrmse.figures.style import (
+    NET_NAMES,
+    Drawing,
+    by_layer,
+    colours,
+    footnote,
+    legend_above,
+    panel_grid,
+    save,
+    use_style,
+)
 from prrmse.tables.controls import ranked
 from prrmse.tables.ranking import SCORES, START
 
 
-def draw_controls(controls: pd.DataFrame, swaps: pd.DataFrame, settings: Mapping[str, Any], out: Path) -> None:
+def draw_controls(controls: pd.DataFrame, swaps: pd.DataFrame, settings: Drawing, out: Path) -> None:
     """Drop in Dice for every kernel (a point) of every control and source, a panel for each network.
 
     Args:
         controls, swaps: rows of sweeps, with the control's or the source's name in ``source``.
-        settings: of ``figures`` and ``verdict``.
+        settings: style and verdict.
         out: folder.
     """
     use_style(settings)
@@ -32,7 +42,7 @@ def draw_controls(controls: pd.DataFrame, swaps: pd.DataFrame, settings: Mapping
     jitter = np.random.default_rng(0)
     figure, axes = panel_grid(1, len(nets), 0.6 + 0.2 * len(order))
     for ax, net in zip(axes, nets, strict=True):
-        ax.axvspan(min(0.0, points["drop"].min()), settings["tolerance"], color="0.93", zorder=0)
+        ax.axvspan(min(0.0, points["drop"].min()), settings.verdict.tolerance, color="0.93", zorder=0)
         for i, name in enumerate(order):
             drops = points[(points["net"] == net) & (points["source"] == name)]["drop"]
             height = i + jitter.uniform(-0.2, 0.2, len(drops))
@@ -55,18 +65,18 @@ def draw_controls(controls: pd.DataFrame, swaps: pd.DataFrame, settings: Mapping
 VARIANTS = {"alone": "W alone", "reestimated": "W, statistics re-estimated", "joint": "W, B, RM, RV"}
 
 
-def draw_joint(joint: pd.DataFrame, settings: Mapping[str, Any], out: Path) -> None:
+def draw_joint(joint: pd.DataFrame, settings: Drawing, out: Path) -> None:
     """Drop in Dice one layer at a time by variant, and cumulatively by source; a row for each network.
 
     Args:
         joint: net, source, variant, layer, drop, n_patients, n_seeds.
-        settings: of ``figures`` and ``verdict``.
+        settings: style and verdict.
         out: folder.
     """
     use_style(settings)
     nets, sources = (list(dict.fromkeys(joint[column])) for column in ("net", "source"))
     figure, axes = panel_grid(len(nets), 2, 2.2)
-    of_variant = colours([*VARIANTS, *sources], settings["palette"])
+    of_variant = colours([*VARIANTS, *sources], settings.style.palette)
     for net, (one, upon) in zip(nets, zip(axes[::2], axes[1::2], strict=True), strict=True):
         rows = joint[(joint["net"] == net) & (joint["layer"] > 0)]
         for variant, label in VARIANTS.items():
@@ -75,7 +85,7 @@ def draw_joint(joint: pd.DataFrame, settings: Mapping[str, Any], out: Path) -> N
             own = rows[(rows["variant"] == "cumulative") & (rows["source"] == source)]
             by_layer(upon, own, "drop", of_variant[source], f"up to this layer, {source}")
         for ax in (one, upon):
-            ax.axhline(settings["tolerance"], color="0.6", linewidth=0.8, linestyle="--")
+            ax.axhline(settings.verdict.tolerance, color="0.6", linewidth=0.8, linestyle="--")
             ax.set(title=NET_NAMES.get(net, net), xlabel="convolution", ylabel="drop in Dice")
     legend_above(figure, axes[:2], 3)
     n = f"{joint['n_seeds'].max()} seeds and {joint['n_patients'].max()} validation patients"
@@ -84,18 +94,18 @@ def draw_joint(joint: pd.DataFrame, settings: Mapping[str, Any], out: Path) -> N
     save(figure, "joint", out, settings)
 
 
-def draw_factorial(cells: pd.DataFrame, settings: Mapping[str, Any], out: Path) -> None:
+def draw_factorial(cells: pd.DataFrame, settings: Drawing, out: Path) -> None:
     """Drop in Dice from sources and from random kernels, and normalised reuse, by network and initialisation.
 
     Args:
         cells: of `prrmse.tables.factorial.factorial_table`.
-        settings: of ``figures``.
+        settings: style.
         out: folder.
     """
     use_style(settings)
     figure, (drop, reuse) = panel_grid(1, 2, 2.6)
     nets, inits = (list(dict.fromkeys(cells[column])) for column in ("net", "init"))
-    palette = colours(nets, settings["palette"])
+    palette = colours(nets, settings.style.palette)
     every = cells[cells["source"] == "all"].set_index(["net", "init"])
     for net in nets:
         own, name = every.loc[net].loc[inits], NET_NAMES.get(net, net)
@@ -118,18 +128,18 @@ def draw_factorial(cells: pd.DataFrame, settings: Mapping[str, Any], out: Path) 
     save(figure, "factorial", out, settings)
 
 
-def draw_ranking(ranking: pd.DataFrame, gain: pd.DataFrame, settings: Mapping[str, Any], out: Path) -> None:
+def draw_ranking(ranking: pd.DataFrame, gain: pd.DataFrame, settings: Drawing, out: Path) -> None:
     """Left: how well each score ranks the sources; right: what fine-tuning from each gained. A row for each network.
 
     Args:
         ranking: of `prrmse.tables.ranking.ranking_table`.
         gain: of `prrmse.tables.ranking.gain_table`.
-        settings: of ``figures``.
+        settings: style.
         out: folder.
     """
     use_style(settings)
     nets, arms = (list(dict.fromkeys(ranking[column])) for column in ("net", "arm"))
-    palette = colours(arms, settings["palette"])
+    palette = colours(arms, settings.style.palette)
     gain = gain.assign(
         name=gain["source"].where(gain["source"] != START, "own initialisation") + " " + gain["source_seed"].astype(str)
     )

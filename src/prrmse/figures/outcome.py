@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
 from prrmse.figures.heatmap import drop_heatmap
-from prrmse.figures.style import DICE, NET_NAMES, Tables, absent, colours, footnote, legend_above, panel_grid
+from prrmse.figures.style import DICE, NET_NAMES, Drawing, Tables, absent, colours, footnote, legend_above, panel_grid
 from prrmse.tables.paper import PAPER_ROWS
 
 # End of the colour scale: the same in every run, so that heatmaps can be compared.
 LARGEST_DROP = 0.6
 
 
-def verdict_map(tables: Tables, settings: Mapping[str, Any]) -> Figure:
+def verdict_map(tables: Tables, settings: Drawing) -> Figure:
     """Drop in Dice for each (kind, layer) pair; a dot where the pair is reusable."""
     verdict = tables["verdict"]
     groups = list(verdict.groupby(["net", "target", "source"], sort=False))
@@ -32,20 +29,20 @@ def verdict_map(tables: Tables, settings: Mapping[str, Any]) -> Figure:
     footnote(
         figure,
         tables,
-        f"Dot: reusable at tolerance {settings['tolerance']} (rule: {settings['rule']}). Columns: layer, numbered "
-        f"within each kind. n = {verdict['n_patients'].max()} patients, {verdict['n_seeds'].max()} seeds. "
+        f"Dot: reusable at tolerance {settings.verdict.tolerance} (rule: {settings.verdict.rule}). Columns: layer, "
+        f"numbered within each kind. n = {verdict['n_patients'].max()} patients, {verdict['n_seeds'].max()} seeds. "
         "Ours, not the paper's.",
     )
     return figure
 
 
-def transfer_gain(tables: Tables, settings: Mapping[str, Any]) -> Figure:
+def transfer_gain(tables: Tables, settings: Drawing) -> Figure:
     """Dice of each arm and sample size: mean and every seed, the paper's number as an open diamond."""
     transfer = tables["transfer"]
     rows = transfer[transfer["class"] == "mean"].copy()
     rows["run"] = np.where(rows["arm"] == "scratch", "scratch", rows["source"] + "\n" + rows["arm"])
     samples = sorted(rows["samples"].unique())
-    palette = colours([str(s) for s in samples], settings["palette"])
+    palette = colours([str(s) for s in samples], settings.style.palette)
     nets = list(rows["net"].unique()) or ["pspnet"]
     figure, axes = panel_grid(len(nets), 1, 2.9)
     for ax, net in zip(axes, nets, strict=True):

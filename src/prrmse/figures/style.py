@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import matplotlib as mpl
 
@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from prrmse.files import atomic
+from prrmse.settings import Figures, Verdict
 
 Tables = Mapping[str, pd.DataFrame]
 
@@ -25,9 +26,17 @@ DICE = "Dice (mean foreground)"
 PAGE_INCHES = 7.0
 
 
-def use_style(settings: Mapping[str, Any]) -> None:
+class Drawing(NamedTuple):
+    """What figures are drawn by: the style, the rule of the verdict, and the target whose sweeps are shown."""
+
+    style: Figures = Figures()
+    verdict: Verdict = Verdict()
+    target: str = ""
+
+
+def use_style(settings: Drawing) -> None:
     """Seaborn's theme, type that stays legible at page width, and reproducible SVG."""
-    sns.set_theme(context=settings["context"], style="ticks", font_scale=0.82)
+    sns.set_theme(context=settings.style.context, style="ticks", font_scale=0.82)
     mpl.rcParams.update({"svg.hashsalt": "prrmse", "svg.fonttype": "path", "axes.titlesize": "medium"})
     mpl.rcParams.update({"figure.dpi": 100, "legend.frameon": False, "lines.markersize": 3.5, "lines.linewidth": 1.2})
 
@@ -74,12 +83,12 @@ def legend_above(figure: Figure, axes: Sequence[Axes], columns: int = 4) -> None
         figure.legend(found.values(), found.keys(), loc="outside upper center", ncols=columns)
 
 
-def save(figure: Figure, name: str, out: Path, settings: Mapping[str, Any]) -> None:
+def save(figure: Figure, name: str, out: Path, settings: Drawing) -> None:
     """Write SVG and PNG, the same bytes for the same figure."""
     figure.set_layout_engine("constrained")
     with atomic(out / f"{name}.svg") as partial:
         figure.savefig(partial, bbox_inches="tight", metadata={"Date": None, "Creator": None})
     figure.set_layout_engine("none")  # laid out once for both
     with atomic(out / f"{name}.png") as partial:
-        figure.savefig(partial, bbox_inches="tight", dpi=settings["dpi"], metadata={"Software": None})
+        figure.savefig(partial, bbox_inches="tight", dpi=settings.style.dpi, metadata={"Software": None})
     plt.close(figure)

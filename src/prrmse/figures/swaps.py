@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from prrmse.figures.style import (
     DICE,
     NET_NAMES,
+    Drawing,
     Tables,
     absent,
     by_layer,
@@ -23,10 +24,10 @@ from prrmse.figures.style import (
 from prrmse.names import KIND_NAMES
 
 
-def swap_panels(tables: Tables, settings: Mapping[str, Any], panels: list[tuple[str, str]], columns: int) -> Figure:
+def swap_panels(tables: Tables, settings: Drawing, panels: list[tuple[str, str]], columns: int) -> Figure:
     """One panel for each (net, kind): mean over seeds, band from the lowest to the highest seed."""
     swap = tables["swap"][tables["swap"]["class"] == "mean"]
-    palette = colours(sorted(swap["source"].unique()), settings["palette"])
+    palette = colours(sorted(swap["source"].unique()), settings.style.palette)
     figure, axes = panel_grid(-(-len(panels) // columns), columns, 2.3)
     for ax, (net, kind) in zip(axes, panels, strict=False):
         rows = swap[(swap["net"] == net) & (swap["kind"] == kind)]
@@ -34,7 +35,7 @@ def swap_panels(tables: Tables, settings: Mapping[str, Any], panels: list[tuple[
         if rows.empty:
             absent(ax, f"{name}: not in this run")
             continue
-        _panel(ax, rows, palette, settings["tolerance"])
+        _panel(ax, rows, palette, settings.verdict.tolerance)
         ax.set_title(f"{name}: {KIND_NAMES[kind]}")
         ax.set_xlabel(f"layer (number of {kind})")
     for ax in axes[len(panels) :]:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 import numpy as np
 
 from prrmse.seeding import derive_seed
+from prrmse.settings import Verdict
 
 
-def bootstrap_mean(values: np.ndarray, settings: Mapping[str, Any], *identity: object) -> tuple[np.ndarray, np.ndarray]:
+def bootstrap_mean(values: np.ndarray, settings: Verdict, *identity: object) -> tuple[np.ndarray, np.ndarray]:
     """Percentile interval of the mean over the last axis ``[..., P]``, resampling P; ignores NaN.
 
     Args:
@@ -18,7 +16,7 @@ def bootstrap_mean(values: np.ndarray, settings: Mapping[str, Any], *identity: o
         settings: resamples, level.
         identity: what the draws are for.
     """
-    return interval(resampled_means(values, settings["resamples"], *identity), settings["level"])
+    return interval(resampled_means(values, settings.resamples, *identity), settings.level)
 
 
 def resampled_means(values: np.ndarray, resamples: int, *identity: object) -> np.ndarray:

@@ -9,13 +9,13 @@ has the intervals and tests. Answers are ``holds``, ``does not hold`` or ``undec
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import numpy as np
 import pandas as pd
 from scipy import stats
 
 from prrmse.names import BN_KINDS
+from prrmse.settings import Verdict
 from prrmse.tables.answer import UNDECIDED, Answer
 from prrmse.tables.inference import (
     Interval,
@@ -32,7 +32,6 @@ from prrmse.tables.inference import (
 )
 
 Tables = Mapping[str, pd.DataFrame]
-Settings = Mapping[str, Any]
 
 # Claim 3: so many biases must be reusable, and fewer than so many of UNet's kernels.
 BIASES, KERNELS = 0.9, 0.5
@@ -45,7 +44,7 @@ BACKBONE_KERNELS = 20
 ENCODER_NORMS = 10  # claim 4: UNet's BN layers down to the bottleneck
 
 
-def claims(tables: Tables, target: str, settings: Settings) -> pd.DataFrame:
+def claims(tables: Tables, target: str, settings: Verdict) -> pd.DataFrame:
     """One row per claim: claim, text, answer, statistic, provenance.
 
     Args:
@@ -62,7 +61,7 @@ def claims(tables: Tables, target: str, settings: Settings) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["claim", "text", "answer", "statistic", "provenance"])
 
 
-def rn_by_architecture(tables: Tables, settings: Settings) -> Answer:
+def rn_by_architecture(tables: Tables, settings: Verdict) -> Answer:
     """PSPNet is an RN and UNet is not: `crossed_interval` over seeds and patients of each, against the tolerance.
 
     Estimand: the drop that ``rn_fraction`` of a network's kernels, all sources together, do not exceed; the network is
@@ -74,12 +73,12 @@ def rn_by_architecture(tables: Tables, settings: Settings) -> Answer:
     rows = rows[(rows["kind"] == "W") & ~rows["final"]]
     if not {"unet", "pspnet"} <= set(rows["net"]):
         return Answer(UNDECIDED, "needs both networks in the run")
-    statistic, tolerance = quantile_of_means(settings["rn_fraction"]), settings["tolerance"]
+    statistic, tolerance = quantile_of_means(settings.rn_fraction), settings.tolerance
     values = {net: crossed_array(rows[rows["net"] == net], ["source", "layer"]) for net in ("pspnet", "unet")}
-    pspnet, unet = (crossed_interval(statistic, values[net], settings["level"]) for net in ("pspnet", "unet"))
+    pspnet, unet = (crossed_interval(statistic, values[net], settings.level) for net in ("pspnet", "unet"))
     network = tables["network"][tables["network"]["source"] == "all"].set_index("net")["fraction_kernels"]
     text = (
-        f"reusable kernels: PSPNet {network['pspnet']:.0%}, UNet {network['unet']:.0%}; {settings['rn_fraction']:.0%} "
+        f"reusable kernels: PSPNet {network['pspnet']:.0%}, UNet {network['unet']:.0%}; {settings.rn_fraction:.0%} "
         f"of the kernels lose at most: PSPNet {pspnet:.3f}, UNet {unet:.3f}; tolerance {tolerance:g}; "
         f"{_sizes(values['pspnet'])}"
     )
@@ -87,7 +86,7 @@ def rn_by_architecture(tables: Tables, settings: Settings) -> Answer:
     return Answer(decide(holds, pspnet.low > tolerance or unet.high <= tolerance), text)
 
 
-def mean_and_variance_matter_more(tables: Tables, settings: Settings) -> Answer:
+def mean_and_variance_matter_more(tables: Tables, settings: Verdict) -> Answer:
     """The drop of RM and RV less that of RW and RB, mean over BN layers, networks and sources: its sign.
 
     `crossed_interval` over seeds and patients. Null: the difference has mean 0 over trainings and patients; each of
@@ -99,13 +98,13 @@ def mean_and_variance_matter_more(tables: Tables, settings: Settings) -> Answer:
         return Answer(UNDECIDED, "needs BN layers")
     sign = rows["kind"].map({"RM": 2, "RV": 2, "RW": -2, "RB": -2})
     values = crossed_array(rows.assign(drop=sign * rows["drop"]), [])
-    found = crossed_interval(mean_of, values, settings["level"])
+    found = crossed_interval(mean_of, values, settings.level)
     layers = len(rows[["net", "layer"]].drop_duplicates())
     text = f"mean drop of RM, RV less that of RW, RB: {found:+.3f}; {layers} BN layers, {_sizes(values)}"
     return Answer(decide(found.low > 0, found.high < 0), text)
 
 
-def bias_reusable_kernel_not(tables: Tables, settings: Settings) -> Answer:
+def bias_reusable_kernel_not(tables: Tables, settings: Verdict) -> Answer:
     """At least `BIASES` of the biases are reusable, and fewer than `KERNELS` of UNet's kernels (final ones left out).
 
     As claim 1: `crossed_interval` of the drop that this share does not exceed, over both networks' biases and over
@@ -119,10 +118,10 @@ def bias_reusable_kernel_not(tables: Tables, settings: Settings) -> Answer:
         return Answer(UNDECIDED, "needs UNet in the run")
     values = [crossed_array(part, ["net", "source", "layer"]) for part in (bias, kernel)]
     biases, kernels = (
-        crossed_interval(quantile_of_means(share), v, settings["level"])
+        crossed_interval(quantile_of_means(share), v, settings.level)
         for share, v in zip((BIASES, KERNELS), values, strict=True)
     )
-    tolerance = settings["tolerance"]
+    tolerance = settings.tolerance
     text = (
         f"{BIASES:.0%} of {len(values[0])} biases lose at most {biases:.3f}, {KERNELS:.0%} of {len(values[1])} UNet "
         f"kernels at most {kernels:.3f}; tolerance {tolerance:g}; {_sizes(values[0])}"
@@ -132,7 +131,7 @@ def bias_reusable_kernel_not(tables: Tables, settings: Settings) -> Answer:
     )
 
 
-def deeper_mean_more_reusable(tables: Tables, settings: Settings) -> Answer:
+def deeper_mean_more_reusable(tables: Tables, settings: Verdict) -> Answer:
     """Kendall's tau of the drop of RM with depth in UNet's encoder and bottleneck, by permutation of the layers.
 
     Unit: the layer; its drop is the mean over sources, seeds and patients. Null: drops are exchangeable between the
@@ -143,7 +142,7 @@ def deeper_mean_more_reusable(tables: Tables, settings: Settings) -> Answer:
     drop = rows.groupby("layer")["drop"].mean()
     if len(drop) < 2:
         return Answer(UNDECIDED, "needs UNet in the run")
-    orders = permutations(len(drop), settings["resamples"], "claim 4")
+    orders = permutations(len(drop), settings.resamples, "claim 4")
     depth, drops = drop.index.to_numpy(float), drop.to_numpy()
     tail = tail_of(concordance(depth, drops, orders))
     text = (
@@ -153,7 +152,7 @@ def deeper_mean_more_reusable(tables: Tables, settings: Settings) -> Answer:
     return Answer(decide(tail.below <= _alpha(settings), tail.above <= _alpha(settings)), text)
 
 
-def non_reusable_are_channel_raising(tables: Tables, settings: Settings) -> Answer:
+def non_reusable_are_channel_raising(tables: Tables, settings: Verdict) -> Answer:
     """Fisher's exact test: are `NAMED_KERNELS` non-reusable more often than the other kernels of PSPNet's backbone?
 
     Unit: the kernel; it counts as non-reusable if it is so for most sources. Null: being non-reusable does not depend
@@ -175,7 +174,7 @@ def non_reusable_are_channel_raising(tables: Tables, settings: Settings) -> Answ
     return Answer(decide(more <= _alpha(settings), less <= _alpha(settings)), text)
 
 
-def rmse_not_from_likeness(tables: Tables, settings: Settings) -> Answer:
+def rmse_not_from_likeness(tables: Tables, settings: Verdict) -> Answer:
     """Is the RMSE of kernels smaller for pairs that share the task, or the data set, than for pairs that share nothing?
 
     Estimands: the two relative differences, of means over kernels and pairs, mean over networks. Unit: the seed;
@@ -193,8 +192,8 @@ def rmse_not_from_likeness(tables: Tables, settings: Settings) -> Answer:
     found: dict[str, Interval] = {}
     strict: dict[str, Interval] = {}
     for what in ("task", "data"):
-        found[what] = t_interval(relative[what].to_numpy(), settings["level"])
-        strict[what] = t_interval(relative[what].to_numpy(), (1 + settings["level"]) / 2)
+        found[what] = t_interval(relative[what].to_numpy(), settings.level)
+        strict[what] = t_interval(relative[what].to_numpy(), (1 + settings.level) / 2)
     text = (
         f"RMSE against pairs that share nothing: same task {found['task']:+.1%}, same data {found['data']:+.1%}; "
         f"margin {-RMSE_MARGIN:.0%}, n = {len(relative)} seeds"
@@ -203,7 +202,7 @@ def rmse_not_from_likeness(tables: Tables, settings: Settings) -> Answer:
     return Answer(decide(holds, any(interval.high < 0 for interval in strict.values())), text)
 
 
-def pretrained_not_always_helps(tables: Tables, settings: Settings) -> Answer:
+def pretrained_not_always_helps(tables: Tables, settings: Verdict) -> Answer:
     """Does some (samples, arm, source) lose against training from scratch? Paired t tests over seeds, one an arm.
 
     Estimand: each arm's mean gain over trainings, for these validation patients. Holds if an arm loses, by Holm's
@@ -227,7 +226,7 @@ def pretrained_not_always_helps(tables: Tables, settings: Settings) -> Answer:
     return Answer(decide(worse > 0, better == len(runs)), text)
 
 
-def smallest_rmse_helps_most(tables: Tables, settings: Settings) -> Answer:
+def smallest_rmse_helps_most(tables: Tables, settings: Verdict) -> Answer:
     """Kendall's tau of a source's closeness (mean RMSE of kernels) with its mean gain in fine-tuning, by permutation.
 
     Unit: the source. Null: gains are exchangeable between the sources; all networks are permuted alike. Holds if tau is
@@ -246,7 +245,7 @@ def smallest_rmse_helps_most(tables: Tables, settings: Settings) -> Answer:
     if len(mean) < 2:
         return Answer(UNDECIDED, "needs two or more fine-tuned sources and a scratch arm")
     distance = distance.loc[mean.index, mean.columns]
-    orders = permutations(len(mean), settings["resamples"], "claim 8")
+    orders = permutations(len(mean), settings.resamples, "claim 8")
     total = sum(concordance(-distance[net].to_numpy(), mean[net].to_numpy(), orders) for net in mean)
     tail = tail_of(np.asarray(total))
     texts = [
@@ -277,9 +276,9 @@ def _sizes(values: Values) -> str:
     return "{} seeds x {} patients".format(*values.shape[-2:])
 
 
-def _alpha(settings: Settings) -> float:
+def _alpha(settings: Verdict) -> float:
     """How often each of the two answers may be given without an effect."""
-    return float(1 - settings["level"]) / 2
+    return float(1 - settings.level) / 2
 
 
 def _holm(p: np.ndarray) -> np.ndarray:
@@ -292,7 +291,7 @@ def _holm(p: np.ndarray) -> np.ndarray:
     return adjusted
 
 
-CLAIMS: list[tuple[str, Callable[[Tables, Settings], Answer]]] = [
+CLAIMS: list[tuple[str, Callable[[Tables, Verdict], Answer]]] = [
     ("PSPNet is a reusable network (RN), UNet is not", rn_by_architecture),
     ("RM and RV matter more than RW and RB", mean_and_variance_matter_more),
     ("Conv bias can be reused; W cannot in UNet", bias_reusable_kernel_not),

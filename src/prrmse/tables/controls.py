@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
-from typing import Any
+from collections.abc import Hashable, Sequence
 
 import numpy as np
 import pandas as pd
 
 from prrmse.names import CONTROLS, GROUP, PAIR_COLUMNS
+from prrmse.settings import Verdict
 from prrmse.tables.bootstrap import bootstrap_mean
 from prrmse.tables.inference import crossed_array, crossed_interval, mean_of
 from prrmse.tables.verdict import drops_by_patient
 
 
-def relative_table(swaps: pd.DataFrame, controls: pd.DataFrame, settings: Mapping[str, Any]) -> pd.DataFrame:
+def relative_table(swaps: pd.DataFrame, controls: pd.DataFrame, settings: Verdict) -> pd.DataFrame:
     """Each pair's drop beside its controls', by network, target, source, kind and layer.
 
     Args:
@@ -43,9 +43,9 @@ def relative_table(swaps: pd.DataFrame, controls: pd.DataFrame, settings: Mappin
         table["excess_low"], table["excess_high"] = (
             bootstrap_mean(excess, settings, "evidence", *key) if np.isfinite(excess).any() else (np.nan, np.nan)
         )
-        fits = table["excess_high"] <= settings["tolerance"]
+        fits = table["excess_high"] <= settings.tolerance
         table["equivalent"] = fits.astype(object).where(table["excess_high"].notna(), None)
-        harmful = table["drop_random"] > settings["tolerance"]
+        harmful = table["drop_random"] > settings.tolerance
         table["reuse"] = np.where(harmful, 1 - table["drop"] / table["drop_random"], np.nan)
         table["n_patients"], table["n_seeds"] = own.shape[1], swaps["seed"].nunique()
         for column, value in zip(reversed(GROUP), (source, target, net), strict=True):
@@ -62,7 +62,7 @@ def _control(drops: pd.DataFrame, net: str, target: str, name: str, like: pd.Dat
     return drops[chosen].droplevel(level).reindex(index=like.index, columns=like.columns)
 
 
-def control_summary(controls: pd.DataFrame, settings: Mapping[str, Any]) -> pd.DataFrame:
+def control_summary(controls: pd.DataFrame, settings: Verdict) -> pd.DataFrame:
     """Each control in a line: net, control, mean and largest drop of W and of the statistics, share within tolerance.
 
     ``drop_kernels_low`` and ``_high``: interval over seeds and patients (`crossed_interval`; of the control ``seed``,
@@ -72,7 +72,7 @@ def control_summary(controls: pd.DataFrame, settings: Mapping[str, Any]) -> pd.D
         controls: rows of sweeps, the control's name in ``source``.
         settings: tolerance, level of ``verdict``.
     """
-    tolerance = settings["tolerance"]
+    tolerance = settings.tolerance
     seeds_patients = controls[(controls["kind"] == "W") & ~controls["final"].astype(bool)]
     seeds_patients = seeds_patients.assign(drop=seeds_patients["baseline"] - seeds_patients["dice"])
     drops = drops_by_patient(controls, [*GROUP, *PAIR_COLUMNS]).mean(axis=1).rename("drop").reset_index()
@@ -82,7 +82,7 @@ def control_summary(controls: pd.DataFrame, settings: Mapping[str, Any]) -> pd.D
         kernels = group[group["kind"] == "W"]["drop"]
         statistics = group[group["kind"].isin(["RM", "RV"])]["drop"]
         own = seeds_patients[(seeds_patients["net"] == net) & (seeds_patients["source"] == control)]
-        found = crossed_interval(mean_of, crossed_array(own, []), settings["level"], cyclic=control == "seed")
+        found = crossed_interval(mean_of, crossed_array(own, []), settings.level, cyclic=control == "seed")
         rows.append({
             "net": net, "control": control,
             "drop_kernels": kernels.mean(), "drop_kernels_low": found.low, "drop_kernels_high": found.high,

@@ -10,11 +10,11 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from prrmse.settings import Verdict
 from prrmse.tables.inference import Values, crossed_frame, crossed_interval, shape_of
 
 SIGN = {"shared": 1, "independent": -1}
@@ -32,7 +32,7 @@ def kernel_drops(rows: pd.DataFrame) -> pd.DataFrame:
     return chosen.groupby(["net", "init", "source", "seed", "patient"], sort=False)["drop"].mean().reset_index()
 
 
-def factorial_table(drops: pd.DataFrame, random_drops: pd.DataFrame, settings: dict[str, Any]) -> pd.DataFrame:
+def factorial_table(drops: pd.DataFrame, random_drops: pd.DataFrame, settings: Verdict) -> pd.DataFrame:
     """Each cell's drop, that of a random kernel, and the normalised reuse.
 
     Args:
@@ -53,7 +53,7 @@ def factorial_table(drops: pd.DataFrame, random_drops: pd.DataFrame, settings: d
     cells = pd.concat([drops, pooled])[["net", "init", "source"]].drop_duplicates()
     for net, init, source in cells.itertuples(index=False):
         both = np.stack([real.xs((net, init, source)), random.xs((net, init))]).reshape(2, *shape_of(random))
-        reuse = crossed_interval(_reuse, both, settings["level"])
+        reuse = crossed_interval(_reuse, both, settings.level)
         found.append({
             "net": net, "init": init, "source": source, "drop": np.nanmean(both[0]), "drop_random": np.nanmean(both[1]),
             "reuse": reuse.value, "reuse_low": reuse.low, "reuse_high": reuse.high,
@@ -67,7 +67,7 @@ def _reuse(values: Values) -> float:
     return 1 - float(np.nanmean(values[0]) / np.nanmean(values[1]))
 
 
-def effects_table(drops: pd.DataFrame, random_drops: pd.DataFrame, settings: dict[str, Any]) -> pd.DataFrame:
+def effects_table(drops: pd.DataFrame, random_drops: pd.DataFrame, settings: Verdict) -> pd.DataFrame:
     """What initialisation and architecture contribute, to the drop in Dice and to the normalised reuse.
 
     ``start``: shared minus independent initialisation, mean over networks. ``network A - B``: mean over
@@ -95,7 +95,7 @@ def effects_table(drops: pd.DataFrame, random_drops: pd.DataFrame, settings: dic
     for effect, weights in contrasts.items():
         weight = np.array([weights.get(cell, 0.0) for cell in cells])
         for measure, of in MEASURES.items():
-            value, low, high = crossed_interval(partial(_contrast, weight, of), stacked, settings["level"])
+            value, low, high = crossed_interval(partial(_contrast, weight, of), stacked, settings.level)
             found.append({"effect": effect, "measure": measure, "value": value, "low": low, "high": high})
     return pd.DataFrame(found).assign(n_seeds=stacked.shape[-2], n_patients=stacked.shape[-1])
 

@@ -9,22 +9,21 @@ observations give ``undecided``.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import pandas as pd
 
+from prrmse.settings import Verdict
 from prrmse.tables.answer import UNDECIDED, Answer
 from prrmse.tables.inference import Interval, decide
 from prrmse.tables.ranking import SCORES, START
 
 Tables = Mapping[str, pd.DataFrame]
-Settings = Mapping[str, Any]
 
 # A correlation below this does not count as telling, a gain below this (Dice) not as one.
 WEAK_CORRELATION, NO_GAIN = 0.3, 0.01
 
 
-def findings(tables: Tables, settings: Settings) -> pd.DataFrame:
+def findings(tables: Tables, settings: Verdict) -> pd.DataFrame:
     """One row per statement: statement, answer, statistic.
 
     Args:
@@ -35,7 +34,7 @@ def findings(tables: Tables, settings: Settings) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["statement", "answer", "statistic"])
 
 
-def swap_sees_features(tables: Tables, settings: Settings) -> Answer:
+def swap_sees_features(tables: Tables, settings: Verdict) -> Answer:
     """Do kernels of the permuted twin, which computes the same, cost no more than the tolerance?
 
     Mean loss per kernel, over seeds and patients. Holds if the interval lies within the tolerance in every network,
@@ -44,7 +43,7 @@ def swap_sees_features(tables: Tables, settings: Settings) -> Answer:
     return _control(tables, settings, "permuted", "permuted twin", beside="random")
 
 
-def unchanged_means_nothing_lost(tables: Tables, settings: Settings) -> Answer:
+def unchanged_means_nothing_lost(tables: Tables, settings: Verdict) -> Answer:
     """Do the target's own kernels, of its second seed, cost no more than the tolerance on average?
 
     As `swap_sees_features`. A seed is compared with the next one, so that two seeds are one pair and tell nothing.
@@ -52,7 +51,7 @@ def unchanged_means_nothing_lost(tables: Tables, settings: Settings) -> Answer:
     return _control(tables, settings, "seed", "the target's other seed")
 
 
-def short_connection(tables: Tables, _: Settings) -> Answer:
+def short_connection(tables: Tables, _: Verdict) -> Answer:
     """The network's effect on normalised reuse at equal start, over seeds and patients: the sign of its interval.
 
     Null: no effect. Holds above 0, does not hold below.
@@ -60,7 +59,7 @@ def short_connection(tables: Tables, _: Settings) -> Answer:
     return _effect(tables, "network: pspnet - unet")
 
 
-def common_ancestor(tables: Tables, _: Settings) -> Answer:
+def common_ancestor(tables: Tables, _: Verdict) -> Answer:
     """The start's effect on normalised reuse, mean over networks, over seeds and patients: the sign of its interval.
 
     Null: no effect. Holds above 0, does not hold below.
@@ -68,7 +67,7 @@ def common_ancestor(tables: Tables, _: Settings) -> Answer:
     return _effect(tables, "start: shared - independent")
 
 
-def alone_means_together(tables: Tables, settings: Settings) -> Answer:
+def alone_means_together(tables: Tables, settings: Verdict) -> Answer:
     """Are the first layers, each harmless alone, harmless together?
 
     For each (network, source) the longest run of first layers that are harmless alone, with what belongs to them; the
@@ -80,7 +79,7 @@ def alone_means_together(tables: Tables, settings: Settings) -> Answer:
     rows = rows[(rows["effect"] == "together") & rows["value"].notna()]
     if rows.empty:
         return Answer(UNDECIDED, "no network and source with two or more first layers that are harmless alone")
-    tolerance = settings["tolerance"]
+    tolerance = settings.tolerance
     text = (
         f"the first {_range(rows['n_layers'], 'd')} layers, harmless alone, lose {_range(rows['value'], '.2f')} "
         f"together; tolerance {tolerance:g}, {_sizes(rows)}"
@@ -88,7 +87,7 @@ def alone_means_together(tables: Tables, settings: Settings) -> Answer:
     return Answer(decide((rows["high"] <= tolerance).all(), (rows["low"] > tolerance).all()), text)
 
 
-def statistics_explain(tables: Tables, _: Settings) -> Answer:
+def statistics_explain(tables: Tables, _: Verdict) -> Answer:
     """What estimating BN's statistics again gives back of the loss of a kernel alone, over seeds and patients.
 
     The loss that estimating again brings by itself is taken off. Holds if the interval lies above 0 for every network
@@ -102,7 +101,7 @@ def statistics_explain(tables: Tables, _: Settings) -> Answer:
     return Answer(decide((rows["low"] > 0).all(), (rows["high"] < 0).all()), text)
 
 
-def distance_tells_loss(tables: Tables, _: Settings) -> Answer:
+def distance_tells_loss(tables: Tables, _: Verdict) -> Answer:
     """Spearman correlation over kernels of raw RMSE and loss, mean over sources; unit: the kernel.
 
     Holds if the interval lies above 0 in every network; does not hold if in every network it lies below
@@ -119,7 +118,7 @@ def distance_tells_loss(tables: Tables, _: Settings) -> Answer:
     return Answer(decide((rmse["rho_low"] > 0).all(), (rmse["rho_high"] < WEAK_CORRELATION).all()), text)
 
 
-def reuse_gains(tables: Tables, _: Settings) -> Answer:
+def reuse_gains(tables: Tables, _: Verdict) -> Answer:
     """Does fine-tuning from every source gain over the target's own start? Intervals over runs and patients.
 
     Holds if every source's interval lies above 0; does not hold if every one lies below `NO_GAIN`. Null for ``holds``:
@@ -135,7 +134,7 @@ def reuse_gains(tables: Tables, _: Settings) -> Answer:
     return Answer(decide(0 < len(rows) == up, 0 < len(rows) == down), text)
 
 
-def closest_gains_most(tables: Tables, settings: Settings) -> Answer:
+def closest_gains_most(tables: Tables, settings: Verdict) -> Answer:
     """Kendall's tau of closeness (RMSE) with the gain of fine-tuning, by permutation of the base models.
 
     Null: gains are exchangeable between base models. Holds if tau is positive in every network, does not hold if it is
@@ -148,11 +147,11 @@ def closest_gains_most(tables: Tables, settings: Settings) -> Answer:
         f"n = {r['n_sources']} sources of {r['n_models']} models"
         for _, r in rows.iterrows()
     )
-    alpha = (1 - settings["level"]) / 2
+    alpha = (1 - settings.level) / 2
     return Answer(decide((rows["p_above"] <= alpha).all(), (rows["p_below"] <= alpha).all()), text)
 
 
-def some_score_ranks(tables: Tables, settings: Settings) -> Answer:
+def some_score_ranks(tables: Tables, settings: Verdict) -> Answer:
     """Holds if one score has a positive tau with the gain of fine-tuning in every network, corrected for their number.
 
     By permutation of the base models (``p_any`` of `prrmse.tables.ranking.ranking_table`). Null: no score has to do
@@ -163,7 +162,7 @@ def some_score_ranks(tables: Tables, settings: Settings) -> Answer:
     rows = ranking[(ranking["arm"] == "finetune") & ranking["p_any"].notna()]
     if rows.empty:
         return Answer(UNDECIDED, "needs more sources")
-    sure = rows[rows["p_any"] <= (1 - settings["level"]) / 2]
+    sure = rows[rows["p_any"] <= (1 - settings.level) / 2]
     common = [score for score in SCORES if (sure["score"] == score).sum() == rows["net"].nunique()]
     best = rows.sort_values(["p_any", "tau"], ascending=[True, False]).iloc[0]
     text = (
@@ -174,12 +173,12 @@ def some_score_ranks(tables: Tables, settings: Settings) -> Answer:
     return Answer(decide(len(common) > 0, False), text)
 
 
-def _control(tables: Tables, settings: Settings, control: str, name: str, beside: str = "") -> Answer:
+def _control(tables: Tables, settings: Verdict, control: str, name: str, beside: str = "") -> Answer:
     """A control's loss per kernel against the tolerance, in every network."""
     own = tables["controls"][tables["controls"]["control"] == control]
     if own.empty:
         return Answer(UNDECIDED, "needs two seeds")
-    tolerance, others = settings["tolerance"], tables["controls"][tables["controls"]["control"] == beside]
+    tolerance, others = settings.tolerance, tables["controls"][tables["controls"]["control"] == beside]
     texts = []
     for _, row in own.iterrows():
         other = others[others["net"] == row["net"]]["drop_kernels"]
@@ -212,7 +211,7 @@ def _sizes(rows: pd.DataFrame) -> str:
     return f"{rows['n_seeds'].max()} seeds x {rows['n_patients'].max()} patients"
 
 
-STATEMENTS: list[tuple[str, Callable[[Tables, Settings], Answer]]] = [
+STATEMENTS: list[tuple[str, Callable[[Tables, Verdict], Answer]]] = [
     ("A kernel that computes the same survives the swap", swap_sees_features),
     ("The target's own kernels, learnt again with another seed, survive the swap", unchanged_means_nothing_lost),
     ("The short connection makes a network reusable (PSPNet against UNet at equal start)", short_connection),

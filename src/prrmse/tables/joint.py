@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 import pandas as pd
 
 from prrmse.names import GROUP
+from prrmse.settings import Verdict
 from prrmse.tables.inference import crossed_array, crossed_interval, mean_of
 
 
-def joint_effects(parts: pd.DataFrame, settings: Mapping[str, Any]) -> pd.DataFrame:
+def joint_effects(parts: pd.DataFrame, settings: Verdict) -> pd.DataFrame:
     """Two quantities of each (net, target, source), with `crossed_interval`.
 
     ``together``: the loss when the first layers of the network are swapped together, as many of them as are harmless
@@ -32,7 +30,7 @@ def joint_effects(parts: pd.DataFrame, settings: Mapping[str, Any]) -> pd.DataFr
     for key, group in rows.groupby(GROUP, sort=False):
         own = dict(list(group.groupby("variant")))
         drops = own["joint"].groupby("layer")["drop"].mean()
-        harmless = drops.index[(drops <= settings["tolerance"]).cumprod().astype(bool)]
+        harmless = drops.index[(drops <= settings.tolerance).cumprod().astype(bool)]
         together = own["cumulative"][own["cumulative"]["layer"] == harmless[-1]] if len(harmless) > 1 else None
         again = own["reestimated"]
         recovered = (
@@ -46,7 +44,7 @@ def joint_effects(parts: pd.DataFrame, settings: Mapping[str, Any]) -> pd.DataFr
         ):
             row = dict(zip(GROUP, key, strict=True)) | {"effect": effect}
             if values is not None:
-                interval = crossed_interval(mean_of, values, settings["level"])
+                interval = crossed_interval(mean_of, values, settings.level)
                 row |= interval._asdict()
             found.append(row | {"n_layers": layers})
     sizes = {"n_seeds": rows["seed"].nunique(), "n_patients": rows["patient"].nunique()}

@@ -6,14 +6,14 @@ trained from its own start, with the same patients and the same order of batches
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
 from scipy import stats
 
 from prrmse.seeding import derive_seed
+from prrmse.settings import Verdict
 from prrmse.tables.bootstrap import interval
 from prrmse.tables.inference import concordance, correlation_interval, crossed_interval, mean_of, permutations, tail_of
 
@@ -100,9 +100,7 @@ def gain_table(rows: pd.DataFrame, gains: np.ndarray, level: float) -> pd.DataFr
     )  # fmt: skip
 
 
-def ranking_table(
-    scores: pd.DataFrame, rows: pd.DataFrame, gains: np.ndarray, settings: Mapping[str, Any]
-) -> pd.DataFrame:
+def ranking_table(scores: pd.DataFrame, rows: pd.DataFrame, gains: np.ndarray, settings: Verdict) -> pd.DataFrame:
     """How well each score ranks the sources by their gain.
 
     Weighted Kendall tau (Vigna 2015, as is the custom for such scores): 1 the same order, 0 none, the best sources
@@ -120,7 +118,7 @@ def ranking_table(
         One row per (net, arm, score): tau, tau_low, tau_high, p_above and p_below (one-sided), p_any, regret (gain of
         the best source less that of the source ranked first), n_sources, n_models.
     """
-    means = resampled_gains(gains, settings["resamples"])
+    means = resampled_gains(gains, settings.resamples)
     found = []
     for (net, arm), group in rows[rows["source"] != START].groupby(["net", "arm"], sort=False):
         own_scores = scores[scores["net"] == net]
@@ -130,7 +128,7 @@ def ranking_table(
             own = group[[key in of.index for key in zip(*(group[c] for c in SOURCE), strict=True)]]
             value = sign * of.loc[list(zip(*(own[c] for c in SOURCE), strict=True))].to_numpy(float)
             gain = np.nanmean(gains[own.index], axis=(1, 2))
-            low, high = _interval(value, own, means, settings["level"], str(net), str(arm), score)
+            low, high = _interval(value, own, means, settings.level, str(net), str(arm), score)
             found.append({
                 "net": net, "arm": arm, "score": score, "tau": weighted_tau(value, gain), "tau_low": low,
                 "tau_high": high, "regret": gain.max() - gain[value.argmax()] if len(own) else np.nan,
@@ -146,7 +144,7 @@ def ranking_table(
 
 
 def permutation_tests(
-    scores: Sequence[pd.Series], gain: pd.Series, settings: Mapping[str, Any], *identity: str
+    scores: Sequence[pd.Series], gain: pd.Series, settings: Verdict, *identity: str
 ) -> list[dict[str, float]]:
     """p_above, p_below, p_any of each score, of Kendall's tau with the gain, by permuting base models.
 
@@ -158,7 +156,7 @@ def permutation_tests(
     """
     gained = gain.unstack().dropna(axis=1)  # [models, seeds]; a seed that some model lacks cannot change places
     models, seeds = gained.shape
-    orders = permutations(models, settings["resamples"], "ranking", *identity)
+    orders = permutations(models, settings.resamples, "ranking", *identity)
     orders = (orders[:, :, None] * seeds + np.arange(seeds)).reshape(len(orders), -1)  # of (model, seed)
     taus = []
     for score in scores:
@@ -244,7 +242,7 @@ def seconds_table(scores: pd.DataFrame, gains: pd.DataFrame) -> pd.DataFrame:
     return table
 
 
-def layer_correlations(layers: pd.DataFrame, random_drops: pd.DataFrame, settings: Mapping[str, Any]) -> pd.DataFrame:
+def layer_correlations(layers: pd.DataFrame, random_drops: pd.DataFrame, settings: Verdict) -> pd.DataFrame:
     """Does a layer's distance tell what swapping its kernel costs? Spearman over kernels, mean over sources.
 
     Signs are such that 1 means: the larger the distance (the smaller the likeness), the larger the loss.
@@ -270,7 +268,7 @@ def layer_correlations(layers: pd.DataFrame, random_drops: pd.DataFrame, setting
             }
             by_model = pd.Series(by_source).groupby(level=0).mean().dropna()
             kernels = group["layer"].nunique()
-            rho, low, high = correlation_interval(float(by_model.mean()), kernels, settings["level"])
+            rho, low, high = correlation_interval(float(by_model.mean()), kernels, settings.level)
             found.append({
                 "net": net, "measure": measure, "rho": rho, "rho_low": low, "rho_high": high,
                 "n_sources": len(by_source), "n_models": len(by_model), "n_kernels": kernels,

@@ -6,16 +6,14 @@ RN are ours and come from params [rec].
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 import pandas as pd
 
 from prrmse.names import GROUP, PAIR_COLUMNS
+from prrmse.settings import Verdict
 from prrmse.tables.bootstrap import bootstrap_mean
 
 
-def verdict_table(parts: pd.DataFrame, settings: dict[str, Any]) -> pd.DataFrame:
+def verdict_table(parts: pd.DataFrame, settings: Verdict) -> pd.DataFrame:
     """One row per (net, target, source, kind, layer).
 
     The drop is the loss of mean foreground Dice, averaged over seeds, then over patients; its interval
@@ -29,11 +27,11 @@ def verdict_table(parts: pd.DataFrame, settings: dict[str, Any]) -> pd.DataFrame
         settings: tolerance, rule, level, resamples.
     """
     verdict = drops_table(parts, PAIR_COLUMNS, settings, "verdict")
-    verdict["reusable"] = is_reusable(verdict, settings["rule"], settings["tolerance"])
+    verdict["reusable"] = is_reusable(verdict, settings)
     return verdict
 
 
-def drops_table(parts: pd.DataFrame, index: list[str], settings: Mapping[str, Any], name: str) -> pd.DataFrame:
+def drops_table(parts: pd.DataFrame, index: list[str], settings: Verdict, name: str) -> pd.DataFrame:
     """Mean drop with its interval: net, target, source, ``index``, drop, drop_low, drop_high, n_patients, n_seeds.
 
     Args:
@@ -65,19 +63,19 @@ def drops_by_patient(parts: pd.DataFrame, index: list[str]) -> pd.DataFrame:
     return rows.pivot_table(index=index, columns="patient", values="drop", sort=False)
 
 
-def mean_drops(drops: pd.DataFrame, settings: Mapping[str, Any], *identity: object) -> pd.DataFrame:
+def mean_drops(drops: pd.DataFrame, settings: Verdict, *identity: object) -> pd.DataFrame:
     """The index of ``drops`` (columns are patients) with drop, drop_low, drop_high: the mean and its interval."""
     table = drops.mean(axis=1).rename("drop").reset_index()
     table["drop_low"], table["drop_high"] = bootstrap_mean(drops.to_numpy(), settings, *identity)
     return table
 
 
-def is_reusable(table: pd.DataFrame, rule: str, tolerance: float) -> pd.Series:
-    """Whether each row of `mean_drops` is within the tolerance, by the rule ``mean`` or ``upper``."""
-    return table["drop" if rule == "mean" else "drop_high"] <= tolerance
+def is_reusable(table: pd.DataFrame, settings: Verdict) -> pd.Series[bool]:
+    """Whether each row of `mean_drops` is within the tolerance, by the rule of ``settings``."""
+    return table["drop" if settings.rule == "mean" else "drop_high"] <= settings.tolerance
 
 
-def network_table(verdict: pd.DataFrame, settings: dict[str, Any]) -> pd.DataFrame:
+def network_table(verdict: pd.DataFrame, settings: Verdict) -> pd.DataFrame:
     """One row per (net, target, source), and one per net over all sources (source ``all``).
 
     ``fraction_pairs`` and ``fraction_scalars`` are the shares of pairs and of scalars that are reusable,
@@ -100,5 +98,5 @@ def network_table(verdict: pd.DataFrame, settings: dict[str, Any]) -> pd.DataFra
     overall.insert(2, "source", "all")
     overall["n_pairs"] = overall["n_pairs"].astype(int)
     table = pd.concat([table, overall], ignore_index=True)
-    table["is_rn"] = table["fraction_kernels"] >= settings["rn_fraction"]
+    table["is_rn"] = table["fraction_kernels"] >= settings.rn_fraction
     return table
