@@ -3,7 +3,7 @@
 # make bench  speed, as ratios against named baselines
 # make reproducibility  what a change re-runs, and the DVC round trip, printed as a table
 # make demo-page        the tables and pictures of docs/ from the last run, after `snakemake evidence`
-# make lint   format, lint and types
+# make lint   format, lint, types, and what may import what
 SHELL := /bin/bash
 PYTHON ?= python3
 CORES ?= $(shell nproc)
@@ -34,6 +34,7 @@ lint: $(VENV)/.complete
 	$(RUN) ruff check .
 	$(RUN) snakefmt --check Snakefile workflow
 	$(RUN) mypy
+	$(RUN) lint-imports
 	$(RUN) snakemake --lint
 
 format: $(VENV)/.complete

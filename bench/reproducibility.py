@@ -1,7 +1,8 @@
 """What a change re-runs, and what a clone has to compute again: `make reproducibility`.
 
 On the tiny configuration of the tests, by the real programs, in a temporary folder: `dvc repro` from nothing, push,
-clone, pull; then each change in a fresh clone, once asked of Snakemake (dry run) and once done by `dvc repro`.
+clone, pull; then each change of a parameter in a fresh clone, once asked of Snakemake (dry run) and once done by
+`dvc repro`; then changes of code, asked of Snakemake (dry run), where every output is an empty file.
 Prints Markdown.
 """
 
@@ -14,7 +15,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
-from tiny import CHANGES, Folder, jobs
+from tiny import AFTER_DATA, CHANGES, EDITS, Folder, jobs
 
 
 def seconds(folder: Folder, *command: str) -> tuple[float, str]:
@@ -32,6 +33,8 @@ def clone_of(folder: Folder, path: Path) -> Folder:
 
 
 def shown(counts: dict[str, int]) -> str:
+    if counts == AFTER_DATA:
+        return f"all {sum(counts.values())} jobs but those that make the processed data"
     return ", ".join(f"{count} {rule}" for rule, count in counts.items()) or "nothing"
 
 
@@ -63,6 +66,17 @@ def main() -> None:
             print(f"| `{key}: {value}` | {shown(planned)} | {shown(jobs(printed))} | {took:.0f} |", flush=True)
             if planned != expected:
                 sys.exit(f"expected {shown(expected)}")
+        pretended = Folder(place / "code")
+        pretended.pretend("all", "evidence")
+        print("\n| change of code | `snakemake -n all evidence` plans |\n|---|---|")
+        for edit in EDITS:
+            originals = edit.apply(pretended.path)
+            planned = pretended.planned("all", "evidence")
+            for path, text in originals.items():
+                path.write_text(text)
+            print(f"| {edit.what} | {shown(planned)} |", flush=True)
+            if planned != edit.jobs:
+                sys.exit(f"expected {shown(edit.jobs)}")
 
 
 if __name__ == "__main__":

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import time
 
 import pytest
-from tiny import CHANGES, Folder, jobs
+import yaml
+from tiny import CHANGES, ROOT, Folder, jobs, rules
+
+from prrmse.run.code import used_by
 
 pytestmark = pytest.mark.workflow
 
@@ -36,6 +40,26 @@ def clone(recorded, tmp_path):
     folder.path = tmp_path / "clone"
     folder.must("dvc", "pull", "-q")
     return folder
+
+
+def test_every_stage_depends_on_the_code_that_its_rules_run():
+    stages = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+    checked = set()
+    for rule in rules():
+        script = re.search(r"workflow/scripts/\w+\.py", rule.shellcmd or "")
+        for name, stage in stages.items():
+            outs = [*(next(iter(out)) for out in stage["outs"]), *(next(iter(m)) for m in stage.get("metrics", []))]
+            if script and any(within(str(made), out) for made in rule.output for out in outs):
+                modules = [f"src/{module.replace('.', '/')}" for module in used_by(ROOT / script[0], ROOT / "src")]
+                deps = [dep.removesuffix(".py") for dep in stage["deps"]]
+                missing = [module for module in modules if not any(within(module, dep) for dep in deps)]
+                assert not missing, f"stage {name} runs {rule.name}"
+                checked.add(rule.name)
+    assert {"phantom", "base", "swap", "transfer", "metrics", "manifest"} <= checked
+
+
+def within(path, folder):
+    return path == folder or path.startswith(f"{folder}/")
 
 
 def test_repro_first_leaves_nothing_to_do_for_snakemake(recorded):

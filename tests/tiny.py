@@ -2,24 +2,36 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
+from snakemake.api import ResourceSettings, SnakemakeApi
+from snakemake.rules import Rule
 
 ROOT = Path(__file__).parents[1]
 COPIED = ["Snakefile", "workflow", "src", "profiles", "params.yaml", "environment.yml"]
 COPIED += [".dvc/config", ".dvc/.gitignore", ".dvcignore", ".gitignore", "dvc.yaml", "data/raw/README.md", "configs"]
 
 
+def rules() -> list[Rule]:
+    """All rules of the workflow, as Snakemake reads them."""
+    with contextlib.chdir(ROOT), SnakemakeApi() as api:
+        workflow = api.workflow(resource_settings=ResourceSettings(), snakefile=Path("Snakefile"))
+        return list(workflow._workflow.rules)
+
+
 def parameters() -> dict[str, Any]:
     """The demo's parameters, made small: two data sets, one seed, two steps."""
-    params = yaml.safe_load((ROOT / "params.yaml").read_text())
+    params: dict[str, Any] = yaml.safe_load((ROOT / "params.yaml").read_text())
     params["seeds"] = [0]
     del params["datasets"]["rvsc"]
     for name, patients in (("acdc", 6), ("t1", 4)):
@@ -51,11 +63,15 @@ class Folder:
                 shutil.copy(source, path / name)
         self.write(parameters())
 
-    def write(self, params: dict) -> None:
+    def read(self) -> dict[str, Any]:
+        """The folder's parameters."""
+        return dict(yaml.safe_load((self.path / "params.yaml").read_text()))
+
+    def write(self, params: dict[str, Any]) -> None:
         (self.path / "params.yaml").write_text(yaml.safe_dump(params))
 
     def change(self, path: str, value: object) -> None:
-        params = yaml.safe_load((self.path / "params.yaml").read_text())
+        params = self.read()
         node = params
         *parents, last = path.split(".")
         for key in parents:
@@ -100,6 +116,18 @@ class Folder:
     def snakemake(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         return self.run("snakemake", "--cores", "2", *arguments)
 
+    def pretend(self, *targets: str) -> None:
+        """Make every output of these targets an empty file that counts as made by the workflow as it is now."""
+        lines = self.must("snakemake", "--cores", "1", "--summary", *targets).splitlines()
+        start = next(i for i, line in enumerate(lines) if line.startswith("output_file\t"))
+        for line in lines[start + 1 :]:
+            path = self.path / line.partition("\t")[0]
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
+        empty: dict[str, dict[str, str]] = {"environment": {}, "params": {}, "files": {}}
+        (self.path / "results/manifest.json").write_text(json.dumps({"commit": None, "changed": None, **empty}))
+        self.must("snakemake", "--cores", "1", "--touch", "--forceall", *targets)
+
     def planned(self, *arguments: str) -> dict[str, int]:
         """Rule -> number of jobs that a dry run would run."""
         printed = self.must("snakemake", "--cores", "2", "--dry-run", *arguments)
@@ -119,6 +147,80 @@ CHANGES: list[tuple[str, Any, dict[str, int]]] = [
         2.5,
         {"prepare": 1, "data_table": 1, "base": 4, "swap": 2, "transfer": 4, "transfer_table": 1, **_REUSE, **_TABLES},
     ),
+]
+
+
+class Edit(NamedTuple):
+    """A change of code, and the jobs that it must plan: rule -> number."""
+
+    what: str
+    files: list[str]  # globs
+    change: Callable[[str], str]
+    jobs: dict[str, int]
+
+    def apply(self, folder: Path) -> dict[Path, str]:
+        """Change the files; their texts as they were."""
+        originals = {path: path.read_text() for pattern in self.files for path in sorted(folder.glob(pattern))}
+        assert len(originals) >= len(self.files), self.files
+        for path, text in originals.items():
+            path.write_text(self.change(text))
+        return originals
+
+
+def _statement(text: str) -> str:
+    """A statement that runs when the module is imported."""
+    return f"{text}\nprint()\n"
+
+
+def _another(name: str) -> Callable[[str], str]:
+    """Another definition of a function."""
+    return lambda text: f"{text}\n{name} = {name}\n"
+
+
+def _comments(text: str) -> str:
+    """A comment, another docstring, and another layout."""
+    docstring = re.sub(r'"""\n', '""" "Changed."\n\n\n', text, count=1)
+    return f"# Changed.\n{docstring}\n# Changed.\n"
+
+
+def _messages(text: str) -> str:
+    """Another text in every error and every log message."""
+    return re.sub(r'((?:InputError|log\.\w+)\(\s*f?")', r"\1Changed: ", text)
+
+
+_PAGES = {"report": 1, "manifest": 1}
+_LATE = {"claims": 1, "figures": 1, "metrics": 1, **_PAGES}
+_SUMMARIES = {"controls": 1, "joint_table": 1, "factorial": 1, "ranking": 1, "evidence": 1}
+_SWEEPS = {"swap": 4, "joint": 4, "control": 18, "factorial_swap": 4, "factorial_control": 2, "transferability": 2}
+_TRAININGS = {"base": 8, "factorial_base": 6, "transfer": 6, "gain": 6}
+# Every job of `snakemake all evidence` but those that make the processed data.
+AFTER_DATA = {**_TRAININGS, **_SWEEPS, **_REUSE, "transfer_table": 1, **_SUMMARIES, **_LATE}
+# What a change of code re-runs, `snakemake all evidence`, on the tiny configuration.
+EDITS = [
+    Edit("comments, docstrings and layout of all files", ["**/*.py"], _comments, {}),
+    Edit("the texts of all errors and log messages", ["**/*.py"], _messages, {}),
+    Edit("`cli/`, `run/job.py`", ["src/prrmse/cli/*.py", "src/prrmse/run/job.py"], _statement, {}),
+    Edit(
+        "`figures/swaps.swap_panels`",
+        ["src/prrmse/figures/swaps.py"],
+        _another("swap_panels"),
+        {"figures": 1, **_PAGES},
+    ),
+    Edit("`report/report.html.j2`", ["src/prrmse/report/report.html.j2"], lambda text: f"{text}<p>", _PAGES),
+    Edit(
+        "`tables/verdict.verdict_table`",
+        ["src/prrmse/tables/verdict.py"],
+        _another("verdict_table"),
+        {"verdict": 1, **_LATE},
+    ),
+    Edit(
+        "`compare/distance.rmse`",
+        ["src/prrmse/compare/distance.py"],
+        _another("rmse"),
+        {"rmse": 1, "transferability": 2, "ranking": 1, "evidence": 1, **_LATE},
+    ),
+    Edit("`learning/evaluate.evaluate`", ["src/prrmse/learning/evaluate.py"], _another("evaluate"), AFTER_DATA),
+    Edit("`learning/train.train`", ["src/prrmse/learning/train.py"], _another("train"), AFTER_DATA),
 ]
 # Rules that only name other rules' outputs.
 COLLECTIONS = {"all", "reuse"}

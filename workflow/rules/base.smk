@@ -11,7 +11,6 @@ rule base:
         # Every data set is read and checked before any training; but a change of one set
         # re-trains only the models of that set.
         checked=ancient("results/tables/data.csv"),
-        code=code("base"),
     output:
         checkpoint="results/checkpoints/{net}/{model}/seed{seed}.safetensors",
         table="results/base/{net}/{model}/seed{seed}.csv",
@@ -24,16 +23,15 @@ rule base:
     threads: config["compute"]["threads"]
     resources:
         gpu=GPU,
-        mem_mb=lambda w, attempt: 4000 * attempt,
-        runtime=240,
     params:
-        json=lambda w: section(config, f"nets.{w.net}", "init", "base", "compute"),
+        code=code("base"),
+        json=parameters("nets.{net}", "init", "base", "compute"),
     message:
         "base: train {wildcards.net} on {wildcards.model}, seed {wildcards.seed}"
     shell:
-        "python -m prrmse.run.warm workflow/scripts/base.py --net {wildcards.net} --model {wildcards.model}"
-        " --seed {wildcards.seed} --data {input.data} --params {params.json:q}"
-        " --checkpoint {output.checkpoint} --table {output.table} 2>&1 | tee {log}"
+        "python -m prrmse.run.warm workflow/scripts/base.py --net {wildcards.net:q} --model {wildcards.model:q}"
+        " --seed {wildcards.seed:q} --data {input.data:q} --params {params.json:q}"
+        " --checkpoint {output.checkpoint:q} --table {output.table:q} 2>&1 | tee {log:q}"
 
 
 rule base_table:
@@ -44,14 +42,15 @@ rule base_table:
             model=MODELS,
             seed=SEEDS,
         ),
-        code=code("base_table"),
     output:
         "results/tables/base.csv",
     log:
         "logs/base_table.log",
     conda:
         "../../environment.yml"
+    params:
+        code=code("base_table"),
     message:
         "base_table: how good the base models are"
     shell:
-        "python workflow/scripts/base_table.py --table {output} --parts {input.parts} 2>&1 | tee {log}"
+        "python workflow/scripts/base_table.py --table {output:q} --parts @<(lines {input.parts:q}) 2>&1 | tee {log:q}"

@@ -19,15 +19,16 @@ rule bn_shift:
             for _, m in SWAPS
             for s in SEEDS
         ],
-        code=code("bn_shift"),
     output:
         "results/tables/bn_shift.csv",
     log:
         "logs/bn_shift.log",
     conda:
         "../../environment.yml"
+    params:
+        code=code("bn_shift"),
     message:
         "bn_shift: shift and scale of every BN output"
     shell:
-        "python workflow/scripts/bn_shift.py --table {output} --targets {input.targets}"
-        " --sources {input.sources} 2>&1 | tee {log}"
+        "python workflow/scripts/bn_shift.py --table {output:q} --targets @<(lines {input.targets:q})"
+        " --sources @<(lines {input.sources:q}) 2>&1 | tee {log:q}"

@@ -9,7 +9,6 @@ rule claims:
     input:
         tables=[table for table in TABLES if "claims" not in table],
         drops="results/swap/mean_dice.csv",
-        code=code("claims"),
     output:
         "results/tables/claims.csv",
     log:
@@ -17,10 +16,11 @@ rule claims:
     conda:
         "../../environment.yml"
     params:
+        code=code("claims"),
         target=config["transfer"]["target"],
         json=section(config, "verdict"),
     message:
         "claims: what holds, what does not"
     shell:
-        "python workflow/scripts/claims.py --target {params.target} --params {params.json:q} --table {output}"
-        " --tables {input.tables} {input.drops} 2>&1 | tee {log}"
+        "python workflow/scripts/claims.py --target {params.target:q} --params {params.json:q} --table {output:q}"
+        " --tables @<(lines {input.tables:q} {input.drops:q}) 2>&1 | tee {log:q}"

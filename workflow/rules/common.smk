@@ -3,30 +3,36 @@
 import shutil
 import sys
 
+from snakemake.io import contains_wildcard
 from snakemake.utils import min_version
 
 min_version("9.19")
 # The package is found without being installed, also in a rule's own conda environment.
 sys.path.insert(0, "src")
-shell.prefix("export PYTHONPATH=src; ")
+# `@<(lines FILE...)` hands a list over as a file: arguments of a program are limited in length, of a function not.
+shell.prefix("export PYTHONPATH=src; lines() {{ printf '%s\\n' \"$@\"; }}; ")
 
-from prrmse.config.checks import check_data, check_networks, check_params
-from prrmse.config.params import PARAMETERS, completed, section
-from prrmse.errors import InputError
+from prrmse.config.params import completed, section
 from prrmse.figures.titles import figure_titles
 from prrmse.names import CONTROLS, models, split_model
-from prrmse.run.code import imported_files
-from prrmse.run.manifest import check_untouched
+from prrmse.run.code import code_digest
 
-try:
-    CHECKED = check_params(config)
-    config.update(completed(config))
-    check_networks(CHECKED)
-    check_data(CHECKED)
-    if workflow.is_main_process:
+# The processes that run single jobs, on a cluster one each, need no second check.
+if workflow.is_main_process:
+    from prrmse.config.checks import check_data, check_networks, check_params
+    from prrmse.config.params import PARAMETERS
+    from prrmse.errors import InputError
+    from prrmse.run.manifest import check_untouched
+
+    try:
+        checked = check_params(config)
+        check_networks(checked)
+        check_data(checked)
         check_untouched()
-except InputError as e:
-    raise WorkflowError(f"error: {e.said(PARAMETERS)}") from None
+    except InputError as e:
+        raise WorkflowError(f"error: {e.said(PARAMETERS)}") from None
+
+config.update(completed(config))
 
 SEEDS = config["seeds"]
 MODELS = models(config["datasets"], config["tasks"])
@@ -67,10 +73,19 @@ wildcard_constraints:
     control="|".join([*CONTROLS, "noise-.*"]),
 
 
-def code(rule_name):
-    """The script of a rule and every module of the package that it imports."""
-    script = f"workflow/scripts/{rule_name}.py"
-    return [script, *imported_files(script)]
+def code(script):
+    """A script's digest (`prrmse.run.code`), for `params`: a change of what the script computes runs its jobs again."""
+    return lambda wildcards: f"code {code_digest(f'workflow/scripts/{script}.py')}"
+
+
+def parameters(*keys, **instead):
+    """These sections of the parameters as JSON, wildcards in their names filled in.
+
+    A function, because Snakemake looks for wildcards in a text, and a regular expression may have braces.
+    """
+    return lambda wildcards: section(
+        {**config, **instead}, *(key.format(**dict(wildcards.items())) for key in keys)
+    )
 
 
 def templates(name):
@@ -96,7 +111,14 @@ def raw_data(wildcards):
         return f"data/phantom/{wildcards.dataset}.sha256"
     from prrmse.data.prepare import raw_files  # takes a second
 
-    return raw_files(spec["format"], spec["root"])
+    files = raw_files(spec["format"], spec["root"])
+    for file in files:
+        if contains_wildcard(file):
+            raise WorkflowError(
+                f"error: datasets.{wildcards.dataset}.root: {file}: Snakemake takes braces in a name for a wildcard; "
+                "rename the file"
+            )
+    return files
 
 
 def transfer_source(wildcards):
@@ -174,6 +196,14 @@ def ranked_sources():
     """(network, base model, its seed) of every source that is ranked."""
     e = config["evidence"]
     return [(n, m, s) for n in e["nets"] for m in e["sources"] for s in SEEDS]
+
+
+def score_parts(kind):
+    """What `transferability` makes of every source."""
+    return [
+        f"results/evidence/transferability/{net}/{source}/seed{seed}.{kind}"
+        for net, source, seed in ranked_sources()
+    ]
 
 
 def gain_parts(kind):

@@ -11,7 +11,6 @@ rule control:
         target=lambda w: checkpoint(w.net, w.target, w.seed),
         other=control_other,
         data=lambda w: data_of(w.target),
-        code=code("control"),
     output:
         "results/evidence/controls/{net}/{target}/{control}/seed{seed}.csv",
     log:
@@ -23,31 +22,27 @@ rule control:
     threads: config["compute"]["threads"]
     resources:
         gpu=GPU,
-        mem_mb=lambda w, attempt: 4000 * attempt,
-        runtime=120,
     params:
-        json=lambda w: section(
-            config,
-            f"nets.{w.net}",
+        code=code("control"),
+        json=parameters(
+            "nets.{net}",
             "init",
             "compute",
             "swap.engine",
             "swap.memory_mb",
         ),
-        other=lambda w, input: input.other or "none",
     message:
         "control: {wildcards.net}, every layer of {wildcards.target} from its {wildcards.control}, seed {wildcards.seed}"
     shell:
-        "python -m prrmse.run.warm workflow/scripts/control.py --net {wildcards.net} --target {wildcards.target}"
-        " --control {wildcards.control} --seed {wildcards.seed} --checkpoint {input.target} --other {params.other}"
-        " --data {input.data} --params {params.json:q} --table {output} 2>&1 | tee {log}"
+        "python -m prrmse.run.warm workflow/scripts/control.py --net {wildcards.net:q} --target {wildcards.target:q}"
+        " --control {wildcards.control:q} --seed {wildcards.seed:q} --checkpoint {input.target:q}"
+        " --other {input.other:q} --data {input.data:q} --params {params.json:q} --table {output:q} 2>&1 | tee {log:q}"
 
 
 rule controls:
     input:
         parts=control_parts,
         swaps="results/swap/mean_dice.csv",
-        code=code("controls"),
     output:
         expand(
             "results/evidence/{name}",
@@ -58,9 +53,10 @@ rule controls:
     conda:
         "../../environment.yml"
     params:
-        json=section(config, "verdict", "figures"),
+        code=code("controls"),
+        json=parameters("verdict", "figures"),
     message:
         "controls: every swap beside its controls"
     shell:
-        "python workflow/scripts/controls.py --params {params.json:q} --swaps {input.swaps} --out results/evidence"
-        " --parts {input.parts} 2>&1 | tee {log}"
+        "python workflow/scripts/controls.py --params {params.json:q} --swaps {input.swaps:q} --out results/evidence"
+        " --parts @<(lines {input.parts:q}) 2>&1 | tee {log:q}"

@@ -6,8 +6,6 @@ OUTPUTS: data/processed/{dataset}.npz, results/tables/data.csv
 
 
 rule phantom:
-    input:
-        code=code("phantom"),
     output:
         "data/phantom/{dataset}.sha256",
     log:
@@ -17,23 +15,22 @@ rule phantom:
     conda:
         "../../environment.yml"
     params:
-        json=lambda w: section(
-            config,
-            f"datasets.{w.dataset}.format",
-            f"datasets.{w.dataset}.root",
-            f"datasets.{w.dataset}.phantom",
+        code=code("phantom"),
+        json=parameters(
+            "datasets.{dataset}.format",
+            "datasets.{dataset}.root",
+            "datasets.{dataset}.phantom",
         ),
     message:
         "phantom: draw the cohort {wildcards.dataset}"
     shell:
-        "python workflow/scripts/phantom.py --dataset {wildcards.dataset} --params {params.json:q}"
-        " --manifest {output} 2>&1 | tee {log}"
+        "python workflow/scripts/phantom.py --dataset {wildcards.dataset:q} --params {params.json:q}"
+        " --manifest {output:q} 2>&1 | tee {log:q}"
 
 
 rule prepare:
     input:
         raw=raw_data,
-        code=code("prepare"),
     output:
         "data/processed/{dataset}.npz",
     log:
@@ -41,25 +38,27 @@ rule prepare:
     conda:
         "../../environment.yml"
     params:
-        json=lambda w: section(config, f"datasets.{w.dataset}"),
+        code=code("prepare"),
+        json=parameters("datasets.{dataset}"),
     message:
         "prepare: read, check and resample {wildcards.dataset}"
     shell:
-        "python workflow/scripts/prepare.py --dataset {wildcards.dataset} --params {params.json:q}"
-        " --data {output} 2>&1 | tee {log}"
+        "python workflow/scripts/prepare.py --dataset {wildcards.dataset:q} --params {params.json:q}"
+        " --data {output:q} 2>&1 | tee {log:q}"
 
 
 rule data_table:
     input:
         data=expand("data/processed/{dataset}.npz", dataset=config["datasets"]),
-        code=code("data_table"),
     output:
         "results/tables/data.csv",
     log:
         "logs/data_table.log",
     conda:
         "../../environment.yml"
+    params:
+        code=code("data_table"),
     message:
         "data_table: what each set holds"
     shell:
-        "python workflow/scripts/data_table.py --table {output} --data {input.data} 2>&1 | tee {log}"
+        "python workflow/scripts/data_table.py --table {output:q} --data @<(lines {input.data:q}) 2>&1 | tee {log:q}"

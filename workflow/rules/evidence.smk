@@ -13,7 +13,6 @@ rule evidence:
         *rules.factorial.output,
         *rules.ranking.output,
         data="results/tables/data.csv",
-        code=code("evidence"),
         templates=templates("evidence.html.j2"),
     output:
         expand(
@@ -25,9 +24,10 @@ rule evidence:
     conda:
         "../../environment.yml"
     params:
-        json=section(config, "verdict", "evidence", "transfer.target"),
+        code=code("evidence"),
+        json=parameters("verdict", "evidence", "transfer.target"),
     message:
         "evidence: results/evidence/evidence.html"
     shell:
-        "python workflow/scripts/evidence.py --params {params.json:q} --data {input.data} --folder results/evidence"
-        " 2>&1 | tee {log}"
+        "python workflow/scripts/evidence.py --params {params.json:q} --data {input.data:q} --folder results/evidence"
+        " 2>&1 | tee {log:q}"

@@ -6,7 +6,7 @@ OUTPUTS: results/evidence/factorial.csv, effects.csv, factorial.svg and .png
 """
 
 OTHER_INIT = "independent" if config["init"] == "shared" else "shared"
-OTHER = f"results/evidence/{OTHER_INIT}"
+OTHER = "results/evidence/factorial"
 
 
 use rule base as factorial_base with:
@@ -14,13 +14,12 @@ use rule base as factorial_base with:
         checkpoint=f"{OTHER}/checkpoints/{{net}}/{{model}}/seed{{seed}}.safetensors",
         table=f"{OTHER}/base/{{net}}/{{model}}/seed{{seed}}.csv",
     log:
-        f"logs/{OTHER_INIT}/base/{{net}}/{{model}}/seed{{seed}}.log",
+        f"logs/factorial_base/{{net}}/{{model}}/seed{{seed}}.log",
     benchmark:
-        f"benchmarks/{OTHER_INIT}/base/{{net}}/{{model}}/seed{{seed}}.tsv"
+        f"benchmarks/factorial_base/{{net}}/{{model}}/seed{{seed}}.tsv"
     params:
-        json=lambda w: section(
-            {**config, "init": OTHER_INIT}, f"nets.{w.net}", "init", "base", "compute"
-        ),
+        code=code("base"),
+        json=parameters("nets.{net}", "init", "base", "compute", init=OTHER_INIT),
     message:
         "factorial_base: train {wildcards.net} on {wildcards.model} from the other start, seed {wildcards.seed}"
 
@@ -30,13 +29,12 @@ use rule swap as factorial_swap with:
         target=f"{OTHER}/checkpoints/{{net}}/{{target}}/seed{{seed}}.safetensors",
         source=f"{OTHER}/checkpoints/{{net}}/{{source}}/seed{{seed}}.safetensors",
         data=lambda w: data_of(w.target),
-        code=code("swap"),
     output:
         f"{OTHER}/swap/{{net}}/{{target}}/{{source}}/seed{{seed}}.csv",
     log:
-        f"logs/{OTHER_INIT}/swap/{{net}}/{{target}}/{{source}}/seed{{seed}}.log",
+        f"logs/factorial_swap/{{net}}/{{target}}/{{source}}/seed{{seed}}.log",
     benchmark:
-        f"benchmarks/{OTHER_INIT}/swap/{{net}}/{{target}}/{{source}}/seed{{seed}}.tsv"
+        f"benchmarks/factorial_swap/{{net}}/{{target}}/{{source}}/seed{{seed}}.tsv"
     message:
         "factorial_swap: {wildcards.net}, {wildcards.target} from {wildcards.source}, other start, seed {wildcards.seed}"
 
@@ -46,13 +44,12 @@ use rule control as factorial_control with:
         target=f"{OTHER}/checkpoints/{{net}}/{{target}}/seed{{seed}}.safetensors",
         other=[],
         data=lambda w: data_of(w.target),
-        code=code("control"),
     output:
         f"{OTHER}/controls/{{net}}/{{target}}/{{control}}/seed{{seed}}.csv",
     log:
-        f"logs/{OTHER_INIT}/control/{{net}}/{{target}}/{{control}}/seed{{seed}}.log",
+        f"logs/factorial_control/{{net}}/{{target}}/{{control}}/seed{{seed}}.log",
     benchmark:
-        f"benchmarks/{OTHER_INIT}/control/{{net}}/{{target}}/{{control}}/seed{{seed}}.tsv"
+        f"benchmarks/factorial_control/{{net}}/{{target}}/{{control}}/seed{{seed}}.tsv"
     message:
         "factorial_control: {wildcards.net}, {wildcards.target} from its {wildcards.control}, other start, seed {wildcards.seed}"
 
@@ -61,7 +58,6 @@ rule factorial:
     input:
         own=factorial_parts("results/swap", "results/evidence/controls"),
         other=factorial_parts(f"{OTHER}/swap", f"{OTHER}/controls"),
-        code=code("factorial"),
     output:
         expand(
             "results/evidence/{name}",
@@ -72,10 +68,11 @@ rule factorial:
     conda:
         "../../environment.yml"
     params:
-        json=section(config, "init", "verdict", "figures"),
+        code=code("factorial"),
+        json=parameters("init", "verdict", "figures"),
         other=OTHER_INIT,
     message:
         "factorial: start against network"
     shell:
-        "python workflow/scripts/factorial.py --params {params.json:q} --other-init {params.other}"
-        " --out results/evidence --parts {input.own} {input.other} 2>&1 | tee {log}"
+        "python workflow/scripts/factorial.py --params {params.json:q} --other-init {params.other:q}"
+        " --out results/evidence --own @<(lines {input.own:q}) --other @<(lines {input.other:q}) 2>&1 | tee {log:q}"

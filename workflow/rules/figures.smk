@@ -8,7 +8,6 @@ OUTPUTS: results/figures/fig03 to fig12, verdict, transfer, and two of each othe
 rule figures:
     input:
         tables=[table for table in TABLES if "claims" not in table],
-        code=code("figures"),
     output:
         expand(
             "results/figures/{name}.{format}",
@@ -20,9 +19,10 @@ rule figures:
     conda:
         "../../environment.yml"
     params:
-        json=section(config, "figures", "verdict", "transfer.target"),
+        code=code("figures"),
+        json=parameters("figures", "verdict", "transfer.target"),
     message:
         "figures: draw them all"
     shell:
         "python workflow/scripts/figures.py --params {params.json:q} --out results/figures"
-        " --tables {input.tables} 2>&1 | tee {log}"
+        " --tables @<(lines {input.tables:q}) 2>&1 | tee {log:q}"

@@ -11,7 +11,6 @@ rule joint:
         target=lambda w: checkpoint(w.net, w.target, w.seed),
         source=lambda w: checkpoint(w.net, w.source, w.seed),
         data=lambda w: data_of(w.target),
-        code=code("joint"),
     output:
         "results/evidence/joint/{net}/{target}/{source}/seed{seed}.csv",
     log:
@@ -23,19 +22,16 @@ rule joint:
     threads: config["compute"]["threads"]
     resources:
         gpu=GPU,
-        mem_mb=lambda w, attempt: 4000 * attempt,
-        runtime=120,
     params:
-        json=lambda w: section(
-            config, f"nets.{w.net}", "compute", "swap.engine", "swap.memory_mb"
-        ),
+        code=code("joint"),
+        json=parameters("nets.{net}", "compute", "swap.engine", "swap.memory_mb"),
     message:
         "joint: {wildcards.net}, several tensors of {wildcards.target} from {wildcards.source}, seed {wildcards.seed}"
     shell:
-        "python -m prrmse.run.warm workflow/scripts/joint.py --net {wildcards.net} --target {wildcards.target}"
-        " --source {wildcards.source} --seed {wildcards.seed} --target-checkpoint {input.target}"
-        " --source-checkpoint {input.source} --data {input.data} --params {params.json:q}"
-        " --table {output} 2>&1 | tee {log}"
+        "python -m prrmse.run.warm workflow/scripts/joint.py --net {wildcards.net:q} --target {wildcards.target:q}"
+        " --source {wildcards.source:q} --seed {wildcards.seed:q} --target-checkpoint {input.target:q}"
+        " --source-checkpoint {input.source:q} --data {input.data:q} --params {params.json:q}"
+        " --table {output:q} 2>&1 | tee {log:q}"
 
 
 rule joint_table:
@@ -47,7 +43,6 @@ rule joint_table:
             for seed in SEEDS
         ],
         swaps="results/swap/mean_dice.csv",
-        code=code("joint_table"),
     output:
         expand(
             "results/evidence/{name}",
@@ -58,9 +53,10 @@ rule joint_table:
     conda:
         "../../environment.yml"
     params:
-        json=section(config, "verdict", "figures"),
+        code=code("joint_table"),
+        json=parameters("verdict", "figures"),
     message:
         "joint_table: what fits alone, and what fits together"
     shell:
-        "python workflow/scripts/joint_table.py --params {params.json:q} --swaps {input.swaps} --out results/evidence"
-        " --parts {input.parts} 2>&1 | tee {log}"
+        "python workflow/scripts/joint_table.py --params {params.json:q} --swaps {input.swaps:q} --out results/evidence"
+        " --parts @<(lines {input.parts:q}) 2>&1 | tee {log:q}"

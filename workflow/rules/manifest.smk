@@ -20,7 +20,6 @@ rule manifest:
             *rules.metrics.output,
             rules.report.output[0],
         ],
-        code=code("manifest"),
     output:
         "results/manifest.json",
     log:
@@ -28,9 +27,10 @@ rule manifest:
     conda:
         "../../environment.yml"
     params:
-        json=section(config, *sorted(config)),
+        code=code("manifest"),
+        json=parameters(*sorted(config)),
     message:
         "manifest: results/manifest.json"
     shell:
-        "python workflow/scripts/manifest.py --params {params.json:q} --manifest {output}"
-        " --files {input.files} 2>&1 | tee {log}"
+        "python workflow/scripts/manifest.py --params {params.json:q} --manifest {output:q}"
+        " --files @<(lines {input.files:q}) 2>&1 | tee {log:q}"

@@ -11,7 +11,6 @@ rule metrics:
             f"results/tables/{name}.csv"
             for name in ("base", "network", "transfer", "claims")
         ],
-        code=code("metrics"),
     output:
         metrics="results/metrics.json",
         plots=["results/plots/transfer.csv", "results/plots/reuse.csv"],
@@ -19,8 +18,10 @@ rule metrics:
         "logs/metrics.log",
     conda:
         "../../environment.yml"
+    params:
+        code=code("metrics"),
     message:
         "metrics: results/metrics.json"
     shell:
-        "python workflow/scripts/metrics.py --metrics {output.metrics} --plots results/plots"
-        " --tables {input.tables} 2>&1 | tee {log}"
+        "python workflow/scripts/metrics.py --metrics {output.metrics:q} --plots results/plots"
+        " --tables @<(lines {input.tables:q}) 2>&1 | tee {log:q}"

@@ -11,7 +11,6 @@ rule transferability:
         target=lambda w: checkpoint(w.net, config["transfer"]["target"], w.seed),
         source=lambda w: checkpoint(w.net, w.source, w.seed),
         data=data_of(config["transfer"]["target"]),
-        code=code("transferability"),
     output:
         scores="results/evidence/transferability/{net}/{source}/seed{seed}.csv",
         layers="results/evidence/transferability/{net}/{source}/seed{seed}.layers.csv",
@@ -25,12 +24,10 @@ rule transferability:
     threads: config["compute"]["threads"]
     resources:
         gpu=GPU,
-        mem_mb=lambda w, attempt: 4000 * attempt,
-        runtime=120,
     params:
-        json=lambda w: section(
-            config,
-            f"nets.{w.net}",
+        code=code("transferability"),
+        json=parameters(
+            "nets.{net}",
             "init",
             "compute",
             "swap.engine",
@@ -42,10 +39,10 @@ rule transferability:
     message:
         "transferability: {wildcards.net}, what can be said of {wildcards.source} beforehand, seed {wildcards.seed}"
     shell:
-        "python -m prrmse.run.warm workflow/scripts/transferability.py --net {wildcards.net} --source {wildcards.source}"
-        " --seed {wildcards.seed} --target-checkpoint {input.target} --source-checkpoint {input.source}"
-        " --data {input.data} --params {params.json:q} --table {output.scores} --layers {output.layers}"
-        " --seconds {output.seconds} 2>&1 | tee {log}"
+        "python -m prrmse.run.warm workflow/scripts/transferability.py --net {wildcards.net:q}"
+        " --source {wildcards.source:q} --seed {wildcards.seed:q} --target-checkpoint {input.target:q}"
+        " --source-checkpoint {input.source:q} --data {input.data:q} --params {params.json:q} --table {output.scores:q} --layers {output.layers:q}"
+        " --seconds {output.seconds:q} 2>&1 | tee {log:q}"
 
 
 rule gain:
@@ -55,7 +52,6 @@ rule gain:
             [] if w.source == "none" else checkpoint(w.net, w.source, w.source_seed)
         ),
         checked=ancient("results/tables/data.csv"),
-        code=code("gain"),
     output:
         table="results/evidence/gain/{net}/{arm}/{source}-{source_seed}/seed{seed}.csv",
         seconds="results/evidence/gain/{net}/{arm}/{source}-{source_seed}/seed{seed}.seconds",
@@ -68,12 +64,10 @@ rule gain:
     threads: config["compute"]["threads"]
     resources:
         gpu=GPU,
-        mem_mb=lambda w, attempt: 4000 * attempt,
-        runtime=240,
     params:
-        json=lambda w: section(
-            config,
-            f"nets.{w.net}",
+        code=code("gain"),
+        json=parameters(
+            "nets.{net}",
             "init",
             "compute",
             "transfer.target",
@@ -83,21 +77,19 @@ rule gain:
     message:
         "gain: {wildcards.net}, {wildcards.arm} from {wildcards.source} of seed {wildcards.source_seed}, seed {wildcards.seed}"
     shell:
-        "python -m prrmse.run.warm workflow/scripts/gain.py --net {wildcards.net} --arm {wildcards.arm}"
-        " --source {wildcards.source} --source-seed {wildcards.source_seed} --seed {wildcards.seed}"
-        " --data {input.data} --checkpoint '{input.source}' --params {params.json:q}"
-        " --table {output.table} --seconds {output.seconds} 2>&1 | tee {log}"
+        "python -m prrmse.run.warm workflow/scripts/gain.py --net {wildcards.net:q} --arm {wildcards.arm:q}"
+        " --source {wildcards.source:q} --source-seed {wildcards.source_seed:q} --seed {wildcards.seed:q}"
+        " --data {input.data:q} --checkpoint {input.source:q} --params {params.json:q}"
+        " --table {output.table:q} --seconds {output.seconds:q} 2>&1 | tee {log:q}"
 
 
 rule ranking:
     input:
         gains=gain_parts("csv"),
         gain_seconds=gain_parts("seconds"),
-        scores=[
-            f"results/evidence/transferability/{net}/{source}/seed{seed}.{kind}"
-            for net, source, seed in ranked_sources()
-            for kind in ("csv", "layers.csv", "seconds")
-        ],
+        scores=score_parts("csv"),
+        layers=score_parts("layers.csv"),
+        score_seconds=score_parts("seconds"),
         base="results/tables/base.csv",
         data="results/tables/data.csv",
         controls=[
@@ -105,7 +97,6 @@ rule ranking:
             for net in config["evidence"]["nets"]
             for seed in SEEDS
         ],
-        code=code("ranking"),
     output:
         expand(
             "results/evidence/{name}",
@@ -124,10 +115,13 @@ rule ranking:
     conda:
         "../../environment.yml"
     params:
-        json=section(config, "verdict", "figures"),
+        code=code("ranking"),
+        json=parameters("verdict", "figures"),
     message:
         "ranking: scores against gains"
     shell:
-        "python workflow/scripts/ranking.py --params {params.json:q} --base {input.base} --data {input.data}"
-        " --out results/evidence --parts {input.gains} {input.gain_seconds} {input.scores} {input.controls}"
-        " 2>&1 | tee {log}"
+        "python workflow/scripts/ranking.py --params {params.json:q} --base {input.base:q} --data {input.data:q}"
+        " --out results/evidence --scores @<(lines {input.scores:q}) --layers @<(lines {input.layers:q})"
+        " --score-seconds @<(lines {input.score_seconds:q}) --gains @<(lines {input.gains:q})"
+        " --gain-seconds @<(lines {input.gain_seconds:q}) --controls @<(lines {input.controls:q})"
+        " 2>&1 | tee {log:q}"

@@ -9,7 +9,6 @@ rule report:
     input:
         tables=TABLES,
         figures=rules.figures.output,
-        code=code("report"),
         templates=templates("report.html.j2"),
     output:
         "results/report.html",
@@ -18,9 +17,10 @@ rule report:
     conda:
         "../../environment.yml"
     params:
-        json=section(config, *sorted(config)),
+        code=code("report"),
+        json=parameters(*sorted(config)),
     message:
         "report: results/report.html"
     shell:
         "python workflow/scripts/report.py --params {params.json:q} --figures results/figures"
-        " --report {output} --tables {input.tables} 2>&1 | tee {log}"
+        " --report {output:q} --tables @<(lines {input.tables:q}) 2>&1 | tee {log:q}"

@@ -10,14 +10,16 @@ rule rmse:
         checkpoints=[
             checkpoint(n, m, s) for n in config["nets"] for m in MODELS for s in SEEDS
         ],
-        code=code("rmse"),
     output:
         "results/tables/rmse.csv",
     log:
         "logs/rmse.log",
     conda:
         "../../environment.yml"
+    params:
+        code=code("rmse"),
     message:
         "rmse: kernels and biases of every two base models"
     shell:
-        "python workflow/scripts/rmse.py --table {output} --checkpoints {input.checkpoints} 2>&1 | tee {log}"
+        "python workflow/scripts/rmse.py --table {output:q}"
+        " --checkpoints @<(lines {input.checkpoints:q}) 2>&1 | tee {log:q}"

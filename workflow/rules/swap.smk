@@ -10,7 +10,6 @@ rule swap:
         target=lambda w: checkpoint(w.net, w.target, w.seed),
         source=lambda w: checkpoint(w.net, w.source, w.seed),
         data=lambda w: data_of(w.target),
-        code=code("swap"),
     output:
         "results/swap/{net}/{target}/{source}/seed{seed}.csv",
     log:
@@ -22,19 +21,16 @@ rule swap:
     threads: config["compute"]["threads"]
     resources:
         gpu=GPU,
-        mem_mb=lambda w, attempt: 4000 * attempt,
-        runtime=120,
     params:
-        json=lambda w: section(
-            config, f"nets.{w.net}", "compute", "swap.engine", "swap.memory_mb"
-        ),
+        code=code("swap"),
+        json=parameters("nets.{net}", "compute", "swap.engine", "swap.memory_mb"),
     message:
         "swap: {wildcards.net}, every layer of {wildcards.target} from {wildcards.source}, seed {wildcards.seed}"
     shell:
-        "python -m prrmse.run.warm workflow/scripts/swap.py --net {wildcards.net} --target {wildcards.target}"
-        " --source {wildcards.source} --seed {wildcards.seed} --target-checkpoint {input.target}"
-        " --source-checkpoint {input.source} --data {input.data} --params {params.json:q}"
-        " --table {output} 2>&1 | tee {log}"
+        "python -m prrmse.run.warm workflow/scripts/swap.py --net {wildcards.net:q} --target {wildcards.target:q}"
+        " --source {wildcards.source:q} --seed {wildcards.seed:q} --target-checkpoint {input.target:q}"
+        " --source-checkpoint {input.source:q} --data {input.data:q} --params {params.json:q}"
+        " --table {output:q} 2>&1 | tee {log:q}"
 
 
 rule swap_table:
@@ -45,7 +41,6 @@ rule swap_table:
             for target, source in SWAPS
             for seed in SEEDS
         ],
-        code=code("swap_table"),
     output:
         table="results/tables/swap.csv",
         drops="results/swap/mean_dice.csv",
@@ -53,8 +48,10 @@ rule swap_table:
         "logs/swap_table.log",
     conda:
         "../../environment.yml"
+    params:
+        code=code("swap_table"),
     message:
         "swap_table: means over patients"
     shell:
-        "python workflow/scripts/swap_table.py --table {output.table} --drops {output.drops}"
-        " --parts {input.parts} 2>&1 | tee {log}"
+        "python workflow/scripts/swap_table.py --table {output.table:q} --drops {output.drops:q}"
+        " --parts @<(lines {input.parts:q}) 2>&1 | tee {log:q}"

@@ -11,7 +11,6 @@ rule transfer:
         source=transfer_source,
         verdict=transfer_plan,
         checked=ancient("results/tables/data.csv"),
-        code=code("transfer"),
     output:
         "results/transfer/{net}/n{samples}/{arm}/{source}/seed{seed}.csv",
     log:
@@ -23,12 +22,10 @@ rule transfer:
     threads: config["compute"]["threads"]
     resources:
         gpu=GPU,
-        mem_mb=lambda w, attempt: 4000 * attempt,
-        runtime=240,
     params:
-        json=lambda w: section(
-            config,
-            f"nets.{w.net}",
+        code=code("transfer"),
+        json=parameters(
+            "nets.{net}",
             "init",
             "compute",
             "transfer.target",
@@ -40,17 +37,16 @@ rule transfer:
         "transfer: {wildcards.net}, {wildcards.samples} patients, {wildcards.arm} {wildcards.source},"
         " seed {wildcards.seed}"
     shell:
-        "python -m prrmse.run.warm workflow/scripts/transfer.py --net {wildcards.net} --samples {wildcards.samples}"
-        " --arm {wildcards.arm} --source {wildcards.source} --seed {wildcards.seed}"
-        " --data {input.data} --checkpoint '{input.source}' --verdict '{input.verdict}'"
-        " --params {params.json:q} --table {output} 2>&1 | tee {log}"
+        "python -m prrmse.run.warm workflow/scripts/transfer.py --net {wildcards.net:q} --samples {wildcards.samples:q}"
+        " --arm {wildcards.arm:q} --source {wildcards.source:q} --seed {wildcards.seed:q}"
+        " --data {input.data:q} --checkpoint {input.source:q} --verdict {input.verdict:q}"
+        " --params {params.json:q} --table {output:q} 2>&1 | tee {log:q}"
 
 
 rule transfer_table:
     input:
         parts=transfer_parts,
         data="results/tables/data.csv",
-        code=code("transfer_table"),
     output:
         table="results/tables/transfer.csv",
         markdown="results/tables/transfer.md",
@@ -59,8 +55,10 @@ rule transfer_table:
         "logs/transfer_table.log",
     conda:
         "../../environment.yml"
+    params:
+        code=code("transfer_table"),
     message:
         "transfer_table: the paper's table, its numbers beside ours"
     shell:
-        "python workflow/scripts/transfer_table.py --table {output.table} --markdown {output.markdown}"
-        " --latex {output.latex} --data {input.data} --parts {input.parts} 2>&1 | tee {log}"
+        "python workflow/scripts/transfer_table.py --table {output.table:q} --markdown {output.markdown:q}"
+        " --latex {output.latex:q} --data {input.data:q} --parts @<(lines {input.parts:q}) 2>&1 | tee {log:q}"

@@ -8,7 +8,6 @@ OUTPUTS: results/tables/verdict.csv, results/tables/network.csv
 rule verdict:
     input:
         drops="results/swap/mean_dice.csv",
-        code=code("verdict"),
     output:
         verdict="results/tables/verdict.csv",
         network="results/tables/network.csv",
@@ -17,9 +16,10 @@ rule verdict:
     conda:
         "../../environment.yml"
     params:
-        json=section(config, "verdict"),
+        code=code("verdict"),
+        json=parameters("verdict"),
     message:
         "verdict: reusable layers, reusable networks"
     shell:
-        "python workflow/scripts/verdict.py --params {params.json:q} --drops {input.drops}"
-        " --verdict {output.verdict} --network {output.network} 2>&1 | tee {log}"
+        "python workflow/scripts/verdict.py --params {params.json:q} --drops {input.drops:q}"
+        " --verdict {output.verdict:q} --network {output.network:q} 2>&1 | tee {log:q}"

@@ -11,4 +11,4 @@ def main(a: Namespace) -> None:
     write_table(base_table(read_tables(a.parts)), a.table)
 
 
-run(main, "table", many="parts")
+run(main, "table", lists=["parts"])

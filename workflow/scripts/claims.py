@@ -13,4 +13,4 @@ def main(a: Namespace) -> None:
     write_table(claims(tables, a.target, a.params["verdict"]), a.table)
 
 
-run(main, "target", "params", "table", many="tables")
+run(main, "target", "params", "table", lists=["tables"])

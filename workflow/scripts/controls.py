@@ -20,4 +20,4 @@ def main(a: Namespace) -> None:
     draw_controls(controls, swaps, Drawing(a.params["figures"], settings), out)
 
 
-run(main, "params", "swaps", "out", many="parts")
+run(main, "params", "swaps", "out", lists=["parts"])

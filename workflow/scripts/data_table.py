@@ -14,4 +14,4 @@ def main(a: Namespace) -> None:
     write_table(pd.concat([summary(load_slices(path)) for path in a.data]), a.table)
 
 
-run(main, "table", many="data")
+run(main, "table", lists=["data"])

@@ -9,16 +9,14 @@ from prrmse.figures.evidence import draw_factorial
 from prrmse.figures.style import Drawing
 from prrmse.run.job import run
 from prrmse.tables.factorial import effects_table, factorial_table, kernel_drops
-from prrmse.tables.store import read_table, write_table
+from prrmse.tables.store import read_tables, write_table
 
 
 def main(a: Namespace) -> None:
     settings, out = a.params["verdict"], Path(a.out)
-    tables = [
-        read_table(part).assign(init=a.other_init if f"/{a.other_init}/" in part else a.params["init"])
-        for part in a.parts
-    ]
-    rows = pd.concat(tables, ignore_index=True)
+    own = read_tables(a.own).assign(init=a.params["init"])
+    other = read_tables(a.other).assign(init=a.other_init)
+    rows = pd.concat([own, other], ignore_index=True)
     drops = kernel_drops(rows[rows["class"] == "mean"])
     random = drops["source"] == "random"
     cells = factorial_table(drops[~random], drops[random], settings)
@@ -27,4 +25,4 @@ def main(a: Namespace) -> None:
     draw_factorial(cells, Drawing(a.params["figures"]), out)
 
 
-run(main, "params", "other-init", "out", many="parts")
+run(main, "params", "other-init", "out", lists=["own", "other"])

@@ -18,4 +18,4 @@ def main(a: Namespace) -> None:
     draw_figures(tables, settings, Path(a.out))
 
 
-run(main, "params", "out", many="tables")
+run(main, "params", "out", lists=["tables"])

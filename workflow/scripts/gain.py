@@ -39,5 +39,6 @@ def main(a: Namespace) -> None:
 
 run(
     main,
-    *("net", "arm", "source", "source-seed", "seed", "data", "checkpoint", "params", "table", "seconds"),
+    *("net", "arm", "source", "source-seed", "seed", "data", "params", "table", "seconds"),
+    optional=["checkpoint"],
 )

@@ -27,4 +27,4 @@ def main(a: Namespace) -> None:
     draw_joint(table, Drawing(a.params["figures"], settings), out)
 
 
-run(main, "params", "swaps", "out", many="parts")
+run(main, "params", "swaps", "out", lists=["parts"])

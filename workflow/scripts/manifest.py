@@ -13,4 +13,4 @@ def main(a: Namespace) -> None:
     write_text(json.dumps(manifest(plain(a.params), a.files), indent=1) + "\n", a.manifest)
 
 
-run(main, "params", "manifest", many="files")
+run(main, "params", "manifest", lists=["files"])

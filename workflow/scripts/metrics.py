@@ -17,4 +17,4 @@ def main(a: Namespace) -> None:
     write_table(reuse_plot(tables["network"]), f"{a.plots}/reuse.csv")
 
 
-run(main, "metrics", "plots", many="tables")
+run(main, "metrics", "plots", lists=["tables"])

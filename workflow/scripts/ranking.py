@@ -20,18 +20,13 @@ from prrmse.tables.store import read_table, read_tables, write_table
 
 def main(a: Namespace) -> None:
     settings, out = a.params["verdict"], Path(a.out)
-
-    def parts(folder: str, ending: str) -> list[str]:
-        return [p for p in a.parts if f"/{folder}/" in p and p.endswith(ending)]
-
-    layers = read_tables(parts("transferability", ".layers.csv"))
-    plain = [p for p in parts("transferability", ".csv") if not p.endswith(".layers.csv")]
-    scores = all_scores(read_tables(plain), read_table(a.base), read_table(a.data))
-    rows, gains = gain_values(read_tables(parts("gain", ".csv")))
+    layers = read_tables(a.layers)
+    scores = all_scores(read_tables(a.scores), read_table(a.base), read_table(a.data))
+    rows, gains = gain_values(read_tables(a.gains))
     gained = gain_table(rows, gains, settings.level)
     ranking = ranking_table(scores, rows, gains, settings)
-    correlations = layer_correlations(layers, random_drops(read_tables(parts("controls", ".csv"))), settings)
-    seconds = [read_tables(parts(folder, ".seconds")) for folder in ("transferability", "gain")]
+    correlations = layer_correlations(layers, random_drops(read_tables(a.controls)), settings)
+    seconds = read_tables(a.score_seconds), read_tables(a.gain_seconds)
     for name, table in (
         ("scores", scores),
         ("gain", gained),
@@ -43,4 +38,8 @@ def main(a: Namespace) -> None:
     draw_ranking(ranking, gained, Drawing(a.params["figures"]), out)
 
 
-run(main, "params", "base", "data", "out", many="parts")
+run(
+    main,
+    *("params", "base", "data", "out"),
+    lists=["scores", "layers", "score-seconds", "gains", "gain-seconds", "controls"],
+)

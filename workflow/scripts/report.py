@@ -16,4 +16,4 @@ def main(a: Namespace) -> None:
     write_text(render_report(tables, Path(a.figures), plain(a.params), environment()), a.report)
 
 
-run(main, "params", "figures", "report", many="tables")
+run(main, "params", "figures", "report", lists=["tables"])

@@ -11,4 +11,4 @@ def main(a: Namespace) -> None:
     write_table(rmse_all_pairs(a.checkpoints), a.table)
 
 
-run(main, "table", many="checkpoints")
+run(main, "table", lists=["checkpoints"])

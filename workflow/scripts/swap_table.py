@@ -13,4 +13,4 @@ def main(a: Namespace) -> None:
     write_table(parts[parts["class"] == "mean"].drop(columns="class"), a.drops)
 
 
-run(main, "table", "drops", many="parts")
+run(main, "table", "drops", lists=["parts"])

@@ -33,4 +33,4 @@ def main(a: Namespace) -> None:
     write_table(part.assign(**ids), a.table)
 
 
-run(main, "net", "samples", "arm", "source", "seed", "data", "checkpoint", "verdict", "params", "table")
+run(main, "net", "samples", "arm", "source", "seed", "data", "params", "table", optional=["checkpoint", "verdict"])

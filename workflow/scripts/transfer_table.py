@@ -16,4 +16,4 @@ def main(a: Namespace) -> None:
     write_text(transfer_latex(transfer, data), a.latex)
 
 
-run(main, "table", "markdown", "latex", "data", many="parts")
+run(main, "table", "markdown", "latex", "data", lists=["parts"])

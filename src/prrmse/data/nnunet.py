@@ -103,7 +103,7 @@ def description(root: Path) -> Description:
     return Description(names, numbers, len(channels), ending, reader)
 
 
-def _labels(path: Path, labels: dict[str, Any]) -> tuple[dict[int, str], dict[int, int]]:
+def _labels(path: Path, labels: dict[str, Any]) -> tuple[dict[int, str], dict[int, int]]:  # noqa: C901 (a check a branch)
     """Class -> name, and value in the files -> class; nnU-Net writes {name: value}, the Decathlon {value: name}."""
     decathlon = all(key.isdecimal() for key in labels) and not all(isinstance(v, int | list) for v in labels.values())
     pairs = [(v, k) if decathlon else (k, v) for k, v in labels.items()]

@@ -26,7 +26,7 @@ from torch import nn
 from prrmse.compare.align import channels_of, match, permute, random_order
 from prrmse.data.slices import load_slices
 from prrmse.engine.program import norms_behind, trace
-from prrmse.experiments.swap import sweep_table
+from prrmse.engine.table import sweep_table
 from prrmse.learning.evaluate import Evaluation
 from prrmse.nets.checkpoint import load_checkpoint, load_network
 from prrmse.nets.layers import State
@@ -134,7 +134,8 @@ def _fresh(name: str, value: torch.Tensor, draws: torch.Generator) -> torch.Tens
         return torch.ones_like(value)
     if value.ndim > 1:
         bound = float(value[0].numel()) ** -0.5
-        return (2 * torch.rand(value.shape, generator=draws) - 1) * bound
+        drawn: torch.Tensor = (2 * torch.rand(value.shape, generator=draws) - 1) * bound
+        return drawn
     # A normalisation's weight or bias, or a convolution's bias: torch starts most of them as constants.
     return value[torch.randint(value.numel(), value.shape, generator=draws)]
 
@@ -143,5 +144,5 @@ def _noisy(name: str, own: torch.Tensor, other: torch.Tensor, draws: torch.Gener
     if not own.is_floating_point():
         return own
     noise = torch.randn(own.shape, generator=draws)
-    moved = own + noise * ((other - own).norm() / noise.norm().clamp_min(1e-30))
+    moved: torch.Tensor = own + noise * ((other - own).norm() / noise.norm().clamp_min(1e-30))
     return moved.clamp_min(0) if name.endswith("running_var") else moved

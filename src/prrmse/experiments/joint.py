@@ -17,7 +17,6 @@ import copy
 import logging
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import torch
@@ -26,7 +25,7 @@ from torch import nn
 from prrmse.data.slices import load_slices, some_slices
 from prrmse.engine.program import TracingError, norms_behind, trace
 from prrmse.engine.sweep import sweep_changes
-from prrmse.experiments.swap import dice_by_change
+from prrmse.engine.table import dice_by_change
 from prrmse.learning.device import forward_only
 from prrmse.learning.evaluate import Evaluation
 from prrmse.nets.checkpoint import load_checkpoint, load_network
@@ -68,7 +67,7 @@ def joint_experiment(
 
 def joint_changes(
     network: nn.Module, source: State, training: Evaluation
-) -> Iterator[tuple[dict[str, Any], dict[str, torch.Tensor]]]:
+) -> Iterator[tuple[dict[str, str | int | bool], dict[str, torch.Tensor]]]:
     """What each variant is called (variant, layer, module), and the tensors that it replaces.
 
     Args:
@@ -79,7 +78,7 @@ def joint_changes(
     kernels = [layer for layer in inventory(network) if layer.kind == "W" and not layer.final]
     together = units(network)
     for layer in kernels:
-        name = {"variant": "joint", "layer": layer.layer, "module": layer.module}
+        name: dict[str, str | int | bool] = {"variant": "joint", "layer": layer.layer, "module": layer.module}
         yield name, {tensor: source[tensor] for tensor in together[layer.module]}
     taken: dict[str, torch.Tensor] = {}
     for layer in kernels:

@@ -69,7 +69,8 @@ _FAT = TISSUES.index("fat")
 def texture(shape: tuple[int, int], sigma: float, rng: np.random.Generator) -> np.ndarray:
     """Smooth noise of mean 0 and SD 1, ``[H, W]``; `sigma` in pixels."""
     field = ndimage.gaussian_filter(rng.standard_normal(shape), sigma, truncate=3.0, mode="wrap")
-    return (field - field.mean()) / field.std()
+    found: np.ndarray = (field - field.mean()) / field.std()
+    return found
 
 
 def draw_cine_values(rng: np.random.Generator, myocardium_to_blood: float) -> dict[str, float]:
@@ -94,7 +95,10 @@ def cine(shares: np.ndarray, values: dict[str, float], rng: np.random.Generator)
     image = np.abs(fat_against_water(shares, np.array([values[t] for t in TISSUES])))
     blood = shares[TISSUES.index("lv_blood")] + shares[TISSUES.index("rv_blood")]
     slow, fast = texture(shape, 4.0, rng), texture(shape, 1.6, rng)
-    return image * (1 + 0.045 * fast + (0.10 * shares[_FAT] + 0.04) * slow + blood * (0.09 * slow - 0.02 * fast))
+    found: np.ndarray = image * (
+        1 + 0.045 * fast + (0.10 * shares[_FAT] + 0.04) * slow + blood * (0.09 * slow - 0.02 * fast)
+    )
+    return found
 
 
 @dataclass(frozen=True)
@@ -136,7 +140,8 @@ def coil_bias(
         near = front * np.exp(-(down + 62 + 0.0015 * across**2) / reach)
         return (0.5 + near + back * np.exp((down - 140) / 50)) * np.exp(tilt * across)
 
-    return (shading(u, v) / shading(np.zeros(1), np.zeros(1))) ** strength
+    found: np.ndarray = (shading(u, v) / shading(np.zeros(1), np.zeros(1))) ** strength
+    return found
 
 
 def acquire(image: np.ndarray, noise: float, blur: float, rng: np.random.Generator) -> np.ndarray:
@@ -152,4 +157,5 @@ def acquire(image: np.ndarray, noise: float, blur: float, rng: np.random.Generat
     smooth = ndimage.gaussian_filter(image, blur, axes=axes, truncate=3.0)
     grain = ndimage.gaussian_filter(rng.standard_normal((2, *image.shape)), 0.8 * blur, axes=axes, truncate=3.0)
     real, imaginary = grain * (noise / grain.std())
-    return np.hypot(smooth + real, imaginary)
+    found: np.ndarray = np.hypot(smooth + real, imaginary)
+    return found

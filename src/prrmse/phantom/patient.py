@@ -37,8 +37,11 @@ _GROUP_SHAPE = {
 
 @dataclass(frozen=True)
 class Heart:
-    """The ventricles: mm, radians, shares. `shortening` is the share of the LV radius lost from ED
-    to ES, `rv_squeeze` the contraction of the RV relative to a healthy one."""
+    """The ventricles: mm, radians, shares.
+
+    `shortening` is the share of the LV radius lost from ED to ES, `rv_squeeze` the contraction of the RV relative to a
+    healthy one.
+    """
 
     lv_radius: float
     wall: float

@@ -28,7 +28,8 @@ def ellipse(x: np.ndarray, y: np.ndarray, cx: float, cy: float, a: float, b: flo
     """Distance (to first order, mm) to an ellipse with half axes a, b, ``[H, W]``."""
     p, q = rotated(x - cx, y - cy, tilt)
     norm = np.hypot(p / a, q / b)
-    return (norm - 1) * min(a, b) * np.clip(np.hypot(p, q) / (min(a, b) * norm + 1e-9), 1, 3)
+    found: np.ndarray = (norm - 1) * min(a, b) * np.clip(np.hypot(p, q) / (min(a, b) * norm + 1e-9), 1, 3)
+    return found
 
 
 @dataclass(frozen=True)

@@ -135,7 +135,8 @@ class _Motion:
     def points(self, t: int, points: np.ndarray, at: Surfaces) -> np.ndarray:
         """Points ``[n, 2]`` (column, row) of the unmoved image, moved as image t."""
         centre = np.array(_centre(at))
-        return centre + self.shift[t] + (points - centre) * self.scale[t]
+        found: np.ndarray = centre + self.shift[t] + (points - centre) * self.scale[t]
+        return found
 
 
 def _centre(at: Surfaces) -> tuple[float, float]:

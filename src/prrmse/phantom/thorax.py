@@ -53,7 +53,8 @@ def _chest_wall(canvas: Canvas, thorax: Thorax, u: np.ndarray, v: np.ndarray, pi
     canvas.paint("bone", inside(rib + 1.3, pixel))
     cavity = depth + thorax.wall * (1 + 0.22 * size)
     canvas.paint("fat", inside(cavity + 1.5 - 4 * size, pixel))
-    return cavity + 1.5 + np.maximum(-4 * size, 0)
+    found: np.ndarray = cavity + 1.5 + np.maximum(-4 * size, 0)
+    return found
 
 
 def _lung(

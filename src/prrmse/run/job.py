@@ -1,31 +1,41 @@
-"""What the thin scripts of the workflow share: arguments, logging, tables in and out, one-line errors."""
+"""What the scripts of the workflow share: arguments, logging, one-line errors."""
 
 from __future__ import annotations
 
 import argparse
 import logging
 import sys
-from collections.abc import Callable
-from pathlib import Path
-
-import pandas as pd
+from collections.abc import Callable, Sequence
 
 from prrmse.config.params import PARAMETERS, parse_sections
 from prrmse.errors import InputError
-from prrmse.tables.store import write_table
 
 
-def run(main: Callable[[argparse.Namespace], None], *names: str, many: str = "") -> None:
-    """Parse ``--name value`` for each name (``many``: several values), run, report errors in one line.
+def run(
+    main: Callable[[argparse.Namespace], None],
+    *names: str,
+    optional: Sequence[str] = (),
+    lists: Sequence[str] = (),
+) -> None:
+    """Parse the command line, run, report errors in one line.
 
-    ``--params`` is what `prrmse.config.params.section` wrote; the process of a job that is given ``compute`` is set up
-    for that first (`prrmse.learning.device.set_up_process`). Exit status: 0 done, 2 the user has to mend something.
+    Exit status: 0 done, 2 the user has to correct something.
+
+    Args:
+        main: what to run; it gets the arguments as attributes.
+        names: arguments of one value, all required. ``--params`` is what `prrmse.config.params.section` wrote; a
+            process that is given ``compute`` is first set up for it (`prrmse.learning.device.set_up_process`).
+        optional: arguments of one value or none (``--name`` alone), which is None.
+        lists: arguments of several values. ``@FILE`` stands for the lines of a file, since the arguments of a program
+            are limited in length.
     """
-    parser = argparse.ArgumentParser(description=sys.modules["__main__"].__doc__)
+    parser = argparse.ArgumentParser(description=sys.modules["__main__"].__doc__, fromfile_prefix_chars="@")
     for name in names:
         parser.add_argument(f"--{name}", required=True, type=parse_sections if name == "params" else str)
-    if many:
-        parser.add_argument(f"--{many}", nargs="*", default=[])
+    for name in optional:
+        parser.add_argument(f"--{name}", required=True, nargs="?")
+    for name in lists:
+        parser.add_argument(f"--{name}", required=True, nargs="*")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
@@ -37,16 +47,3 @@ def run(main: Callable[[argparse.Namespace], None], *names: str, many: str = "")
     except InputError as e:
         print(f"error: {e.said(PARAMETERS)}", file=sys.stderr)
         raise SystemExit(2) from None
-
-
-def run_on_pair(experiment: Callable[..., pd.DataFrame]) -> None:
-    """`run` for an experiment on a target and a source, as `prrmse.experiments.swap.swap_experiment` is one."""
-
-    def main(a: argparse.Namespace) -> None:
-        checkpoints = Path(a.target_checkpoint), Path(a.source_checkpoint)
-        engine = {"engine": a.params["swap.engine"], "memory_mb": a.params["swap.memory_mb"]}
-        part = experiment(*checkpoints, Path(a.data), a.params[f"nets.{a.net}"], a.params["compute"], **engine)
-        write_table(part.assign(net=a.net, target=a.target, source=a.source, seed=int(a.seed)), a.table)
-
-    names = ("net", "target", "source", "seed", "target-checkpoint", "source-checkpoint", "data", "params", "table")
-    run(main, *names)

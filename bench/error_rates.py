@@ -1,4 +1,4 @@
-"""How often each rule for a claim or a statement is wrong, by simulation: `python bench/claims.py > docs/claims.md`.
+"""How often each rule for a claim or a statement is wrong, by simulation: `python bench/error_rates.py > docs/claims.md`.
 
 Tables are drawn without an effect (at the edge of one, where a rule compares with a tolerance or a margin) and with an
 effect in either direction, at several numbers of seeds, sources or layers, with noise of the size that the demo shows:
@@ -343,7 +343,7 @@ def error_table(replicates: int) -> pd.DataFrame:
 
 HEAD = """# How often an answer is wrong
 
-Printed by `python bench/claims.py`; the rules stand in the docstrings of `src/prrmse/tables/claims.py` and
+Printed by `python bench/error_rates.py`; the rules stand in the docstrings of `src/prrmse/tables/claims.py` and
 `findings.py`, the intervals and tests in `inference.py`.
 
 Tables are drawn {replicates} times without an effect. What that means depends on the rule: no difference between
