@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 from pathlib import Path
 
@@ -23,6 +24,7 @@ def main() -> None:
     parser.add_argument("--only", choices=PARTS)
     parser.add_argument("--quick", action="store_true", help="much less of everything: shows that it runs")
     options = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
     set_up_process("auto", min(2, os.cpu_count() or 1))
     quick = options.quick
     print(f"{machine()}\n", flush=True)
@@ -34,7 +36,7 @@ def main() -> None:
         "training": lambda: against_others(2 if quick else 24),
         "sharing": lambda: side_by_side(4 if quick else 60),
         "growth": lambda: growth(options.folder, 4 if quick else 50),
-        "ablation": lambda: ablation(*((24, 40, 1) if quick else (36, 13, 2))),
+        "ablation": lambda: ablation(*((1, 40, 1) if quick else (20, 13, 2))),
     }
     for name in PARTS:
         if options.only in (None, name):
