@@ -1,4 +1,4 @@
-"""How often each rule for a claim or a statement is wrong, by simulation: `python bench/error_rates.py > docs/claims.md`.
+"""How often each rule for a claim or a statement is wrong, by simulation: `python bench/error_rates.py`.
 
 Tables are drawn without an effect (at the edge of one, where a rule compares with a tolerance or a margin) and with an
 effect in either direction, at several numbers of seeds, sources or layers, with noise of the size that the demo shows:
