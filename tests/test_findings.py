@@ -55,7 +55,7 @@ def planted(twin, seed, network, start, cumulative, mended, layer, rank, gain, k
     layers = [(n, m, v, v - 0.05, v + 0.05, 28) for n in kinds for m, v in (("rmse", layer), ("drop_random", 0.6))]
     ranking, gains = [], []
     for net in kinds:
-        for arm in ("finetune", "freeze"):
+        for arm in ("finetune", "probe"):
             for score in SCORES:
                 tau = {"rmse": rank, "logme": abs(rank), "leep": np.nan}.get(score, 0.0)
                 above = {1: 0.001, -1: 0.999}.get(int(np.sign(np.nan_to_num(round(tau, 1)))), 0.5)

@@ -19,10 +19,10 @@ def runs(noise=0.02):
     rng = np.random.default_rng(0)
     rows = []
     for (source, source_seed), gain in {("none", 0): 0.0, **GAINS}.items():
-        for arm in ("finetune", "freeze"):
+        for arm in ("finetune", "probe"):
             for seed in (0, 1, 2):
                 for p in range(6):
-                    dice = 0.5 + 0.03 * p + 0.02 * seed + gain - 0.1 * (arm == "freeze") + noise * rng.normal()
+                    dice = 0.5 + 0.03 * p + 0.02 * seed + gain - 0.1 * (arm == "probe") + noise * rng.normal()
                     rows.append(("pspnet", arm, source, source_seed, seed, f"p{p}", dice))
     return pd.DataFrame(rows, columns=["net", "arm", "source", "source_seed", "seed", "patient", "dice"])
 
@@ -40,7 +40,7 @@ def test_gain_is_paired_with_training_from_the_start():
         assert own["gain"] == pytest.approx(gain)
         assert own["gain_low"] == pytest.approx(gain), "runs and patients are paired, so nothing varies"
         assert (own["n_runs"], own["n_patients"]) == (3, 6)
-    assert table.loc[("freeze", "none", 0), "gain"] == pytest.approx(-0.1), "untrained kernels, frozen"
+    assert table.loc[("probe", "none", 0), "gain"] == pytest.approx(-0.1), "untrained kernels"
     assert ("finetune", "none", 0) not in table.index
 
 

@@ -17,6 +17,8 @@ from prrmse.learning import train as module
 from prrmse.learning.cuda import Captured, DeterministicResizing, pixel_cross_entropy
 from prrmse.learning.dice import dice
 from prrmse.learning.evaluate import Evaluation
+from prrmse.learning.optimiser import cosine_rates
+from prrmse.learning.progress import Rise
 from prrmse.learning.train import batch_order, soft_dice_loss, train
 from prrmse.nets.layers import inventory
 from prrmse.nets.pspnet import PSPNet
@@ -93,18 +95,6 @@ def test_truncated_or_foreign_snapshot_is_not_taken(slices, tmp_path):
     assert equal(run(slices, resume=resume), run(slices))
 
 
-@pytest.mark.parametrize("net", ["unet", "pspnet"])
-def test_frozen_pairs_keep_their_value_and_others_move(net, slices):
-    before = network(net)
-    layers = inventory(before)
-    frozen = [x for x in layers if x.layer % 2 and not x.final] + [x for x in layers if x.pair == ("RM", 2)]
-    after = run(slices, net, frozen=frozen).state_dict()
-    held = {x.tensor for x in frozen}
-    for layer in layers:
-        same = torch.equal(after[layer.tensor], before.state_dict()[layer.tensor])
-        assert same == (layer.tensor in held), layer
-
-
 def test_divergence_is_one_error(slices, monkeypatch):
     monkeypatch.setattr(module, "loss_of", lambda output, *_: output.sum() * float("nan"))
     with pytest.raises(InputError, match="lower learning_rate"):
@@ -131,7 +121,7 @@ def test_cross_entropy_of_pixels_is_that_of_maps():
 
 def test_rates_fall_by_a_cosine():
     expected = [0.5 * 0.01 * (1 + math.cos(math.pi * step / 20)) for step in range(20)]
-    assert module.cosine_rates(0.01, 20) == pytest.approx(expected)
+    assert cosine_rates(0.01, 20) == pytest.approx(expected)
 
 
 class Dropping(torch.nn.Module):
@@ -270,3 +260,28 @@ def test_two_channels_are_both_used(net, task, slices):
         assert first < 1.0, "the noise cannot be learnt, the structures can"
     with pytest.raises(InputError, match="the images have 2 channels, the network takes 1"):
         Evaluation(two.split("val"), COMPUTE, 4)
+
+
+@pytest.mark.parametrize("rising", [True, False])
+def test_a_training_whose_dice_still_rises_warns(rising, slices, caplog):
+    part = slices.split("train")
+    image, label = torch.from_numpy(part.image)[:, None], torch.from_numpy(part.label).long()
+
+    class Answers(torch.nn.Module):
+        """The true classes, but for some rows of pixels, fewer of them when it is asked again."""
+
+        asked = 0
+
+        def forward(self, x):
+            self.asked += 1
+            found = label.clone()
+            found[:, : 12 if self.asked == 1 and rising else 8] = 0
+            return torch.nn.functional.one_hot(found, 4).movedim(-1, 1).float()
+
+    answers = Answers()
+    rise = Rise("unet a-seg", 20, answers, answers, image, label, len(label))
+    for step in range(1, 21):
+        rise.look(step)
+    assert answers.asked == 2, "before and after the last tenth"
+    assert answers.training
+    assert ("unet a-seg: Dice still rises; train for more steps" in caplog.text) == rising

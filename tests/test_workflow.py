@@ -243,8 +243,8 @@ def test_evidence_is_its_own_target(finished, tmp_path):
     assert scores["leep"].isna().tolist() == [True, False], "an auto-encoder has no classes"
     gain = pd.read_csv(out / "gain.csv", keep_default_na=False)
     assert set(zip(gain["arm"], gain["source"], strict=True)) == {
-        ("freeze", "none"),
-        *((arm, source) for arm in ("finetune", "freeze") for source in ("acdc-auto", "t1-seg")),
+        ("probe", "none"),
+        *((arm, source) for arm in ("finetune", "probe") for source in ("acdc-auto", "t1-seg")),
     }
     assert set(pd.read_csv(out / "findings.csv")["answer"]) <= {"holds", "does not hold", "undecided"}
     for name in ("evidence.md", "evidence.html", "controls.svg", "joint.png", "factorial.png", "ranking.png"):

@@ -44,7 +44,7 @@ from prrmse.nets.checkpoint import write_state
 from prrmse.nets.foreign import fit, read_state
 from prrmse.nets.layers import fill, inventory, inventory_of_state, replaced, swap, without_kind
 from prrmse.seeding import derive_seed
-from prrmse.settings import Compute, Training, Verdict
+from prrmse.settings import Compute, FrozenStatistics, Training, Verdict
 from prrmse.tables.bootstrap import bootstrap_mean
 from prrmse.tables.verdict import drops_by_patient, is_reusable, mean_drops
 
@@ -247,6 +247,7 @@ def train(
     arguments: Mapping[str, Any] | None = None,
     start: StateLike | None = None,
     freeze: Iterable[str] = (),
+    frozen_statistics: FrozenStatistics = "both",
     samples: int | None = None,
     split: str = "val",
     settings: Training | None = None,
@@ -264,6 +265,7 @@ def train(
         arguments: keyword arguments of the network.
         start: a state or a file; what fits is taken, the rest begins at the network's own initialisation.
         freeze: tensors of ``start`` that keep their value, by name, e.g. those that `warmstart` lists.
+        frozen_statistics: what becomes of running statistics among them (`prrmse.learning.freeze.Freezing`).
         samples: number of training patients, sampled with ``seed``; all if None.
         split: that Dice is measured on: ``val``, ``test``, ``train`` or ``all``.
         settings, compute: of the training; defaults of the classes if None.
@@ -303,7 +305,8 @@ def train(
         "seed": seed,
         "params": {"train": settings.model_dump(), "compute": compute.model_dump()},
     }
-    header |= {"start": None if start is None else name, "freeze": sorted(chosen), "trained_on": drawn.patients()}
+    header |= {"start": None if start is None else name, "freeze": sorted(chosen)}
+    header |= {"frozen_statistics": frozen_statistics, "trained_on": drawn.patients()}
     header |= {"data": {"fingerprint": slices.fingerprint(), **slices.meta}}
     out = None if path is None else Path(path)
     table = training_run(
@@ -315,6 +318,7 @@ def train(
         derive_seed(network, model, "train", seed),
         compute,
         frozen=frozen,
+        frozen_statistics=frozen_statistics,
         title=f"{network} {model}",
         resume=None if out is None else out.parent / f".{out.stem}.resume",
         checkpoint=out,

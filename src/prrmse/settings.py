@@ -23,6 +23,7 @@ def _unique(values: tuple[Any, ...]) -> tuple[Any, ...]:
 
 Unique = AfterValidator(_unique)
 Share = Annotated[float, Field(ge=0, le=1)]
+FrozenStatistics = Literal["both", "literal", "reestimated"]
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*$")]
 Text = Annotated[str, StringConstraints(min_length=1)]
 
@@ -299,6 +300,13 @@ class Transfer(Section):
         "reusable (a new tolerance then trains again); or all",
     )
     reuse_final: bool = Field(False, description="reuse the final convolution too")
+    frozen_statistics: FrozenStatistics = Field(
+        "both",
+        description="running statistics of the arm freeze. both: a BN keeps RM and RV, and uses them in training, "
+        "where both are reused, otherwise neither; literal: exactly the reused one is kept, and used in training "
+        "beside the batch's value of the other; reestimated: as both, then those not kept are estimated again on the "
+        "training images (docs/freezing.md)",
+    )
     train: Training = Field(Training(), description="training with few patients")
 
 

@@ -68,7 +68,7 @@ wildcard_constraints:
     dataset="|".join(config["datasets"]),
     seed=r"\d+",
     samples=r"\d+",
-    arm="scratch|freeze|finetune",
+    arm="scratch|freeze|finetune|probe",
     source_seed=r"\d+",
     control="|".join([*CONTROLS, "noise-.*"]),
 
@@ -207,12 +207,12 @@ def score_parts(kind):
 
 
 def gain_parts(kind):
-    """Every fine-tuning of the ranking, those from the target's own start first."""
+    """Every fine-tuning and probe of the ranking, those from the target's own start first."""
     e = config["evidence"]
     starts = [(net, "none", 0) for net in e["nets"]]
     return [
         f"results/evidence/gain/{net}/{arm}/{source}-{source_seed}/seed{seed}.{kind}"
         for net, source, source_seed in [*starts, *ranked_sources()]
-        for arm in ("finetune", "freeze")
+        for arm in ("finetune", "probe")
         for seed in e["seeds"]
     ]

@@ -31,6 +31,7 @@ rule transfer:
             "transfer.target",
             "transfer.plan",
             "transfer.reuse_final",
+            "transfer.frozen_statistics",
             "transfer.train",
         ),
     message:

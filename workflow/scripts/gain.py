@@ -1,4 +1,4 @@
-"""Train the target with few patients from one source, everything but the final convolution reused."""
+"""Fine-tune the target from one source, all but the final convolution reused, or fit a linear probe on its features."""
 
 import time
 from argparse import Namespace
@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from prrmse.experiments.probe import probe
 from prrmse.experiments.transfer import transfer_run
 from prrmse.run.job import run
 from prrmse.tables.store import write_table
@@ -14,23 +15,39 @@ from prrmse.tables.store import write_table
 def main(a: Namespace) -> None:
     p = a.params
     table = Path(a.table)
+    target, samples, seed, spec = p["transfer.target"], p["evidence.samples"], int(a.seed), p[f"nets.{a.net}"]
+    data, checkpoint = Path(a.data), Path(a.checkpoint) if a.checkpoint else None
     start = time.perf_counter()
-    part = transfer_run(
-        a.net,
-        p["transfer.target"],
-        p["evidence.samples"],
-        a.arm,
-        a.source,
-        int(a.seed),
-        data=Path(a.data),
-        checkpoint=Path(a.checkpoint) if a.checkpoint else None,
-        spec=p[f"nets.{a.net}"],
-        init=p["init"],
-        plan="all",
-        settings=p["transfer.train"],
-        compute=p["compute"],
-        resume=table.parent / f".{table.stem}.resume",
-    )
+    if a.arm == "probe":
+        part = probe(
+            a.net,
+            target,
+            samples,
+            a.source,
+            seed,
+            data=data,
+            checkpoint=checkpoint,
+            spec=spec,
+            init=p["init"],
+            compute=p["compute"],
+        )
+    else:
+        part = transfer_run(
+            a.net,
+            target,
+            samples,
+            a.arm,
+            a.source,
+            seed,
+            data=data,
+            checkpoint=checkpoint,
+            spec=spec,
+            init=p["init"],
+            plan="all",
+            settings=p["transfer.train"],
+            compute=p["compute"],
+            resume=table.parent / f".{table.stem}.resume",
+        )
     seconds = time.perf_counter() - start
     ids = {"net": a.net, "arm": a.arm, "source": a.source, "source_seed": int(a.source_seed), "seed": int(a.seed)}
     write_table(part[part["class"] == "mean"].drop(columns="class").assign(**ids), table)

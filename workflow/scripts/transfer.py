@@ -24,6 +24,7 @@ def main(a: Namespace) -> None:
         init=p["init"],
         plan=p["transfer.plan"],
         reuse_final=p["transfer.reuse_final"],
+        frozen_statistics=p["transfer.frozen_statistics"],
         verdict=read_table(a.verdict) if a.verdict else None,
         settings=p["transfer.train"],
         compute=p["compute"],

@@ -142,6 +142,7 @@ def train(a: argparse.Namespace) -> None:
         arguments=parse_arguments(a.arguments),
         start=a.start,
         freeze=listed_tensors(a.freeze) if a.freeze else (),
+        frozen_statistics=a.frozen_statistics,
         samples=a.samples,
         split=a.split,
         settings=Training(steps=a.steps, batch_size=a.batch, learning_rate=a.learning_rate, augment=a.augment),

@@ -7,13 +7,13 @@ import json
 import logging
 import os
 import sys
-from typing import Any
+from typing import Any, get_args
 
 from prrmse.config.checks import check_data, check_networks
 from prrmse.config.params import PARAMETERS, read_params, use_params
 from prrmse.config.reference import reference, schema
 from prrmse.errors import InputError
-from prrmse.settings import Compute, Dataset, Section, Swap, Training, Verdict
+from prrmse.settings import Compute, Dataset, FrozenStatistics, Section, Swap, Training, Transfer, Verdict
 
 # How the settings that errors speak of are called on the command line.
 FLAGS = {
@@ -147,6 +147,13 @@ def _add_tools(commands: Any) -> None:
     _add_data(train)
     train.add_argument("--start", help="checkpoint to start from, as far as it fits, e.g. of prrmse warmstart")
     train.add_argument("--freeze", help="list of prrmse warmstart: what it names keeps its value")
+    train.add_argument(
+        "--frozen-statistics",
+        choices=get_args(FrozenStatistics),
+        default=_default(Transfer, "frozen_statistics"),
+        help="running statistics with --freeze: kept where both of a layer are listed (both), exactly those listed "
+        "(literal), or as both and then estimated again (reestimated); see docs/freezing.md",
+    )
     train.add_argument("--samples", type=int, help="number of training patients, sampled with --seed")
     train.add_argument("--steps", type=int, default=_default(Training, "steps"), help="optimiser steps")
     train.add_argument(

@@ -28,6 +28,7 @@ from prrmse.engine.sweep import sweep_changes
 from prrmse.engine.table import dice_by_change
 from prrmse.learning.device import forward_only
 from prrmse.learning.evaluate import Evaluation
+from prrmse.learning.freeze import batch_norms, reestimate
 from prrmse.nets.checkpoint import load_checkpoint, load_network
 from prrmse.nets.layers import State, fill, inventory
 from prrmse.settings import Compute, Network
@@ -122,17 +123,9 @@ def reestimated(network: nn.Module, change: State, training: Evaluation) -> dict
     """
     copied = training.place(copy.deepcopy(network))
     fill(copied.state_dict(), change)
-    norms = {
-        name: module
-        for name, module in copied.named_modules()
-        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.track_running_stats
-    }
-    for norm in norms.values():
-        norm.reset_running_stats()
-        norm.momentum = None
-        norm.train()
+    norms = batch_norms(copied)
     with forward_only(training.device, training.dtype):
-        for batch in training.batches:
-            copied(batch.image)
-    named = {f"{name}.running_{kind}": norm for name, norm in norms.items() for kind in ("mean", "var")}
+        reestimate(copied, copied, norms, (batch.image for batch in training.batches))
+    named = {f"{name}.running_{kind}": norm for name, norm in copied.named_modules() if norm in norms
+             for kind in ("mean", "var")}  # fmt: skip
     return {name: getattr(norm, name.rpartition(".")[2]).float().cpu() for name, norm in named.items()}

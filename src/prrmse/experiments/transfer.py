@@ -17,7 +17,7 @@ from prrmse.nets.checkpoint import load_checkpoint
 from prrmse.nets.layers import inventory, swap
 from prrmse.nets.start import starting_point
 from prrmse.seeding import derive_seed
-from prrmse.settings import Compute, Network, Training
+from prrmse.settings import Compute, FrozenStatistics, Network, Training
 from prrmse.tables.plan import reused_pairs
 
 
@@ -35,6 +35,7 @@ def transfer_run(
     init: str,
     plan: str,
     reuse_final: bool = False,
+    frozen_statistics: FrozenStatistics = "both",
     verdict: pd.DataFrame | None = None,
     settings: Training,
     compute: Compute,
@@ -52,6 +53,7 @@ def transfer_run(
             of untrained kernels.
         spec, init: see `prrmse.nets.start.starting_point`.
         plan, reuse_final, verdict: see `prrmse.tables.plan.reused_pairs`.
+        frozen_statistics: of the arm ``freeze`` (`prrmse.learning.freeze.Freezing`).
         settings, compute: of the training.
         resume: file for the state of an unfinished training.
 
@@ -76,6 +78,7 @@ def transfer_run(
         derive_seed(net, target, "transfer", samples, seed),
         compute,
         frozen=reused if arm == "freeze" else (),
+        frozen_statistics=frozen_statistics,
         title=f"{net} n={samples} {arm} {source} seed {seed}",
         resume=resume,
     )

@@ -2,35 +2,26 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import logging
-import signal
-import threading
-import time
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
-from tqdm import tqdm
 
 from prrmse.data.slices import IGNORE, Slices
 from prrmse.errors import InputError
-from prrmse.files import atomic
 from prrmse.learning.augment import Augmentation
-from prrmse.learning.cuda import adam, cross_entropy, prepare_step, set_rate
+from prrmse.learning.cuda import cross_entropy, prepare_step
 from prrmse.learning.device import autocast, choose_device, choose_precision, deterministic
 from prrmse.learning.evaluate import output_of, reconstruction_target, with_channels
+from prrmse.learning.freeze import Freezing, batch_norms, reestimate
+from prrmse.learning.optimiser import Optimiser
+from prrmse.learning.progress import Progress, Rise
+from prrmse.learning.snapshot import Snapshot, StopRequest, identity_of
 from prrmse.names import Layer
-from prrmse.settings import Compute, Training
-
-log = logging.getLogger(__name__)
-
-PROGRESS_LINES = 8
+from prrmse.settings import Compute, FrozenStatistics, Training
 
 
 def train(
@@ -43,6 +34,7 @@ def train(
     *,
     image_channels: int = 1,
     frozen: Iterable[Layer] = (),
+    frozen_statistics: FrozenStatistics = "both",
     title: str = "",
     resume: Path | None = None,
 ) -> nn.Module:
@@ -61,6 +53,7 @@ def train(
         compute: where and in which dtype.
         image_channels: that the network takes; a grey image is repeated.
         frozen: pairs that keep their value (transfer arm ``freeze``).
+        frozen_statistics: what becomes of running statistics among them (`prrmse.learning.freeze.Freezing`).
         title: shown before the progress.
         resume: where the state is saved every ``compute.resume_seconds`` and looked for at the start;
             a training killed at any moment continues from there and ends with the same bytes.
@@ -73,28 +66,42 @@ def train(
     """
     device = choose_device(compute.device)
     dtype = choose_precision(compute.precision, device)
-    network.to(device).to(memory_format=torch.channels_last).train()
+    frozen = list(frozen)
+    what = [
+        task,
+        settings.model_dump(),
+        seed,
+        title,
+        image_channels,
+        sorted(layer.tensor for layer in frozen),
+        frozen_statistics,
+    ]
+    where = [device.type, str(dtype), compute.threads]
+    snapshot = Snapshot(resume, lambda: identity_of(network, slices, [*what, *where]), compute.resume_seconds)
+    freezing = Freezing(network.train(), frozen, frozen_statistics)
+    network.to(device).to(memory_format=torch.channels_last)
     image = torch.from_numpy(slices.stacked).to(device)
     label = torch.from_numpy(slices.label).to(device, torch.int64)
     steps, batch_size = settings.steps, settings.batch_size
     order = batch_order(len(slices.image), batch_size, steps, seed).to(device)
     augmentation = Augmentation(steps, batch_size, seed, device) if settings.augment else None
 
-    hold = FrozenParameters(network, frozen)
     optimiser = Optimiser(network, settings.learning_rate, settings.weight_decay, steps, device)
 
-    def step_on(x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        with autocast(device, dtype):
+    def forward(x: torch.Tensor) -> torch.Tensor:
+        with autocast(device, dtype), freezing.context():
             shown = with_channels(x, image_channels).contiguous(memory_format=torch.channels_last)
-            output = output_of(network(shown)).float()
+            return output_of(network(shown)).float()
+
+    def step_on(x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        output = forward(x)
         loss = loss_of(output, x, y, task, settings.loss)
         optimiser.step(loss)
-        hold.restore()
         return loss.detach(), output.detach()
 
     do_step = prepare_step(step_on, device)
-    snapshot = Snapshot(resume, _identity(slices, task, settings, seed, title, device), compute.resume_seconds)
     progress = Progress(title, steps, task)
+    rise = Rise(title, steps, network, forward, image, label, batch_size) if task == "seg" else None
     stop = StopRequest()
     drawn_on = [device] if device.type == "cuda" else []
     with deterministic(compute.threads), torch.random.fork_rng(devices=drawn_on):
@@ -106,51 +113,19 @@ def train(
             optimiser.set_rate(step)
             loss, output = do_step(x, y)
             progress.show(step + 1, loss, output, y)
+            if rise is not None:
+                rise.look(step + 1)
             snapshot.save(step + 1, network, optimiser, now=stop.made)
             stop.obey()
+        if frozen and frozen_statistics == "reestimated":
+            free = [norm for norm in batch_norms(network) if norm.training]
+            epoch = batch_order(len(image), batch_size, -(-len(image) // batch_size), seed)
+            reestimate(forward, network, free, (image[rows] for rows in epoch.to(device)))
     stop.forget()
     if not all(bool(torch.isfinite(v).all()) for v in network.state_dict().values()):
         raise InputError(f"{title}: training diverged (parameters not finite); lower <learning_rate>")
     snapshot.delete()
     return network.cpu().to(memory_format=torch.contiguous_format).eval()
-
-
-class Optimiser:
-    """Adam with a cosine schedule to zero.
-
-    Args:
-        network: its parameters that need gradients are trained.
-        rate, weight_decay: of Adam; the rate is the first one.
-        steps: of the training.
-        device: of the network.
-    """
-
-    def __init__(self, network: nn.Module, rate: float, weight_decay: float, steps: int, device: torch.device) -> None:
-        trainable = [p for p in network.parameters() if p.requires_grad]
-        self.adam = adam(trainable, rate, weight_decay, device)
-        self._rates = cosine_rates(rate, steps)
-
-    def set_rate(self, step: int) -> None:
-        """The rate of a step, from 0."""
-        set_rate(self.adam, self._rates[step])
-
-    def step(self, loss: torch.Tensor) -> None:
-        """Change the parameters by the gradient of the loss."""
-        self.adam.zero_grad(set_to_none=True)
-        loss.backward()
-        self.adam.step()
-
-
-def cosine_rates(first: float, steps: int) -> list[float]:
-    """The rate of each step, from the first to nearly zero, by torch's own schedule."""
-    optimiser = torch.optim.SGD([nn.Parameter(torch.zeros(()))], first)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
-    rates = []
-    for _ in range(steps):
-        rates.append(float(schedule.get_last_lr()[0]))
-        optimiser.step()
-        schedule.step()
-    return rates
 
 
 def batch_order(n: int, batch_size: int, steps: int, seed: int) -> torch.Tensor:
@@ -180,146 +155,3 @@ def soft_dice_loss(output: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
     both = (probability * truth).sum((0, 2, 3))
     total = probability.sum((0, 2, 3)) + truth.sum((0, 2, 3))
     return 1 - ((2 * both + 1) / (total + 1)).mean()
-
-
-class FrozenParameters:
-    """Keeps the tensors of some pairs at their present value during training.
-
-    Weights and biases get no gradient. A BN layer with both running statistics frozen runs in
-    evaluation mode; with one of them frozen it trains as usual and that one is put back after
-    each step. The paper does not say what its frozen BN layers do [rec].
-    """
-
-    def __init__(self, network: nn.Module, frozen: Iterable[Layer]) -> None:
-        frozen = list(frozen)
-        modules = dict(network.named_modules())
-        self._held: list[tuple[torch.Tensor, torch.Tensor]] = []
-        for layer in frozen:
-            tensor = getattr(modules[layer.module], layer.tensor.rsplit(".", 1)[1])
-            if isinstance(tensor, nn.Parameter):
-                tensor.requires_grad_(False)
-            else:
-                self._held.append((tensor, tensor.clone()))
-        means = {layer.module for layer in frozen if layer.kind == "RM"}
-        for name in means & {layer.module for layer in frozen if layer.kind == "RV"}:
-            modules[name].eval()
-
-    def restore(self) -> None:
-        """Put the held buffers back."""
-        for tensor, value in self._held:
-            tensor.copy_(value)
-
-
-class Progress:
-    """A bar with loss and batch Dice, as whole lines: several jobs may share one terminal and one log."""
-
-    def __init__(self, title: str, steps: int, task: str) -> None:
-        self.title, self.steps, self.task = title, steps, task
-        self.start = time.monotonic()
-        self.every = max(1, steps // PROGRESS_LINES)
-
-    def show(self, step: int, loss: torch.Tensor, output: torch.Tensor, label: torch.Tensor) -> None:
-        if step % self.every and step != self.steps:
-            return
-        text = f"loss {loss.item():.4f}"
-        if self.task == "seg":
-            text += f", Dice of the batch {batch_dice(output, label):.3f}"
-        elapsed = time.monotonic() - self.start
-        bar = tqdm.format_meter(step, self.steps, elapsed, ncols=100, prefix=self.title, unit="step", postfix=text)
-        log.info("%s", bar)
-
-
-def batch_dice(output: torch.Tensor, label: torch.Tensor) -> float:
-    """Mean Dice over the foreground classes present, pooled over the batch."""
-    prediction = output.argmax(1).masked_fill(label == IGNORE, IGNORE)
-    scores = []
-    for c in label.unique().tolist():
-        if c not in (0, IGNORE):
-            p, t = prediction == c, label == c
-            scores.append(2 * (p & t).sum().item() / max(1, p.sum().item() + t.sum().item()))
-    return float(np.mean(scores)) if scores else float("nan")
-
-
-class Snapshot:
-    """The state of an unfinished training, saved now and then, complete or not at all.
-
-    The file is no declared output of the workflow, so a failed job leaves it in place.
-    """
-
-    def __init__(self, path: Path | None, identity: str, every_seconds: float) -> None:
-        self.path, self.identity, self.every = path, identity, every_seconds
-        self._last = time.monotonic()
-
-    def restore(self, network: nn.Module, optimiser: Optimiser) -> int:
-        """Load the state if there is one of this very training; the number of steps already done."""
-        if self.path is None or not self.path.is_file():
-            return 0
-        try:
-            state = torch.load(self.path, weights_only=True)
-        except Exception:
-            log.warning("%s: not a complete snapshot; starting again", self.path)
-            return 0
-        if state["identity"] != self.identity:
-            log.warning("%s: of other data or settings; starting again", self.path)
-            return 0
-        network.load_state_dict(state["network"])
-        optimiser.adam.load_state_dict(state["optimiser"])
-        set_random_state(state["random"])
-        log.info("resuming after step %d from %s", state["step"], self.path)
-        return int(state["step"])
-
-    def save(self, step: int, network: nn.Module, optimiser: Optimiser, *, now: bool = False) -> None:
-        """Save if the interval has passed, or ``now``."""
-        if self.path is None or not (now or time.monotonic() - self._last >= self.every):
-            return
-        state = {"identity": self.identity, "step": step, "random": random_state()}
-        with atomic(self.path) as partial:
-            torch.save({**state, "network": network.state_dict(), "optimiser": optimiser.adam.state_dict()}, partial)
-        self._last = time.monotonic()
-
-    def delete(self) -> None:
-        """The training is complete."""
-        if self.path is not None:
-            self.path.unlink(missing_ok=True)
-
-
-class StopRequest:
-    """SIGTERM, which a cluster sends before it kills (time limit, preemption, scancel): end after the present step."""
-
-    def __init__(self) -> None:
-        self.made = False
-        self._before: Any = None
-        if threading.current_thread() is threading.main_thread():  # elsewhere Python allows no handler
-            self._before = signal.signal(signal.SIGTERM, self._make)
-
-    def _make(self, *_: object) -> None:
-        self.made = True
-
-    def obey(self) -> None:
-        """End the process if it was asked to."""
-        if self.made:
-            log.warning("asked to stop (SIGTERM): the state is saved; run again to go on from here")
-            self.forget()
-            raise SystemExit(128 + signal.SIGTERM)
-
-    def forget(self) -> None:
-        """Give SIGTERM back to whoever had it."""
-        if self._before is not None:
-            signal.signal(signal.SIGTERM, self._before)
-
-
-def random_state() -> list[torch.Tensor]:
-    """Of torch's generators: the CPU's, then that of the GPU, if one is in use."""
-    return [torch.get_rng_state(), *([torch.cuda.get_rng_state()] if torch.cuda.is_initialized() else [])]
-
-
-def set_random_state(state: list[torch.Tensor]) -> None:
-    """Go on with the draws where `random_state` was read."""
-    torch.set_rng_state(state[0].cpu())
-    if len(state) > 1:
-        torch.cuda.set_rng_state(state[1].cpu())
-
-
-def _identity(slices: Slices, task: str, settings: Training, seed: int, title: str, device: torch.device) -> str:
-    text = json.dumps([slices.fingerprint(), task, settings.model_dump(), seed, title, device.type], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()

@@ -16,7 +16,7 @@ from prrmse.learning.train import train
 from prrmse.names import Layer
 from prrmse.nets.checkpoint import save_checkpoint
 from prrmse.nets.layers import inventory
-from prrmse.settings import Compute, Training
+from prrmse.settings import Compute, FrozenStatistics, Training
 
 
 def training_run(
@@ -29,6 +29,7 @@ def training_run(
     compute: Compute,
     *,
     frozen: Iterable[Layer] = (),
+    frozen_statistics: FrozenStatistics = "both",
     title: str = "",
     resume: Path | None = None,
     checkpoint: Path | None = None,
@@ -37,7 +38,8 @@ def training_run(
     """Train a network in place, measure it on other slices, write its checkpoint.
 
     Args:
-        network, slices, task, settings, seed, compute, frozen, title, resume: see `prrmse.learning.train.train`.
+        network, slices, task, settings, seed, compute, frozen, frozen_statistics, title, resume: see
+            `prrmse.learning.train.train`.
         evaluation: the slices that it is measured on.
         checkpoint: where to write it; nowhere if None.
         header: what the checkpoint's header says: at least ``net`` and ``arguments``, from which the network is built
@@ -55,6 +57,7 @@ def training_run(
         compute,
         image_channels=evaluation.image_channels,
         frozen=frozen,
+        frozen_statistics=frozen_statistics,
         title=title,
         resume=resume,
     )

@@ -91,7 +91,10 @@ def evidence_sections(tables: Mapping[str, pd.DataFrame], params: Mapping[str, A
             "Gains",
             f"The target trained with {evidence['samples']} patients from each source, all but the final convolution "
             f"reused, minus the same from its own initialisation; {runs} runs, {patients} validation patients, both "
-            f"resampled for the interval ({level}). `{START}` with `freeze`: untrained kernels, frozen.",
+            f"resampled for the interval ({level}). `probe`: all that is reused is kept, and the best final "
+            f"convolution by cross-entropy is on top; its gain too is over training from the own initialisation. "
+            f"`{START}` with "
+            "`probe`: features of untrained kernels.",
             gain,
         ),
         Section(

@@ -1,0 +1,124 @@
+"""The state of an unfinished training on disk, and the request to stop."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import signal
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from prrmse.data.slices import Slices
+from prrmse.files import atomic
+from prrmse.learning.optimiser import Optimiser
+
+log = logging.getLogger(__name__)
+
+
+class Snapshot:
+    """The state of an unfinished training, saved now and then, complete or not at all.
+
+    The file is no declared output of the workflow, so a failed job leaves it in place.
+
+    Args:
+        path: of the file; None to save nothing.
+        identity: tells the training from any other (`identity_of`).
+        every_seconds: between two savings.
+    """
+
+    def __init__(self, path: Path | None, identity: Callable[[], str], every_seconds: float) -> None:
+        self.path, self.every = path, every_seconds
+        self.identity = "" if path is None else identity()
+        self._last = time.monotonic()
+
+    def restore(self, network: nn.Module, optimiser: Optimiser) -> int:
+        """Load the state if there is one of this very training; the number of steps already done."""
+        if self.path is None or not self.path.is_file():
+            return 0
+        try:
+            state = torch.load(self.path, weights_only=True)
+        except Exception:
+            log.warning("%s: not a complete snapshot; starting again", self.path)
+            return 0
+        if state["identity"] != self.identity:
+            log.warning("%s: of other data or settings; starting again", self.path)
+            return 0
+        network.load_state_dict(state["network"])
+        optimiser.adam.load_state_dict(state["optimiser"])
+        set_random_state(state["random"])
+        log.info("resuming after step %d from %s", state["step"], self.path)
+        return int(state["step"])
+
+    def save(self, step: int, network: nn.Module, optimiser: Optimiser, *, now: bool = False) -> None:
+        """Save if the interval has passed, or ``now``."""
+        if self.path is None or not (now or time.monotonic() - self._last >= self.every):
+            return
+        state = {"identity": self.identity, "step": step, "random": random_state()}
+        with atomic(self.path) as partial:
+            torch.save({**state, "network": network.state_dict(), "optimiser": optimiser.adam.state_dict()}, partial)
+        self._last = time.monotonic()
+
+    def delete(self) -> None:
+        """The training is complete."""
+        if self.path is not None:
+            self.path.unlink(missing_ok=True)
+
+
+class StopRequest:
+    """SIGTERM, which a cluster sends before it kills (time limit, preemption, scancel): end after the present step."""
+
+    def __init__(self) -> None:
+        self.made = False
+        self._before: Any = None
+        if threading.current_thread() is threading.main_thread():  # elsewhere Python allows no handler
+            self._before = signal.signal(signal.SIGTERM, self._make)
+
+    def _make(self, *_: object) -> None:
+        self.made = True
+
+    def obey(self) -> None:
+        """End the process if it was asked to."""
+        if self.made:
+            log.warning("asked to stop (SIGTERM): the state is saved; run again to go on from here")
+            self.forget()
+            raise SystemExit(128 + signal.SIGTERM)
+
+    def forget(self) -> None:
+        """Give SIGTERM back to whoever had it."""
+        if self._before is not None:
+            signal.signal(signal.SIGTERM, self._before)
+
+
+def random_state() -> list[torch.Tensor]:
+    """Of torch's generators: the CPU's, then that of the GPU, if one is in use."""
+    return [torch.get_rng_state(), *([torch.cuda.get_rng_state()] if torch.cuda.is_initialized() else [])]
+
+
+def set_random_state(state: list[torch.Tensor]) -> None:
+    """Go on with the draws where `random_state` was read."""
+    torch.set_rng_state(state[0].cpu())
+    if len(state) > 1:
+        torch.cuda.set_rng_state(state[1].cpu())
+
+
+def identity_of(network: nn.Module, slices: Slices, rest: list[object]) -> str:
+    """A hash of all that a training's result depends on.
+
+    Args:
+        network: at its start, before it is moved to a device.
+        slices: the training slices.
+        rest: anything JSON-able: settings, seed, what is frozen, how it is computed.
+    """
+    digest = hashlib.sha256(json.dumps([repr(network), slices.fingerprint(), rest], sort_keys=True).encode())
+    for name, value in network.state_dict().items():
+        if isinstance(value, torch.Tensor):
+            digest.update(name.encode())
+            digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
