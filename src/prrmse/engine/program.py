@@ -173,7 +173,11 @@ def trace(network: nn.Module) -> Program:
     for node in graph.nodes:
         target = getattr(node.target, "__name__", str(node.target))
         _without_inplace(node)
-        if target in IN_PLACE or (node.op.startswith("call") and target.endswith("_") and not target.endswith("__")):
+        if (
+            target in IN_PLACE
+            or "out" in node.kwargs
+            or (node.op.startswith("call") and target.endswith("_") and not target.endswith("__"))
+        ):
             raise TracingError(f"{type(network).__name__}: {node.name} changes a value in place")
         if node.op == "placeholder":
             if not image:
