@@ -106,7 +106,7 @@ def units(network: nn.Module) -> dict[str, list[str]]:
     found = {}
     for layer in inventory(network):
         if layer.kind == "W":
-            names = [f"{layer.module}.{name}" for name in ("weight", "bias")]
+            names = [f"{layer.module}.{name}".removeprefix(".") for name in ("weight", "bias")]
             names += [f"{behind[layer.module]}.running_{n}" for n in ("mean", "var") if layer.module in behind]
             found[layer.module] = [name for name in names if name in own]
     return found
