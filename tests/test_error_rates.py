@@ -9,13 +9,13 @@ from scipy import stats
 
 from prrmse.tables.answer import FAILS, HOLDS, UNDECIDED
 
-SPEC = importlib.util.spec_from_file_location("bench_claims", Path(__file__).parents[1] / "bench" / "claims.py")
+SPEC = importlib.util.spec_from_file_location("error_rates", Path(__file__).parents[1] / "bench" / "error_rates.py")
 bench = importlib.util.module_from_spec(SPEC)
-sys.modules["bench_claims"] = bench
+sys.modules["error_rates"] = bench
 SPEC.loader.exec_module(bench)
 
 REPLICATES = 400
-# Dearer rules by fewer: together they take the time of the others. docs/claims.md has all of them at 1000.
+# Dearer rules by fewer: together they take the time of the others. `python bench/error_rates.py` simulates all of them at 1000.
 DEAR = {"permuted twin", "other seed", "short connection", "common start", "alone and together", "stale statistics"}
 DEAR |= {"RMSE of a layer", "RMSE of a layer, at its margin"}
 

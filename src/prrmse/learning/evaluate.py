@@ -127,6 +127,7 @@ class Evaluation:
         other.whole = self.whole._replace(image=image.flatten().view(image.shape))
         return other
 
+    @torch.inference_mode(False)  # also within inference mode: its tensors could not be trained or differentiated later
     def place(self, network: nn.Module) -> nn.Module:
         """The network on the device, in evaluation mode."""
         return network.to(self.device).to(memory_format=self.layout).eval()
