@@ -8,8 +8,9 @@ import torch
 from torch.nn import functional as F
 
 from prrmse.data.slices import IGNORE
+from prrmse.learning.cuda import pixel_cross_entropy
 from prrmse.learning.dice import Counts, Masks, dice
-from prrmse.learning.train import batch_dice, loss_of, pixel_cross_entropy
+from prrmse.learning.train import batch_dice, loss_of
 
 
 def batch(classes=4, ignored=0.0, seed=0):
