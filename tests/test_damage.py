@@ -115,6 +115,28 @@ def test_the_same_for_other_formats(tmp_path, ending):
     refused(nnunet, root, rf"p1_0000\{ending}: (its header says .* pixels|truncated or not)")
 
 
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (b"NDims = 3", b"NDims = 9999"),
+        (b"NDims = 3", b"NDims = -1"),
+        (b"DimSize = 10 12 2", b"DimSize = 10 12 2" + b" 1" * 50),
+        (b"Offset = 0 0 0", b"Offset = 0 0 nan"),
+        (b"TransformMatrix = 1", b"TransformMatrix = 1 0 0 0 1"),
+        (b"BinaryData = True", b"NDims = 3"),
+        (b"BinaryData = True", b"\xff\xfe"),
+    ],
+)
+def test_a_metaimage_that_simpleitk_would_read_beyond_its_memory(tmp_path, old, new):
+    """The first crashes Python in SimpleITK 2.5: its arrays hold ten numbers, whatever NDims says."""
+    root = write_nnunet(tmp_path, ".mha")
+    path = root / "imagesTr" / "p1_0000.mha"
+    content = path.read_bytes()
+    assert old in content
+    path.write_bytes(content.replace(old, new))
+    refused(nnunet, root, r"p1_0000\.mha: truncated or not MetaImage")
+
+
 def test_pages_in_a_circle_end(tmp_path):
     """tifffile alone follows them for ever."""
     root = write_nnunet(tmp_path, ".tif")

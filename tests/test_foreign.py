@@ -401,7 +401,6 @@ def test_of_two_prefixes_the_one_whose_shapes_fit_is_taken():
     assert all(bool(tensor.all()) for tensor in fitted.values())
 
 
-@pytest.mark.xfail(reason="waits for one row per tensor in fit", strict=False)
 @pytest.mark.parametrize("offered", ["all names", "one name", "the other name", "safetensors"])
 def test_a_tensor_with_several_names_fits_by_any_of_them(offered, tmp_path):
     own, source = Network(), Network()

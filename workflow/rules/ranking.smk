@@ -71,8 +71,8 @@ rule gain:
             "init",
             "compute",
             "transfer.target",
+            "transfer.train",
             "evidence.samples",
-            *(["transfer.train"] if w.arm == "finetune" else []),
         ),
     message:
         "gain: {wildcards.net}, {wildcards.arm} from {wildcards.source} of seed {wildcards.source_seed}, seed {wildcards.seed}"

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 
 import numpy as np
 
-from prrmse.data.reading import MAX_BYTES, check_readable, check_size, naming
+from prrmse.data.reading import MAX_BYTES, check_readable, check_size, naming, one_line
 from prrmse.data.volume import ImageFile
 from prrmse.errors import InputError
+
+# Fields of a MetaImage that hold NDims numbers, or NDims x NDims.
+LENGTHS = {
+    **dict.fromkeys(
+        ("DimSize", "ElementSpacing", "ElementSize", "Offset", "Position", "Origin", "CenterOfRotation"), 1
+    ),
+    **dict.fromkeys(("TransformMatrix", "Rotation", "Orientation"), 2),
+}
 
 
 def require_simpleitk(path: Path) -> None:
@@ -35,7 +44,7 @@ def read_itk(path: Path) -> ImageFile:
     import SimpleITK as sitk
 
     check_readable(path, "the data set is incomplete, download it again", MAX_BYTES)
-    _refuse_detached(path)
+    _check_header(path)
     with naming(path, "MetaImage or NRRD", "download it again"):
         header = sitk.ImageFileReader()
         header.SetImageIO("MetaImageIO" if path.suffix == ".mha" else "NrrdImageIO")
@@ -59,16 +68,41 @@ def read_itk(path: Path) -> ImageFile:
     return ImageFile(path, stored, (z, y, x), None if np.array_equal(affine, np.eye(4)) else affine)
 
 
-def _refuse_detached(path: Path) -> None:
-    """A header may name any other file, which would then be read unseen and untracked."""
+def _check_header(path: Path) -> None:
+    """Refuse what SimpleITK would read beyond its memory, and pixels in another file, read unseen and untracked."""
     with path.open("rb") as file:
         header = file.read(2**16).replace(b"\r", b"")
     if path.suffix == ".mha":
-        found = re.search(rb"^\s*ElementDataFile\s*=\s*(.*?)\s*$", header, re.MULTILINE | re.IGNORECASE)
-        detached = found is not None and found[1] != b"LOCAL"
+        with naming(path, "MetaImage", "download it again"):
+            name = _check_metaimage(header)
     else:
         found = re.search(rb"^data ?file\s*:\s*(.*)$", header.split(b"\n\n")[0], re.MULTILINE | re.IGNORECASE)
-        detached = found is not None
-    if found and detached:
-        name = found[1][:80].decode(errors="replace")
-        raise InputError(f"{path}: its pixels are in another file ({name}); save both as one file")
+        name = found[1].decode(errors="replace") if found else "LOCAL"
+    if name != "LOCAL":
+        raise InputError(f"{path}: its pixels are in another file ({one_line(name)}); save both as one file")
+
+
+def _check_metaimage(header: bytes) -> str:
+    """``ElementDataFile`` of a header. ITK copies as many numbers as it says into arrays of ten, unchecked.
+
+    Raises:
+        ValueError: it is none, or a list is not as long as NDims says.
+    """
+    fields: dict[str, str] = {}
+    for line in header.split(b"\n"):
+        key, sign, value = line.decode("ascii").partition("=")
+        if not sign or not key.strip().isidentifier() or not value.isprintable() or len(value) > 1000:
+            raise ValueError(f"line {key[:40]!r}")
+        if key.strip() in fields:
+            raise ValueError(f"{key.strip()} is there twice")
+        fields[key.strip()] = value.strip()
+        if key.strip() == "ElementDataFile":
+            break
+    n = int(fields.get("NDims", "0"))
+    if not 2 <= n <= 4 or "ElementDataFile" not in fields or "DimSize" not in fields:
+        raise ValueError("NDims, DimSize or ElementDataFile")
+    for key, length in LENGTHS.items():
+        values = [float(value) for value in fields.get(key, "").split()]
+        if key in fields and (len(values) != n**length or not all(map(math.isfinite, values))):
+            raise ValueError(f"{key} = {fields[key][:80]}")
+    return fields["ElementDataFile"]

@@ -35,8 +35,8 @@ def naming(path: Path | str, expected: str, advice: str) -> Iterator[None]:
         raise InputError(f"{path}: truncated or not {expected} ({one_line(e)}); {advice}") from None
 
 
-def one_line(error: Exception) -> str:
-    """What an exception says, short and without line breaks; its type if it says nothing."""
+def one_line(error: Exception | str) -> str:
+    """What an exception (or text) says, short and without line breaks; its type if it says nothing."""
     return " ".join(str(error).split())[:300] or type(error).__name__
 
 
