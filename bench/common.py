@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import platform
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -95,6 +95,6 @@ def machine() -> str:
     return f"{processor}, {torch.get_num_threads()} threads{gpu}, {platform.system()}, torch {torch.__version__}"
 
 
-def table(rows: list[dict[str, object]]) -> str:
+def table(rows: Sequence[Mapping[str, object]]) -> str:
     """Rows as a Markdown table."""
     return markdown_table(pd.DataFrame(rows))

@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 from collections import Counter
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -41,7 +41,7 @@ def crossed(rng: Draws, means: np.ndarray, seeds: int, *, kernels: float = KERNE
     return means[:, None, None] + common + own + rng.normal(0, REST, (len(means), seeds, PATIENTS))
 
 
-def sweep_rows(drops: np.ndarray, **columns: object) -> pd.DataFrame:
+def sweep_rows(drops: np.ndarray, **columns: Any) -> pd.DataFrame:
     """Rows of ``mean_dice`` from drops ``[layers, seeds, patients]``; layers count from 1."""
     layer, seed, patient = (index.ravel() for index in np.indices(drops.shape))
     table = pd.DataFrame({"layer": layer + 1, "seed": seed, "patient": patient, "dice": 0.8 - drops.ravel()})

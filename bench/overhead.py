@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 
 import yaml
@@ -24,7 +25,8 @@ def against_imports() -> str:
         **starts,
         "... and torch, torchvision, training": "import prrmse.learning.train",
     }.items():
-        took = seconds(lambda c=code: subprocess.run([sys.executable, "-c", c], check=True), 3)
+        command = [sys.executable, "-c", code]
+        took = seconds(partial(subprocess.run, command, check=True), 3)
         rows.append({"what": name, "s": f"{took:.2f}"})
     with tempfile.TemporaryDirectory() as temporary:
         for entry in ("Snakefile", "workflow", "profiles", "configs", "params.yaml", "environment.yml", "src"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 from ablation import ablation
@@ -28,7 +29,7 @@ def main() -> None:
     set_up_process("auto", min(2, os.cpu_count() or 1))
     quick = options.quick
     print(f"{machine()}\n", flush=True)
-    parts = {
+    parts: dict[str, Callable[[], str]] = {
         "overhead": against_imports,
         "sweep": lambda: against_the_plain_way(8 if quick else 200),
         "width": lambda: at_paper_width(2 if quick else 48, 40 if quick else 9),
@@ -38,9 +39,9 @@ def main() -> None:
         "growth": lambda: growth(options.folder, 4 if quick else 50),
         "ablation": lambda: ablation(*((1, 40, 1) if quick else (20, 13, 2))),
     }
-    for name in PARTS:
+    for name, measured in parts.items():
         if options.only in (None, name):
-            print(parts[name](), flush=True)
+            print(measured(), flush=True)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import ctypes
 import multiprocessing
 import time
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -82,7 +83,7 @@ def against_the_plain_way(slices: int) -> str:
                          "pixels that differ from engine plain": _pixels(found[engine], found["plain"])})  # fmt: skip
         took = min(took, seconds(lambda: sweep(target, source.state_dict(), layers, evaluation)))  # noqa: B023
         for batch in (1, 4, BATCH, 64):
-            one = seconds(lambda b=batch: plain_way(target, source.state_dict(), layers[0], data, b), 2)  # noqa: B023
+            one = seconds(partial(plain_way, target, source.state_dict(), layers[0], data, batch), 2)
             others.append({"network": net, "plain way's batch": batch, "a pair, s": f"{one:.2f}",
                            "all pairs, fast, s": f"{took:.1f}",
                            "ratio": f"{one * len(layers) / took:.2f}"})  # fmt: skip
@@ -185,7 +186,9 @@ def growth(folder: Path, slices: int) -> str:
     draw(found, folder)
     found = found.assign(value=found["value"].map("{:g}".format)).round(1).astype(str)
     title = f"\n### Growth: UNet, width 12, {slices} slices, all pairs, unless said"
-    return f"{title}; layers: convolutions with BN in a row\n\n" + table(found.to_dict("records"))
+    return f"{title}; layers: convolutions with BN in a row\n\n" + table(
+        [{str(k): v for k, v in row.items()} for row in found.to_dict("records")]
+    )
 
 
 def draw(found: pd.DataFrame, folder: Path) -> None:

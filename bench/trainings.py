@@ -5,6 +5,8 @@ from __future__ import annotations
 import multiprocessing
 import os
 import time
+from collections.abc import Callable
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -36,7 +38,8 @@ class Pictures(Dataset[tuple[torch.Tensor, torch.Tensor]]):
     def __getitem__(self, i: int) -> tuple[torch.Tensor, torch.Tensor]:
         image = tv_tensors.Image(torch.from_numpy(self.data.image[i])[None])
         label = tv_tensors.Mask(torch.from_numpy(self.data.label[i]).long())
-        return self.transform(image, label)
+        shown: tuple[torch.Tensor, torch.Tensor] = self.transform(image, label)
+        return shown
 
 
 def plain(net: str, data: Slices, steps: int) -> None:
@@ -96,13 +99,17 @@ def against_others(steps: int) -> str:
     """Milliseconds of a step: the time of 2n steps less that of n, so that what happens once does not count."""
     data = noise(SLICES)
     rows: list[dict[str, object]] = []
-    ways = {"ours": ours, "ours, float32": lambda *a: ours(*a, precision="float32"), "plain torch": plain,
-            "MONAI": monai}  # fmt: skip
+    ways: dict[str, Callable[..., None]] = {
+        "ours": ours,
+        "ours, float32": partial(ours, precision="float32"),
+        "plain torch": plain,
+        "MONAI": monai,
+    }
     for net in NETS:
         took = {}
         for name, way in ways.items():
             way(net, data, 2)
-            once, twice = (seconds(lambda n=n: way(net, data, n), 2) for n in (steps, 2 * steps))  # noqa: B023
+            once, twice = (seconds(partial(way, net, data, n), 2) for n in (steps, 2 * steps))
             took[name] = 1000 * (twice - once) / steps
         row: dict[str, object] = {"network": f"{net} {NETS[net]}"}
         row |= {f"{name}, ms": f"{ms:.0f}" for name, ms in took.items()}
@@ -139,7 +146,7 @@ def _at_once(net: str, steps: int, jobs: int, threads: int) -> float:
     found = [times.get() for _ in processes]
     for process in processes:
         process.join()
-    return max(end for _, end in found) - min(start for start, _ in found)
+    return float(max(end for _, end in found) - min(start for start, _ in found))
 
 
 def _one(net: str, steps: int, threads: int, ready: Any, times: Any) -> None:

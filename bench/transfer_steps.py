@@ -15,7 +15,9 @@ import re
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
+from prrmse.config.checks import network_items
 from prrmse.config.params import read_params
 from prrmse.experiments.transfer import transfer_run
 
@@ -46,7 +48,7 @@ def main() -> None:
     a = parser.parse_args()
     params = read_params("params.yaml")
     transfer = params.transfer
-    networks = {"unet": params.nets.unet, "pspnet": params.nets.pspnet, **params.nets.foreign}
+    networks = dict(network_items(params))
     given = {key: json.loads(value) for key, value in (pair.split("=") for pair in a.train)}
     data = a.data / f"{transfer.target.rpartition('-')[0]}.npz"
     rises = Rises()
@@ -57,7 +59,8 @@ def main() -> None:
     print("| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |")
     arms = [(arm, s) for arm in a.arms for s in (["none"] if arm == "scratch" else transfer.sources)]
     for net, samples, seed, steps, (arm, source) in itertools.product(transfer.nets, a.samples, a.seeds, a.steps, arms):
-        for statistics in a.statistics if arm == "freeze" else ["-"]:
+        treatments: list[Any] = a.statistics if arm == "freeze" else ["-"]
+        for statistics in treatments:
             start = time.process_time()
             with tempfile.TemporaryDirectory() as folder:
                 table = transfer_run(
@@ -73,7 +76,7 @@ def main() -> None:
                     init=params.init,
                     plan=transfer.plan,
                     reuse_final=transfer.reuse_final,
-                    frozen_statistics="both" if statistics == "-" else statistics,
+                    frozen_statistics=statistics if arm == "freeze" else transfer.frozen_statistics,
                     settings=transfer.train.model_copy(update={**given, "steps": steps}),
                     compute=params.compute,
                     resume=Path(folder) / "resume",

@@ -15,7 +15,7 @@ sys.modules["error_rates"] = bench
 SPEC.loader.exec_module(bench)
 
 REPLICATES = 400
-# Dearer rules by fewer: together they take the time of the others. `python bench/error_rates.py` simulates all of them at 1000.
+# Dearer rules by fewer: together they take the time of the others. `python bench/error_rates.py` has all at 1000.
 DEAR = {"permuted twin", "other seed", "short connection", "common start", "alone and together", "stale statistics"}
 DEAR |= {"RMSE of a layer", "RMSE of a layer, at its margin"}
 

@@ -87,7 +87,7 @@ def test_a_sweep_equals_parameters_set_in_place(nnunet_run, contents):  # noqa: 
 def test_the_commands_sweep_it_and_start_from_it(nnunet_run, contents, tmp_path, capsys):  # noqa: F811
     first, second = map(str, nnunet_run.checkpoints)
     network = ["--network", NETWORK, "--arguments", json.dumps(nnunet_run.arguments())]
-    data = ["--data", str(nnunet_run.raw), "--size", "40", "--split", "all", "--device", "cpu", "--threads", "1"]
+    data = ["--data", str(nnunet_run.raw), "--size", "48", "--split", "all", "--device", "cpu", "--threads", "1"]
     main(["sweep", first, second, *network, *data, "--json"])
     rows = json.loads(capsys.readouterr().out)
     assert {row["kind"] for row in rows} == {"W", "B", "RW", "RB"}

@@ -458,7 +458,9 @@ def _mean_dice(evaluation: Evaluation, counts: Any) -> dict[str, float]:
     return dict(zip(rows["patient"], rows["dice"], strict=True))
 
 
-def _scores(model: nn.Module, fitted: dict, evaluation: Evaluation, pixels: Pixels) -> dict[str, float]:
+def _scores(
+    model: nn.Module, fitted: Mapping[str, torch.Tensor], evaluation: Evaluation, pixels: Pixels
+) -> dict[str, float]:
     """Of the source's features in the target's network. Whether its outputs are classes is not known: no LEEP."""
     source = copy.deepcopy(model)
     fill(source.state_dict(), fitted)

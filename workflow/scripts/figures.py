@@ -4,17 +4,14 @@ from argparse import Namespace
 from pathlib import Path
 
 from prrmse.figures.draw import draw_figures
+from prrmse.figures.style import Drawing
 from prrmse.run.job import run
 from prrmse.tables.store import read_table
 
 
 def main(a: Namespace) -> None:
     tables = {Path(path).stem: read_table(path) for path in a.tables}
-    settings = {
-        **a.params["figures"].model_dump(),
-        **a.params["verdict"].model_dump(),
-        "target": a.params["transfer.target"],
-    }
+    settings = Drawing(a.params["figures"], a.params["verdict"], a.params["transfer.target"])
     draw_figures(tables, settings, Path(a.out))
 
 

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from prrmse import api
+from prrmse.config.checks import checked
 from prrmse.data.prepare import prepare
 from prrmse.data.slices import Slices, load_slices
 from prrmse.errors import InputError
@@ -78,7 +79,7 @@ def advise(a: argparse.Namespace) -> None:
     """Rank sources for a target; write the advice."""
     network, evaluation = target_on_data(a)
     paths = short_names(a.sources)
-    settings = Verdict(tolerance=a.tolerance, rule=a.rule)
+    settings = checked(Verdict, tolerance=a.tolerance, rule=a.rule)
     # All are opened before any of them takes minutes.
     sources = {name: fitting(network, path, a.target) for name, path in paths.items()}
     advice = api.advise(network, sources, evaluation, settings=settings, engine=a.engine, memory_mb=a.memory_mb)
@@ -145,7 +146,7 @@ def train(a: argparse.Namespace) -> None:
         frozen_statistics=a.frozen_statistics,
         samples=a.samples,
         split=a.split,
-        settings=Training(steps=a.steps, batch_size=a.batch, learning_rate=a.learning_rate, augment=a.augment),
+        settings=checked(Training, steps=a.steps, batch_size=a.batch, learning_rate=a.learning_rate, augment=a.augment),
         compute=compute_of(a),
         seed=a.seed,
     )
@@ -244,7 +245,8 @@ def parse_arguments(text: str) -> dict[str, Any]:
 
 def compute_of(a: argparse.Namespace) -> Compute:
     """The options of the device."""
-    return Compute(
+    return checked(
+        Compute,
         device=a.device,
         precision=a.precision,
         evaluation_precision=a.precision,
@@ -258,8 +260,8 @@ def slices_of(a: argparse.Namespace) -> Slices:
     path = Path(a.data)
     if path.suffix == ".npz":
         return load_slices(path)
-    spec = Dataset(
-        format=a.format, root=str(path), spacing_mm=a.spacing, size=a.size, case_pattern=a.case_pattern or None
+    spec = checked(
+        Dataset, format=a.format, root=str(path), spacing_mm=a.spacing, size=a.size, case_pattern=a.case_pattern or None
     )
     return prepare(path.resolve().name, spec)
 

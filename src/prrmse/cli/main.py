@@ -19,6 +19,12 @@ from prrmse.settings import Compute, Dataset, FrozenStatistics, Section, Swap, T
 FLAGS = {
     "root": "--data",
     "spacing_mm": "--spacing",
+    "size": "--size",
+    "format": "--format",
+    "steps": "--steps",
+    "batch_size": "--batch",
+    "threads": "--threads",
+    "tolerance": "--tolerance",
     "case_pattern": "--case-pattern",
     "split": "--split",
     "memory_mb": "--memory-mb",
@@ -70,7 +76,7 @@ def _add_tools(commands: Any) -> None:
     """The commands for networks and checkpoints of any origin."""
 
     def command(name: str, text: str, example: str) -> argparse.ArgumentParser:
-        made = commands.add_parser(
+        made: argparse.ArgumentParser = commands.add_parser(
             name,
             help=text,
             description=text[0].upper() + text[1:] + ".",

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
 from prrmse.errors import InputError
 from prrmse.names import models
-from prrmse.settings import ForeignNetwork, Network, Params
+from prrmse.settings import ForeignNetwork, Network, Params, Section
 
 
 def check_params(params: Any, where: str = "params.yaml") -> Params:
@@ -32,6 +32,24 @@ def check_params(params: Any, where: str = "params.yaml") -> Params:
         raise InputError(f"{where}: {e}") from None
     _check_references(found, where)
     return found
+
+
+S = TypeVar("S", bound=Section)
+
+
+def checked(section: type[S], **values: Any) -> S:
+    """A section from single values, e.g. of a command line.
+
+    Raises:
+        InputError: names the value as a setting (`InputError`), what is wrong and what it means.
+    """
+    try:
+        return section.model_validate(values)
+    except ValidationError as e:
+        found = e.errors(include_url=False)[0]
+        name = str(found["loc"][0])
+        meaning = section.model_fields[name].description
+        raise InputError(f"<{name}>: {found['msg']}, not {json.dumps(found['input'])} [{meaning}]") from None
 
 
 def _explain(error: ValidationError) -> str:

@@ -157,11 +157,14 @@ def plain(value: Any) -> Any:
 def completed(params: Mapping[str, Any]) -> dict[str, Any]:
     """The parameters as read from YAML, checked, with the defaults of what they leave out."""
     found = {key: _value(params, key) for key in Params.model_fields if key != "nets"}
-    return plain({**found, "nets": {name: _value(params, f"nets.{name}") for name in params["nets"]}})
+    complete: dict[str, Any] = plain(
+        {**found, "nets": {name: _value(params, f"nets.{name}") for name in params["nets"]}}
+    )
+    return complete
 
 
-def _field(key: str) -> FieldInfo | type[Any]:
-    """The field, or the type of the entries of a mapping, that a dotted path names."""
+def _field(key: str) -> Any:
+    """The field (`FieldInfo`), or the type of the entries of a mapping, that a dotted path names."""
     found: Any = Params
     for part in key.split("."):
         kind = _bare(found.annotation if isinstance(found, FieldInfo) else found)

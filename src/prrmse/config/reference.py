@@ -42,13 +42,13 @@ def _meanings() -> dict[str, str]:
 
 def _rows(node: dict[str, Any], path: str) -> Iterator[tuple[str, dict[str, Any], str]]:
     children = dict(node.get("properties", {}))
-    if isinstance(node.get("additionalProperties"), dict):
-        children["NAME"] = node["additionalProperties"]
+    named = [node.get("additionalProperties"), *node.get("patternProperties", {}).values()]
+    children.update(("NAME", entry) for entry in named if isinstance(entry, dict))
     for name, child in children.items():
         key = f"{path}.{name}" if path else name
         meaning = child.get("description", "")
         target = _target(child)
-        if meaning or not (target.get("properties") or target.get("additionalProperties")):
+        if meaning or not any(target.get(key) for key in ("properties", "additionalProperties", "patternProperties")):
             yield key, {**target, **{k: v for k, v in child.items() if k == "default"}}, meaning
         yield from _rows(target, key)
 

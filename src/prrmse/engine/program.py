@@ -226,7 +226,7 @@ class AllocatedBytes(TorchDispatchMode):
     """Counts the bytes of the tensors that operations make."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.bytes = 0
 
     def __torch_dispatch__(

@@ -110,4 +110,5 @@ class PSPNet(nn.Module):
         x = net.maxpool(net.relu(net.bn1(net.conv1(x))))
         x = net.layer4(net.layer3(net.layer2(net.layer1(x))))
         x = F.relu(self.bottleneck(self.pyramid(x)))
-        return self.final(self.up3(self.up2(self.up1(x))))
+        out: torch.Tensor = self.final(self.up3(self.up2(self.up1(x))))
+        return out

@@ -30,7 +30,8 @@ class Down(nn.Module):
         self.conv = DoubleConv(in_channels, out_channels)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.conv(self.pool(x))
+        out: torch.Tensor = self.conv(self.pool(x))
+        return out
 
 
 class Up(nn.Module):
@@ -42,7 +43,8 @@ class Up(nn.Module):
         self.conv = DoubleConv(in_channels, out_channels, in_channels // 2)
 
     def forward(self, x: torch.Tensor, skip: torch.Tensor) -> torch.Tensor:
-        return self.conv(torch.cat([skip, self.up(x)], dim=1))
+        out: torch.Tensor = self.conv(torch.cat([skip, self.up(x)], dim=1))
+        return out
 
 
 class UNet(nn.Module):
@@ -82,4 +84,5 @@ class UNet(nn.Module):
         y = self.up2(y, x3)
         y = self.up3(y, x2)
         y = self.up4(y, x1)
-        return self.outc(y)
+        out: torch.Tensor = self.outc(y)
+        return out
