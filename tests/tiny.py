@@ -11,11 +11,12 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import yaml
-from snakemake.api import ResourceSettings, SnakemakeApi
-from snakemake.rules import Rule
+
+if TYPE_CHECKING:
+    from snakemake.rules import Rule
 
 ROOT = Path(__file__).parents[1]
 COPIED = ["Snakefile", "workflow", "src", "profiles", "params.yaml", "environment.yml"]
@@ -24,6 +25,8 @@ COPIED += [".dvc/config", ".dvc/.gitignore", ".dvcignore", ".gitignore", "dvc.ya
 
 def rules() -> list[Rule]:
     """All rules of the workflow, as Snakemake reads them."""
+    from snakemake.api import ResourceSettings, SnakemakeApi  # takes seconds
+
     with contextlib.chdir(ROOT), SnakemakeApi() as api:
         workflow = api.workflow(resource_settings=ResourceSettings(), snakefile=Path("Snakefile"))
         return list(workflow._workflow.rules)
