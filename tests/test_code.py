@@ -116,9 +116,9 @@ def test_a_change_beside_what_is_used_changes_no_digest(package, file, old, new,
 
 # Modules that rules may share without a word: they are at the bottom of the package.
 BOTTOM = {"errors", "files", "names", "seeding", "settings"}
-EVALUATION = "data.slices learning.device learning.dice learning.evaluate nets"
-TRAINING = "data.slices learning nets"
-EVIDENCE = "figures.evidence figures.style tables.bootstrap tables.store"
+EVALUATION = "data.reading data.slices learning.device learning.dice learning.evaluate nets"
+TRAINING = "data.reading data.slices learning nets"
+EVIDENCE = "figures.evidence figures.style tables.inference tables.store"
 # Script -> everything else that enters its digest; a package stands for any of its modules.
 MODULES = {
     "phantom": "phantom",
@@ -126,28 +126,28 @@ MODULES = {
     "data_table": "data tables.store",
     "base": f"{TRAINING} experiments.base tables.store",
     "base_table": "tables.means tables.store",
-    "swap": f"{EVALUATION} engine experiments.swap learning.separable run.pair tables.store",
+    "swap": f"{EVALUATION} engine experiments.swap learning.reach learning.separable run.pair tables.store",
     "swap_table": "tables.means tables.store",
     "rmse": "compare.distance experiments.rmse nets.arrays tables.store",
     "bn_shift": "compare.distance experiments.bn_shift nets.arrays tables.store",
     "verdict": "tables.bootstrap tables.store tables.verdict",
     "transfer": f"{TRAINING} experiments.transfer tables.plan tables.store",
     "transfer_table": "tables.markdown tables.means tables.paper tables.store",
-    "claims": "tables.answer tables.bootstrap tables.claims tables.plan tables.store",
+    "claims": "tables.answer tables.claims tables.inference tables.store",
     "metrics": "tables.metrics tables.store",
     "figures": "figures tables.paper tables.store",
     "report": "config.params figures.titles report.page run.manifest tables.paper tables.store",
     "manifest": "config.params run.manifest",
-    "control": f"{EVALUATION} compare.align engine experiments.control learning.separable tables.store",
-    "controls": f"{EVIDENCE} tables.controls tables.verdict",
-    "joint": f"{EVALUATION} engine experiments.joint learning.separable run.pair tables.store",
-    "joint_table": f"{EVIDENCE} tables.verdict",
+    "control": f"{EVALUATION} compare.align engine experiments.control learning.reach learning.separable tables.store",
+    "controls": f"{EVIDENCE} tables.bootstrap tables.controls tables.verdict",
+    "joint": f"{EVALUATION} engine experiments.joint learning.freeze learning.separable run.pair tables.store",
+    "joint_table": f"{EVIDENCE} tables.bootstrap tables.joint tables.verdict",
     "factorial": f"{EVIDENCE} tables.factorial",
-    "transferability": f"{EVALUATION} compare engine experiments.transferability learning.separable tables.store",
-    "gain": f"{TRAINING} experiments.transfer tables.plan tables.store",
-    "ranking": f"{EVIDENCE} tables.ranking",
+    "transferability": f"{EVALUATION} compare engine experiments.transferability learning.reach learning.separable tables.store",
+    "gain": f"{TRAINING} experiments.probe experiments.transfer tables.plan tables.store",
+    "ranking": f"{EVIDENCE} tables.bootstrap tables.ranking",
     "evidence": "config.params report.evidence report.page tables.answer tables.controls tables.findings"
-    " tables.markdown tables.ranking tables.store",
+    " tables.inference tables.markdown tables.ranking tables.store",
 }
 
 

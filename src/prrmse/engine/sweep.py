@@ -10,7 +10,6 @@ values, and re-runs only what lies downstream of each change (`prrmse.engine`):
 
 from __future__ import annotations
 
-import copy
 import logging
 from collections.abc import Mapping, Sequence
 
@@ -100,7 +99,7 @@ def sweep_changes(
         {k: v for k, v in under_all_names(own, change).items() if not torch.equal(v.to(own[k]), own[k])}
         for change in changes
     ]
-    placed = evaluation.place(copy.deepcopy(network))
+    placed = evaluation.placed_copy(network)
     # What autocast would do anew for every swap: the weights in the dtype they are used in.
     for module in placed.modules():
         if type(module) is nn.Conv2d:
@@ -149,7 +148,7 @@ def _traced(network: nn.Module, evaluation: Evaluation) -> Program:
 
 def _plain(network: nn.Module, changes: Sequence[Change], evaluation: Evaluation) -> tuple[Counts, list[Counts]]:
     """The same by evaluating a copy of the whole network for each change."""
-    copied = evaluation.place(copy.deepcopy(network))
+    copied = evaluation.placed_copy(network)
     found = []
     for change in changes:
         with replaced(copied, change):

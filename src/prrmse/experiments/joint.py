@@ -13,7 +13,6 @@ final one left out:
 
 from __future__ import annotations
 
-import copy
 import logging
 from collections.abc import Iterator
 from pathlib import Path
@@ -121,7 +120,7 @@ def reestimated(network: nn.Module, change: State, training: Evaluation) -> dict
         change: tensors by name.
         training: the images; their labels take no part.
     """
-    copied = training.place(copy.deepcopy(network))
+    copied = training.placed_copy(network)
     fill(copied.state_dict(), change)
     norms = batch_norms(copied)
     with forward_only(training.device, training.dtype):

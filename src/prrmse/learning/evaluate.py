@@ -132,6 +132,11 @@ class Evaluation:
         """The network on the device, in evaluation mode."""
         return network.to(self.device).to(memory_format=self.layout).eval()
 
+    @torch.inference_mode(False)  # a copy made within it and placed outside would be neither, which no convolution takes
+    def placed_copy(self, network: nn.Module) -> nn.Module:
+        """`place` of a copy."""
+        return self.place(copy.deepcopy(network))
+
     def counts_of(self, outputs: Iterator[torch.Tensor]) -> Counts:
         """Dice counts of the outputs ``[N, C, H, W]`` of all batches, in order; one synchronisation in all."""
         shape = (len(self.patients), self.channels)
