@@ -143,7 +143,8 @@ MODULES = {
     "joint": f"{EVALUATION} engine experiments.joint learning.freeze learning.separable run.pair tables.store",
     "joint_table": f"{EVIDENCE} tables.bootstrap tables.joint tables.verdict",
     "factorial": f"{EVIDENCE} tables.factorial",
-    "transferability": f"{EVALUATION} compare engine experiments.transferability learning.reach learning.separable tables.store",
+    "transferability": f"{EVALUATION} compare engine experiments.transferability learning.reach learning.separable"
+    " tables.store",
     "gain": f"{TRAINING} experiments.probe experiments.transfer tables.plan tables.store",
     "ranking": f"{EVIDENCE} tables.bootstrap tables.ranking",
     "evidence": "config.params report.evidence report.page tables.answer tables.controls tables.findings"

@@ -132,7 +132,8 @@ class Evaluation:
         """The network on the device, in evaluation mode."""
         return network.to(self.device).to(memory_format=self.layout).eval()
 
-    @torch.inference_mode(False)  # a copy made within it and placed outside would be neither, which no convolution takes
+    # A copy made in inference mode and placed outside would be neither, which no convolution takes.
+    @torch.inference_mode(False)
     def placed_copy(self, network: nn.Module) -> nn.Module:
         """`place` of a copy."""
         return self.place(copy.deepcopy(network))
