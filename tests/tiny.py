@@ -177,7 +177,12 @@ def _statement(text: str) -> str:
 
 def _another(name: str) -> Callable[[str], str]:
     """Another definition of a function."""
-    return lambda text: f"{text}\n{name} = {name}\n"
+
+    def change(text: str) -> str:
+        assert f"\ndef {name}(" in text, name
+        return f"{text}\n{name} = {name}\n"
+
+    return change
 
 
 def _comments(text: str) -> str:
@@ -222,7 +227,7 @@ EDITS = [
         _another("rmse"),
         {"rmse": 1, "transferability": 2, "ranking": 1, "evidence": 1, **_LATE},
     ),
-    Edit("`learning/evaluate.evaluate`", ["src/prrmse/learning/evaluate.py"], _another("evaluate"), AFTER_DATA),
+    Edit("`learning/evaluate.measure`", ["src/prrmse/learning/evaluate.py"], _another("measure"), AFTER_DATA),
     Edit("`learning/train.train`", ["src/prrmse/learning/train.py"], _another("train"), AFTER_DATA),
 ]
 # Rules that only name other rules' outputs.
