@@ -26,7 +26,7 @@ PARAMS = {
 }
 
 
-def planted(twin, seed, network, start, cumulative, mended, layer, rank, gain, kinds=NETS):
+def planted(twin, seed, network, start, cumulative, fixed, layer, rank, gain, kinds=NETS):
     """All tables, each statement's quantity at a given value with a narrow interval."""
 
     def around(value):
@@ -42,11 +42,11 @@ def planted(twin, seed, network, start, cumulative, mended, layer, rank, gain, k
     for net in kinds:
         for source in SOURCES:
             joint_effects.append((net, source, "together", cumulative, *around(cumulative).values(), 3))
-            joint_effects.append((net, source, "recovered", mended, *around(mended).values(), 5))
+            joint_effects.append((net, source, "recovered", fixed, *around(fixed).values(), 5))
             joint.append((net, source, "reestimated", 0, 0.01))
             for number in range(1, 6):
                 joint.append((net, source, "alone", number, 0.3))
-                joint.append((net, source, "reestimated", number, 0.31 - mended))
+                joint.append((net, source, "reestimated", number, 0.31 - fixed))
                 joint.append((net, source, "joint", number, 0.02 * number))
                 joint.append((net, source, "cumulative", number, cumulative * number / 5))
     effects = []
@@ -120,9 +120,9 @@ def planted(twin, seed, network, start, cumulative, mended, layer, rank, gain, k
     }
 
 
-AS_PAPER = {"twin": 0.0, "seed": 0.0, "network": 0.3, "start": 0.3, "cumulative": 0.01, "mended": 0.1, "layer": 0.8}
+AS_PAPER = {"twin": 0.0, "seed": 0.0, "network": 0.3, "start": 0.3, "cumulative": 0.01, "fixed": 0.1, "layer": 0.8}
 AS_PAPER |= {"rank": 0.9, "gain": 0.1}
-OPPOSITE = {"twin": 0.4, "seed": 0.2, "network": -0.3, "start": -0.3, "cumulative": 0.6, "mended": -0.1, "layer": -0.2}
+OPPOSITE = {"twin": 0.4, "seed": 0.2, "network": -0.3, "start": -0.3, "cumulative": 0.6, "fixed": -0.1, "layer": -0.2}
 OPPOSITE |= {"rank": -0.9, "gain": -0.1}
 
 
@@ -140,7 +140,7 @@ def test_the_opposite_is_found_too():
 def test_nothing_significant_is_undecided_and_no_evidence_is_no_answer():
     """The statement is not answered where an interval holds both, or is missing, however small the value."""
     tables = planted(
-        **{**AS_PAPER, "network": 0.0, "start": 0.0, "rank": 0.0, "gain": 0.005, "layer": 0.28, "mended": 0}
+        **{**AS_PAPER, "network": 0.0, "start": 0.0, "rank": 0.0, "gain": 0.005, "layer": 0.28, "fixed": 0}
     )
     tables["controls"] = tables["controls"].assign(drop_kernels_low=0.04, drop_kernels_high=0.06)
     tables["joint_effects"] = tables["joint_effects"].assign(low=-0.5, high=0.5)

@@ -39,11 +39,11 @@ FLAGS = {
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Entry point of ``prrmse``; exit status 0, 1 if ``diff`` finds a difference, 2 if the user must mend something."""
+    """Entry point of ``prrmse``; exit status 0, 1 if ``diff`` finds a difference, 2 if the user must fix something."""
     parser = argparse.ArgumentParser(
         prog="prrmse",
         description="Which pretrained parameters can be reused, in which layers.",
-        epilog="Exit status: 0 done; 1 diff found a difference; 2 something must be mended, and one line says what.",
+        epilog="Exit status: 0 done; 1 diff found a difference; 2 something must be fixed, and one line says what.",
     )
     commands = parser.add_subparsers(dest="command", required=True)
     check = commands.add_parser("check", help="check a parameter file and that its data sets are there")

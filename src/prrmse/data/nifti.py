@@ -69,12 +69,12 @@ def _load(path: Path) -> nib.Nifti1Image:
         if dtype.kind not in "biuf" or dtype.itemsize > 8:
             raise InputError(f"{path}: voxels of type {dtype}, expected plain numbers; export one grey channel")
         if not all(math.isfinite(v) and v > 0 for v in pixdim.tolist()):
-            raise InputError(f"{path}: pixel spacing {pixdim.tolist()} mm is not positive; mend the header (pixdim)")
+            raise InputError(f"{path}: pixel spacing {pixdim.tolist()} mm is not positive; fix the header (pixdim)")
         shape = tuple(int(n) for n in header.get_data_shape())
         check_size(path, shape)
         size = int(header.get_data_offset()) + prod(shape) * dtype.itemsize
         if size > MAX_BYTES:
-            raise InputError(f"{path}: its header asks for {size} bytes, more than {MAX_BYTES}; mend the header")
+            raise InputError(f"{path}: its header asks for {size} bytes, more than {MAX_BYTES}; fix the header")
         content = start + stream.read(max(0, size - len(start)))
         surplus = len(content)
         while more := stream.read(2**20):

@@ -86,7 +86,7 @@ def description(root: Path) -> Description:
     names, numbers = _labels(path, found["labels"])
     channels = found.get("channel_names", found.get("modality", {"0": "image"}))
     if not isinstance(channels, dict | list) or not channels:
-        raise InputError(f"{path}: channel_names must name the image channels, not {channels!r}; mend it")
+        raise InputError(f"{path}: channel_names must name the image channels, not {channels!r}; fix it")
     ending = found.get("file_ending", ".nii.gz")
     if not isinstance(ending, str) or ending not in READERS:
         raise InputError(
@@ -116,14 +116,14 @@ def _labels(path: Path, labels: dict[str, Any]) -> tuple[dict[int, str], dict[in
             )
         if isinstance(value, bool) or not (isinstance(value, int) or (isinstance(value, str) and value.isdecimal())):
             raise InputError(
-                f"{path}: labels must map names to whole numbers from 0, not {name!r} to {value!r}; mend it"
+                f"{path}: labels must map names to whole numbers from 0, not {name!r} to {value!r}; fix it"
             )
         if not isinstance(name, str) or not name.strip() or not name.isprintable():
-            raise InputError(f"{path}: {name!r} is no name of a label; mend it")
+            raise InputError(f"{path}: {name!r} is no name of a label; fix it")
         if not 0 <= int(value) < 2**31:
-            raise InputError(f"{path}: label {name!r} has the number {value}; numbers start at 0; mend it")
+            raise InputError(f"{path}: label {name!r} has the number {value}; numbers start at 0; fix it")
         if int(value) in names:
-            raise InputError(f"{path}: labels {names[int(value)]!r} and {name!r} have one number, {value}; mend it")
+            raise InputError(f"{path}: labels {names[int(value)]!r} and {name!r} have one number, {value}; fix it")
         if name in names.values():
             raise InputError(f"{path}: two labels are called {name!r}; give each a name of its own")
         names[int(value)] = name
@@ -198,8 +198,7 @@ def cases(root: Path) -> list[Case]:
             raise InputError(f"{label}: has no image; add {absent}")
         if max(paths) >= info.channels:
             raise InputError(
-                f"{paths[max(paths)]}: is one channel more than dataset.json names ({info.channels}); mend "
-                "channel_names"
+                f"{paths[max(paths)]}: is one channel more than dataset.json names ({info.channels}); fix channel_names"
             )
         found.append(Case(name, [path for _, path in sorted(paths.items())], label))
     return found
@@ -258,7 +257,7 @@ def volumes(root: Path, pattern: str | None = None) -> Iterator[Volume]:
         found = image.shape[1] if image.ndim == 4 else 1
         if found != info.channels:
             raise InputError(
-                f"{case.images[0]}: the case has {found} channels, dataset.json names {info.channels}; mend "
+                f"{case.images[0]}: the case has {found} channels, dataset.json names {info.channels}; fix "
                 "channel_names (an image of colours has 3, with transparency 4)"
             )
         if parts[0].spacing_mm is None and not told:

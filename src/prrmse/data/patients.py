@@ -59,7 +59,7 @@ def _by_pattern(case: str, pattern: str) -> tuple[str, str]:
     try:
         found = re.search(pattern, case)
     except re.error as e:
-        raise InputError(f"<case_pattern>: {pattern!r} is no regular expression ({e}); mend it") from None
+        raise InputError(f"<case_pattern>: {pattern!r} is no regular expression ({e}); fix it") from None
     ids = found.groupdict() if found else {}
     if not ids.get("patient"):
         raise InputError(

@@ -205,7 +205,7 @@ def _check_zoom(name: str, volume: Volume, grid: Grid) -> None:
     if not all(1 / MAX_ZOOM <= spacing / grid.spacing_mm <= MAX_ZOOM for spacing in volume.spacing_mm):
         raise InputError(
             f"{volume.source}: pixels of {volume.spacing_mm[0]:g} x {volume.spacing_mm[1]:g} mm are more than "
-            f"{MAX_ZOOM} times finer or coarser than <spacing_mm:{name}> {grid.spacing_mm:g}; mend the header's "
+            f"{MAX_ZOOM} times finer or coarser than <spacing_mm:{name}> {grid.spacing_mm:g}; fix the header's "
             "unit, or change that"
         )
 

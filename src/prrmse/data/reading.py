@@ -84,7 +84,7 @@ def read_json(path: Path, advice: str) -> Any:
         InputError: as `check_readable`, or not JSON, or a key is there twice (Python would take the last one).
     """
     content = read_bytes(path, advice, MAX_TEXT_BYTES)
-    with naming(path, "valid JSON", "mend the file"):
+    with naming(path, "valid JSON", "fix the file"):
         return json.loads(content, object_pairs_hook=_unique)
 
 
@@ -105,5 +105,5 @@ def check_size(path: Path | str, shape: tuple[int, ...]) -> None:
     if not shape or min(shape) < 1 or prod(map(int, shape)) > MAX_PIXELS:
         raise InputError(
             f"{path}: its header says {' x '.join(map(str, shape)) or 'no'} pixels, expected 1 to {MAX_PIXELS} in all; "
-            "mend the header or crop the image"
+            "fix the header or crop the image"
         )

@@ -70,7 +70,7 @@ def _labelled(folder: Path) -> list[tuple[Path, Path, Path]]:
         parts = name.split("-")
         if len(parts) != 4 or not parts[1].isdecimal() or parts[2] not in ("icontour", "ocontour"):
             raise InputError(
-                f"{path}: cannot read the line {line!r}; expected ...\\PNN-FFFF-icontour-manual.txt; mend it"
+                f"{path}: cannot read the line {line!r}; expected ...\\PNN-FFFF-icontour-manual.txt; fix it"
             )
         contour = contours / name
         if not contour.is_file():

@@ -1,4 +1,4 @@
-"""The one processed form in which image data travel through the workflow."""
+"""The one processed form of image data in the workflow."""
 
 from __future__ import annotations
 

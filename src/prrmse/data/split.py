@@ -69,7 +69,7 @@ def _counts(key: str, spec: Split, n: int) -> dict[str, int]:
         value = getattr(spec, name) or 0
         if value >= 1 and value != int(value):
             raise InputError(
-                f"{key}.{name}: {value:g} is neither a fraction below 1 nor a whole number of patients; mend it"
+                f"{key}.{name}: {value:g} is neither a fraction below 1 nor a whole number of patients; fix it"
             )
         before, total = total, total + (value if value >= 1 else value * n)
         counts[name] = round(total) - round(before)

@@ -19,7 +19,7 @@ SOURCE = "Harvard Dataverse, doi:10.7910/DVN/DHEUAV (T1Dataset210.mat)"
 LAYOUT = "one MATLAB v7.3 file with the struct array `Dataset`"
 ADVICE = "download it again"
 FIELDS = ("Img", "SliceLocation", "TriggerTime", "EpiContours", "EndoContours")
-# Not stored in the file. From epicardial diameters in published overlays: 1.1 to 1.2 mm [rec].
+# Not stored in the file. From epicardial diameters in published overlays: 1.1 to 1.2 mm (reconstruction).
 SPACING_MM = (1.2, 1.2)
 
 

@@ -91,13 +91,13 @@ def label_of(file: ImageFile, numbers: Mapping[int, int]) -> np.ndarray[Any, np.
         )
     values = np.unique(file.pixels).tolist()
     if any(value != int(value) for value in values if np.isfinite(value)) or not np.isfinite(values).all():
-        raise InputError(f"{file.path}: labels must be whole numbers, the file holds others; mend the file")
+        raise InputError(f"{file.path}: labels must be whole numbers, the file holds others; fix the file")
     unknown = [value for value in values if value not in numbers]
     if unknown:
         more = ", ..." if len(unknown) > 5 else ""
         raise InputError(
             f"{file.path}: unknown labels [{', '.join(f'{v:g}' for v in unknown[:5])}{more}]; known are "
-            f"{sorted(numbers)}; mend the file, or declare them"
+            f"{sorted(numbers)}; fix the file, or declare them"
         )
     label = np.zeros(file.pixels.shape, np.uint8)
     for value in values:
@@ -148,5 +148,5 @@ def checked(volume: Volume) -> Volume:
     if max(-float(volume.image.min()), float(volume.image.max())) > MAX_GREY:
         raise InputError(f"{where} the image holds values beyond {MAX_GREY:g}; restore or rescale it")
     if not (np.isfinite(volume.spacing_mm).all() and min(volume.spacing_mm) > 0):
-        raise InputError(f"{where} pixel spacing {volume.spacing_mm} mm is not positive; mend the header")
+        raise InputError(f"{where} pixel spacing {volume.spacing_mm} mm is not positive; fix the header")
     return volume

@@ -1,4 +1,4 @@
-"""How many slices at once, and which values to keep, so that a sweep stays under its bound of memory."""
+"""The batch size, and which values to keep, so that a sweep stays under its bound of memory."""
 
 from __future__ import annotations
 

@@ -5,7 +5,7 @@ values, and re-runs only what lies downstream of each change (`prrmse.engine`):
 
 - ``fast`` also rewrites the network so that swaps share more; equal to the plain way up to the rounding of float32;
 - ``exact`` runs the network's own operations on the same batches in the same memory format: its counts are those
-  of a network that is simply called, bit for bit.
+  of a plain forward pass, bit for bit.
 """
 
 from __future__ import annotations
@@ -170,7 +170,7 @@ def _run(
     step_bytes = largest_step(program, whole.image[:1]) if evaluation.device.type == "cpu" and not fixed else 0
     plan = schedule(program, changed, outline, most, memory_mb, step_bytes=step_bytes, fixed=fixed)
     log.info(
-        "%d swaps, %d slices at once, %d of %d values kept, at most %.0f MiB",
+        "%d swaps, batches of %d slices, %d of %d values kept, at most %.0f MiB",
         *(len(changes), plan.slices, len(plan.kept), len(program.steps), plan.bytes / 2**20),
     )
     record = program.record(plan.kept)

@@ -2,7 +2,7 @@
 
 The paper swaps one (kind, layer) pair at a time. A BN's running mean and variance are those of its own kernel's
 output, so a kernel that is swapped alone meets the statistics of another; and pairs that are harmless one by one need
-not be so together (DESIGN section 6). Three variants, each over the network's convolutions in registration order, the
+not be so together. Three variants, each over the network's convolutions in registration order, the
 final one left out:
 
 - ``joint``: a convolution's W and B with RM and RV of the BN behind it;

@@ -1,6 +1,6 @@
 """Swap experiment: replace one (kind, layer) pair of the target by the source's, nothing else, no retraining.
 
-Paper, method step 1 and 3 (DESIGN section 1).
+The paper's steps 1 (kernels) and 3 (biases and BN parameters).
 """
 
 from __future__ import annotations

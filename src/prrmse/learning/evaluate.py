@@ -115,10 +115,10 @@ class Evaluation:
         return cls(slices.split(split), compute, spec.classes, spec.image_channels)
 
     def as_written(self) -> Evaluation:
-        """The same, with images and networks in the layout of memory that they come in instead of the fastest one.
+        """The same, with images and networks in the memory format in which they come instead of the fastest one.
 
-        Another layout adds up in another order, so only this one rounds as a network that is simply called. Of images
-        with several channels it is a copy.
+        Another memory format sums in another order: only this one reproduces the rounding of a plain forward pass.
+        Multi-channel images are copied.
         """
         other = copy.copy(self)
         other.layout = torch.preserve_format
@@ -153,14 +153,14 @@ class Evaluation:
             return self.counts_of(network(batch.image) for batch in self.batches)
 
     def own_counts(self, network: nn.Module) -> Counts:
-        """Dice counts of a network that is simply called, on batches of `compute`: what tables say of its own Dice."""
+        """Dice counts of a plain forward pass, on batches of `compute`: what tables say of its own Dice."""
         plain = self.as_written()
         return plain.counts(plain.place(_as_saved(network)))
 
     def rebased(self, network: nn.Module, own: Counts, changed: Sequence[Counts]) -> tuple[Counts, list[Counts]]:
         """Counts of a sweep with `own_counts` in the place of its own.
 
-        A fast sweep rounds in another order than a network that is simply called, so that a pixel in some ten thousand
+        A fast sweep rounds in another order than a plain forward pass, so that a pixel in some ten thousand
         may fall to another class. One network has one Dice all the same: its own counts, and those of every change
         that changed nothing, become `own_counts`. The other changes keep the sweep's rounding.
 

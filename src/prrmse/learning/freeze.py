@@ -3,7 +3,7 @@
 A batch normalisation computes one function in training, with the statistics of the batch, and another in evaluation,
 with its running statistics. The two agree because the running statistics follow those of the batches. If one of them is
 set back to a source's value after each step, they part: the network that is trained is not the one that is evaluated.
-All three treatments here train the function that is evaluated. The paper does not say which it used [rec].
+All three treatments here train the function that is evaluated. The paper does not say which it used (reconstruction).
 """
 
 from __future__ import annotations

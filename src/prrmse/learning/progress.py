@@ -52,7 +52,7 @@ class Rise:
         steps: of the training.
         network, forward: the network, and what runs it on images.
         image, label: of the training, ``[N, C, H, W]`` and ``[N, H, W]``.
-        batch_size: slices at once.
+        batch_size: slices a step.
     """
 
     def __init__(

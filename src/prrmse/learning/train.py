@@ -40,7 +40,7 @@ def train(
 ) -> nn.Module:
     """Train in place with Adam and a cosine schedule to zero, for a fixed number of steps.
 
-    Nothing about the protocol is in the paper's text; this one is ours [rec]: equal steps for every
+    Nothing about the protocol is in the paper's text; this one is ours (reconstruction): equal steps for every
     model, the last state is the result (no selection on the reporting set).
 
     Args:

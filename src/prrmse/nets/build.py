@@ -46,7 +46,7 @@ def build_network(spec: str, arguments: Mapping[str, Any]) -> nn.Module:
             for part in name.split("."):
                 factory = getattr(factory, part)
         except (ImportError, AttributeError) as e:
-            raise InputError(f"network {spec}: cannot be imported ({e}); install it or mend the path") from None
+            raise InputError(f"network {spec}: cannot be imported ({e}); install it or fix the path") from None
     try:
         network = factory(**arguments)
     except TypeError as e:

@@ -4,7 +4,7 @@
 running mean, running variance, weight and bias of normalisations: batch, and as far as they have them, instance,
 group and layer normalisation (the paper has batch normalisation only). Each kind is numbered from 1 in registration
 order: so for a network of convolutions and BN, separately for convolutions (W), biased convolutions (B) and BN
-layers. That this is the paper's order is a reconstruction [rec].
+layers. That this is the paper's order is a reconstruction.
 
 A network may register one tensor under several names (nnU-Net's decoder holds its encoder; tied weights). It is one
 pair, by the first of the names; `tensor_names` lists all of them.

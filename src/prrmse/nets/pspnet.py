@@ -77,7 +77,7 @@ class UpConv(nn.Module):
 
 
 class PSPNet(nn.Module):
-    """29 convolutions (5 with bias) and 23 BN layers: 126 (kind, layer) pairs (DESIGN section 2) [rec].
+    """29 convolutions (5 with bias) and 23 BN layers: 126 (kind, layer) pairs (a reconstruction).
 
     Args:
         in_channels: image channels the backbone sees; a one-channel image is repeated.

@@ -48,7 +48,7 @@ class Up(nn.Module):
 
 
 class UNet(nn.Module):
-    """19 convolutions with bias and 18 BN layers: 110 (kind, layer) pairs (DESIGN section 2) [rec].
+    """19 convolutions with bias and 18 BN layers: 110 (kind, layer) pairs (a reconstruction).
 
     Args:
         in_channels: image channels.

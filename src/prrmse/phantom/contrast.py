@@ -46,7 +46,7 @@ T1_MS = {
     "rv_blood": 1600.0,
     "lv_blood": 1580.0,
 }
-# Relaxed magnetisation with the T2/T1 weighting that the ramped bSSFP readout leaves [rec].
+# Relaxed magnetisation with the T2/T1 weighting that the ramped bSSFP readout leaves (reconstruction).
 M0 = {
     "air": 0.0,
     "fat": 0.85,

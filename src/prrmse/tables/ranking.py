@@ -42,7 +42,7 @@ SCORES = {
     "cc_fv_code": (1, "CC-FV, authors' code"),
     "source_dice": (1, "the source's own Dice"),
     "source_slices": (1, "training slices of the source"),
-    "travelled": (1, "way from its own start"),
+    "travelled": (1, "distance from its own initialisation"),
 }
 
 

@@ -1,7 +1,7 @@
 """Verdicts: which (kind, layer) pairs of a source can be reused, and is the network reusable (an RN)?
 
 The paper says "almost unchanged" without a number; tolerance, interval and the fraction that makes an
-RN are ours and come from params [rec].
+RN are ours and come from params (reconstruction).
 """
 
 from __future__ import annotations
