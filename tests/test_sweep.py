@@ -279,7 +279,7 @@ def test_memory_stays_under_the_bound_and_the_answer_does_not_change(engine, sli
     else:
         states = [target.state_dict(), *(swap(target.state_dict(), source.state_dict(), [x]) for x in layers)]
         assert_equal_but_for_ties([counts[0], *counts[1]], target, states, large.split("val"))
-    with pytest.raises(InputError, match=r"swap\.memory_mb: 0\.01 is too little: .* slice\(s\)"):
+    with pytest.raises(InputError, match=r"memory_mb: 0\.01 is too little: .* slice\(s\)"):
         sweep(target, source.state_dict(), layers, evaluation, engine=engine, memory_mb=0.01)
 
 
