@@ -15,12 +15,13 @@ from torch import nn
 from prrmse.api import warmstart
 from prrmse.config.params import use_params
 from prrmse.data.slices import save_slices
-from prrmse.figures.style import panel_grid, save
+from prrmse.figures.style import Drawing, panel_grid, save
 from prrmse.figures.tool import distances_by_layer, drops_by_layer
 from prrmse.files import atomic, write_text
 from prrmse.nets.build import build
 from prrmse.nets.checkpoint import save_checkpoint
 from prrmse.nets.layers import inventory
+from prrmse.settings import Figures
 from prrmse.tables.store import write_table
 
 OLD = b"the file of the last run"
@@ -85,8 +86,8 @@ def state_of(tmp_path, slices):
         "warm.json": lambda path: warmstart(
             network, network.state_dict(), inventory(network)[:2], path.with_suffix(".safetensors")
         ),
-        "figure.svg": lambda path: save(figure, "figure", path.parent, {"dpi": 50}),
-        "figure.png": lambda path: save(figure, "figure", path.parent, {"dpi": 50}),
+        "figure.svg": lambda path: save(figure, "figure", path.parent, Drawing(Figures(dpi=50))),
+        "figure.png": lambda path: save(figure, "figure", path.parent, Drawing(Figures(dpi=50))),
         "compare.png": lambda path: distances_by_layer(DISTANCES, path),
         "sweep.svg": lambda path: drops_by_layer(DROPS, 0.05, path),
         "params.yaml": lambda path: use_params(path.parent / "overlay.yaml", path),

@@ -10,7 +10,8 @@ from torch.nn import functional as F
 from prrmse.data.slices import IGNORE
 from prrmse.learning.cuda import pixel_cross_entropy
 from prrmse.learning.dice import Counts, Masks, dice
-from prrmse.learning.train import batch_dice, loss_of
+from prrmse.learning.progress import batch_dice
+from prrmse.learning.train import loss_of
 
 
 def batch(classes=4, ignored=0.0, seed=0):

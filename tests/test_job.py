@@ -36,10 +36,11 @@ rule one:
 ECHO = """
 import json
 from pathlib import Path
+from prrmse.config.params import plain
 from prrmse.run.job import run
 
 run(
-    lambda a: Path(a.out).write_text(json.dumps([a.params, a.source, a.many])),
+    lambda a: Path(a.out).write_text(json.dumps([plain(a.params), a.source, a.many])),
     "params",
     "out",
     optional=["source"],

@@ -12,7 +12,7 @@ from prrmse.tables.verdict import network_table, verdict_table
 
 def table(rule="mean", tolerance=0.05, drop_of=lambda kind, *_: 0.3 if kind == "W" else 0.0):
     parts = swap_parts("unet", drop_of).drop(columns="class")
-    return verdict_table(parts, {**VERDICT, "rule": rule, "tolerance": tolerance})
+    return verdict_table(parts, VERDICT.model_copy(update={"rule": rule, "tolerance": tolerance}))
 
 
 def test_planted_drops_are_found():
