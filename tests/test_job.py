@@ -127,7 +127,7 @@ def test_own_and_other_start_are_told_apart_whatever_networks_are_called(tmp_pat
                 path.parent.mkdir(parents=True, exist_ok=True)
                 rows.to_csv(path, index=False)
                 files[start].append(str(path))
-    verdict = {"tolerance": 0.05, "rule": "mean", "level": 0.95, "resamples": 50, "rn_fraction": 0.5}
+    verdict = {"tolerance": 0.05, "rule": "mean", "level": 0.95, "resamples": 100, "rn_fraction": 0.5}
     figures = {"context": "paper", "palette": "colorblind", "dpi": 50}
     params = json.dumps({"init": "shared", "verdict": verdict, "figures": figures})
     lists = ["--own", *files["own"], "--other", *files["other"]]
