@@ -33,6 +33,9 @@ UNTRACED = {
     "smp DeepLabV3Plus",
     "a value read after a change in place",
 }
+# Pairs that reach the output, but whose contribution the values of these untrained networks set to zero: behind a gain
+# that starts at 0, before a ReLU whose inputs are all negative. What is asked is whether a pair can change the output.
+MUTED = {"smp PAN": ["decoder.fpa."], "timm test_nfnet": ["stages."]}
 # What does not reach the output.
 IDLE = {
     "nnU-Net": ["decoder.seg_layers.0."],
@@ -111,11 +114,18 @@ def test_engines_answer_as_the_oracle(case, engine):
     assert answer.fell_back == (engine != "plain" and case.name in UNTRACED)
 
 
+def reaches(case):
+    """Of each pair whether it can change the output: it does, or it is known to be muted."""
+    parts = next((parts for key, parts in MUTED.items() if key in case.name), [])
+    moved = zip(case.layers, case.expected.moved(), strict=True)
+    return [moves or any(part in layer.tensor for part in parts) for layer, moves in moved]
+
+
 def test_own_evaluate_answers_as_the_oracle_and_each_swap_acts_or_is_named(case):
     evaluate = zoo.score(case.name)
     table = api.sweep(case.network, case.source.state_dict(), evaluate, layers=case.layers)
     own = list(evaluate(case.network).values())
-    for layer, moves in zip(case.layers, case.expected.moved(), strict=True):
+    for layer, moves in zip(case.layers, reaches(case), strict=True):
         rows = table[table["tensor"] == layer.tensor]
         with zoo.assigned(case.network, case.source, [layer]):
             assert rows["score"].tolist() == list(evaluate(case.network).values()), layer
@@ -133,7 +143,7 @@ def test_advice_leaves_out_what_has_no_effect(case, monkeypatch):
     advice = api.advise(case.network, {"other": offered}, evaluate, settings=Verdict(tolerance=0.02, resamples=100))
     verdict, best = advice.verdicts, advice.ranking.iloc[0]
     assert set(verdict["tensor"]) == set(offered)
-    effect = dict(zip((x.tensor for x in case.layers), case.expected.moved(), strict=True))
+    effect = dict(zip((x.tensor for x in case.layers), reaches(case), strict=True))
     assert verdict["effect"].tolist() == [effect[tensor] for tensor in verdict["tensor"]]
     final = zoo.FINAL.get(case.name, [x.module for x in inventory(case.network) if x.final])
     body = [x for x in case.layers if effect[x.tensor] and x.module not in final]
