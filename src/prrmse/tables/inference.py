@@ -2,7 +2,7 @@
 
 An answer may be wrong in two ways, ``holds`` and ``does not hold``. With intervals of a level of 95 % each of them is
 given with a probability of at most 2.5 % where there is no effect, so that both together stay within 5 %
-(`bench/error_rates.py` simulates it, docs/claims.md has the rates). What a run is too small to tell is ``undecided``:
+(`bench/error_rates.py` simulates it). What a run is too small to tell is ``undecided``:
 non-significance is never an answer, and "no difference" is concluded from an interval within a stated margin only.
 """
 
