@@ -33,7 +33,7 @@ def test_the_tutorial_runs_from_its_own_text(tmp_path, monkeypatch):
     monkeypatch.chdir(folder.path)
     arguments = yaml.safe_load((folder.path / "params.yaml").read_text())["nets"]["unet"]["arguments"]
     image = torch.zeros(1, 1, 32, 32)
-    names = {"ARGUMENTS": arguments, "evaluate": torch.no_grad()(lambda model: float(model(image).mean()))}
+    names = {"ARGUMENTS": arguments, "evaluate": torch.no_grad()(lambda model: float(model.eval()(image).mean()))}
     assert len(PYTHON) == 2
     for block in PYTHON:
         exec(block, names)

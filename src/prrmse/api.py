@@ -37,6 +37,7 @@ from prrmse.files import atomic
 from prrmse.learning.dice import dice_table
 from prrmse.learning.evaluate import Evaluation, output_of, prediction_of
 from prrmse.learning.reach import without_effect
+from prrmse.learning.snapshot import discard, snapshot_of
 from prrmse.learning.training_run import training_run
 from prrmse.names import Layer
 from prrmse.nets.build import NETS, seeded_network
@@ -320,10 +321,12 @@ def train(
         frozen=frozen,
         frozen_statistics=frozen_statistics,
         title=f"{network} {model}",
-        resume=None if out is None else out.parent / f".{out.stem}.resume",
+        resume=None if out is None else snapshot_of(out),
         checkpoint=out,
         header=header,
     )
+    if out is not None:
+        discard(snapshot_of(out))
     return Trained(made, table, drawn.patients())
 
 

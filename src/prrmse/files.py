@@ -6,6 +6,7 @@ import hashlib
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from glob import escape
 from pathlib import Path
 
 
@@ -32,7 +33,7 @@ def atomic(path: str | Path) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
+    partial = path.with_name(_partial(path, os.getpid()))
     try:
         yield partial
         _flush(partial)
@@ -40,6 +41,15 @@ def atomic(path: str | Path) -> Iterator[Path]:
     finally:
         partial.unlink(missing_ok=True)
     _flush(path.parent)
+
+
+def partials(path: Path) -> list[Path]:
+    """What killed writers of ``path`` left (and what living ones write)."""
+    return [*path.parent.glob(_partial(Path(escape(str(path))), "*"))]
+
+
+def _partial(path: Path, process: int | str) -> str:
+    return f".{path.stem}.{process}.partial{path.suffix}"
 
 
 def _flush(path: Path) -> None:

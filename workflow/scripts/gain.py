@@ -8,6 +8,7 @@ import pandas as pd
 
 from prrmse.experiments.probe import probe
 from prrmse.experiments.transfer import transfer_run
+from prrmse.learning.snapshot import discard, snapshot_of
 from prrmse.run.job import run
 from prrmse.tables.store import write_table
 
@@ -46,12 +47,13 @@ def main(a: Namespace) -> None:
             plan="all",
             settings=p["transfer.train"],
             compute=p["compute"],
-            resume=table.parent / f".{table.stem}.resume",
+            resume=snapshot_of(table),
         )
     seconds = time.perf_counter() - start
     ids = {"net": a.net, "arm": a.arm, "source": a.source, "source_seed": int(a.source_seed), "seed": int(a.seed)}
     write_table(part[part["class"] == "mean"].drop(columns="class").assign(**ids), table)
     write_table(pd.DataFrame([{**ids, "seconds": seconds}]), a.seconds)
+    discard(snapshot_of(table))
 
 
 run(

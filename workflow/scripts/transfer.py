@@ -4,6 +4,7 @@ from argparse import Namespace
 from pathlib import Path
 
 from prrmse.experiments.transfer import transfer_run
+from prrmse.learning.snapshot import discard, snapshot_of
 from prrmse.run.job import run
 from prrmse.tables.store import read_table, write_table
 
@@ -28,10 +29,11 @@ def main(a: Namespace) -> None:
         verdict=read_table(a.verdict) if a.verdict else None,
         settings=p["transfer.train"],
         compute=p["compute"],
-        resume=table.parent / f".{table.stem}.resume",
+        resume=snapshot_of(table),
     )
     ids = {"net": a.net, "samples": int(a.samples), "arm": a.arm, "source": a.source, "seed": int(a.seed)}
     write_table(part.assign(**ids), a.table)
+    discard(snapshot_of(table))
 
 
 run(main, "net", "samples", "arm", "source", "seed", "data", "params", "table", optional=["checkpoint", "verdict"])

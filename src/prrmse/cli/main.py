@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
 import os
 import sys
 from typing import Any, get_args
@@ -13,6 +12,7 @@ from prrmse.config.checks import check_data, check_networks
 from prrmse.config.params import PARAMETERS, read_params, use_params
 from prrmse.config.reference import reference, schema
 from prrmse.errors import InputError
+from prrmse.log import show_messages
 from prrmse.settings import Compute, Dataset, FrozenStatistics, Section, Swap, Training, Transfer, Verdict
 
 # How the settings that errors speak of are called on the command line.
@@ -60,7 +60,7 @@ def main(arguments: list[str] | None = None) -> int:
     diff.set_defaults(act=_diff)
     _add_tools(commands)
     parsed = parser.parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    show_messages()
     try:
         return parsed.act(parsed) or 0
     except BrokenPipeError:  # the reader, e.g. head, has seen enough

@@ -8,6 +8,7 @@ import pandas as pd
 
 from prrmse.data.slices import load_slices
 from prrmse.learning.evaluate import Evaluation
+from prrmse.learning.snapshot import snapshot_of
 from prrmse.learning.training_run import training_run
 from prrmse.names import split_model
 from prrmse.nets.start import starting_point
@@ -50,7 +51,7 @@ def train_base(
         derive_seed(net, model, "train", seed),
         compute,
         title=f"{net} {model} seed {seed}",
-        resume=checkpoint.parent / f".{checkpoint.stem}.resume",
+        resume=snapshot_of(checkpoint),
         checkpoint=checkpoint,
         header={
             "net": net,

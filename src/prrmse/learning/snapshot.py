@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from prrmse.data.slices import Slices
-from prrmse.files import atomic
+from prrmse.files import atomic, digest_of, partials
 from prrmse.learning.optimiser import Optimiser
 
 log = logging.getLogger(__name__)
@@ -44,10 +44,11 @@ class Snapshot:
             return 0
         try:
             state = torch.load(self.path, weights_only=True)
+            same = state["identity"] == self.identity
         except Exception:
             log.warning("%s: not a complete snapshot; starting again", self.path)
             return 0
-        if state["identity"] != self.identity:
+        if not same:
             log.warning("%s: of other data or settings; starting again", self.path)
             return 0
         network.load_state_dict(state["network"])
@@ -65,10 +66,17 @@ class Snapshot:
             torch.save({**state, "network": network.state_dict(), "optimiser": optimiser.adam.state_dict()}, partial)
         self._last = time.monotonic()
 
-    def delete(self) -> None:
-        """The training is complete."""
-        if self.path is not None:
-            self.path.unlink(missing_ok=True)
+
+def snapshot_of(result: Path) -> Path:
+    """Where the state of the unfinished training is saved whose result will be ``result``."""
+    return result.parent / f".{result.stem}.resume"
+
+
+def discard(snapshot: Path) -> None:
+    """Delete a snapshot, and what a killed process left while it wrote one: to be called once the result is on disk."""
+    snapshot.unlink(missing_ok=True)
+    for partial in partials(snapshot):
+        partial.unlink(missing_ok=True)
 
 
 class StopRequest:
@@ -109,14 +117,19 @@ def set_random_state(state: list[torch.Tensor]) -> None:
 
 
 def identity_of(network: nn.Module, slices: Slices, rest: list[object]) -> str:
-    """A hash of all that a training's result depends on.
+    """A hash of all that a training's result depends on: also this program's training and networks, torch's version.
+
+    The code of a network that is not ours is told by its modules alone.
 
     Args:
         network: at its start, before it is moved to a device.
         slices: the training slices.
         rest: anything JSON-able: settings, seed, what is frozen, how it is computed.
     """
-    digest = hashlib.sha256(json.dumps([repr(network), slices.fingerprint(), rest], sort_keys=True).encode())
+    own = Path(__file__).parents[1]
+    program = digest_of(own, [path for part in ("learning", "nets") for path in (own / part).glob("*.py")])
+    what = [program, torch.__version__, repr(network), slices.fingerprint(), rest]
+    digest = hashlib.sha256(json.dumps(what, sort_keys=True).encode())
     for name, value in network.state_dict().items():
         if isinstance(value, torch.Tensor):
             digest.update(name.encode())

@@ -56,7 +56,8 @@ def train(
         frozen_statistics: what becomes of running statistics among them (`prrmse.learning.freeze.Freezing`).
         title: shown before the progress.
         resume: where the state is saved every ``compute.resume_seconds`` and looked for at the start;
-            a training killed at any moment continues from there and ends with the same bytes.
+            a training killed at any moment continues from there and ends with the same bytes. The file stays, until
+            the caller has saved the result (`prrmse.learning.snapshot.discard`).
 
     Returns:
         The network, on the CPU, in evaluation mode.
@@ -124,7 +125,6 @@ def train(
     stop.forget()
     if not all(bool(torch.isfinite(v).all()) for v in network.state_dict().values()):
         raise InputError(f"{title}: training diverged (parameters not finite); lower <learning_rate>")
-    snapshot.delete()
     return network.cpu().to(memory_format=torch.contiguous_format).eval()
 
 

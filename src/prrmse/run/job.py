@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import logging
 import sys
 from collections.abc import Callable, Sequence
 
 from prrmse.config.params import PARAMETERS, parse_sections
 from prrmse.errors import InputError
+from prrmse.log import show_messages
 
 
 def run(
@@ -37,7 +37,7 @@ def run(
     for name in lists:
         parser.add_argument(f"--{name}", required=True, nargs="*")
     arguments = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    show_messages()
     try:
         if compute := getattr(arguments, "params", {}).get("compute"):
             from prrmse.learning.device import set_up_process  # imports torch
