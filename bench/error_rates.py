@@ -160,7 +160,7 @@ NETS = ("unet", "pspnet")
 
 
 def control(rng: Draws, seeds: int, effect: int, name: str) -> pd.DataFrame:
-    """The summary of a control that loses just the tolerance, much less, or much more, in every network."""
+    """The summary of a control with a drop of just the tolerance, much less, or much more, in every network."""
     parts = []
     for net in NETS:
         drops = crossed(rng, around(EDGE - 0.4 * effect, 0.05, 4), seeds)
@@ -172,19 +172,19 @@ def control(rng: Draws, seeds: int, effect: int, name: str) -> pd.DataFrame:
     return control_summary(pd.concat(parts), SETTINGS)
 
 
-def twin(rng: Draws, seeds: int, effect: int) -> Answer:
-    return findings.swap_sees_features({"controls": control(rng, seeds, effect, "permuted")}, SETTINGS)
+def permuted_copy(rng: Draws, seeds: int, effect: int) -> Answer:
+    return findings.same_function_is_harmless({"controls": control(rng, seeds, effect, "permuted")}, SETTINGS)
 
 
 def other_seed(rng: Draws, seeds: int, effect: int) -> Answer:
-    return findings.unchanged_means_nothing_lost({"controls": control(rng, seeds, effect, "seed")}, SETTINGS)
+    return findings.other_seed_is_harmless({"controls": control(rng, seeds, effect, "seed")}, SETTINGS)
 
 
-def kernel_drops(rng: Draws, seeds: int, network: float, start: float) -> tuple[pd.DataFrame, pd.DataFrame]:
+def kernel_drops(rng: Draws, seeds: int, network: float, initialisation: float) -> tuple[pd.DataFrame, pd.DataFrame]:
     parts = []
     for net in NETS:
         for init in ("shared", "independent"):
-            lost = 0.3 - network * (net == "pspnet") - start * (init == "shared")
+            lost = 0.3 - network * (net == "pspnet") - initialisation * (init == "shared")
             drops = crossed(rng, np.array([lost, 0.5]), seeds, kernels=SEED)
             parts += [
                 sweep_rows(drops[i : i + 1], net=net, init=init, source=source, drop=drops[i].ravel())
@@ -199,9 +199,9 @@ def connection(rng: Draws, seeds: int, effect: int) -> Answer:
     return findings.short_connection({"effects": effects}, SETTINGS)
 
 
-def start(rng: Draws, seeds: int, effect: int) -> Answer:
+def initialisation(rng: Draws, seeds: int, effect: int) -> Answer:
     effects = effects_table(*kernel_drops(rng, seeds, 0.1, 0.25 * effect), SETTINGS)
-    return findings.common_ancestor({"effects": effects}, SETTINGS)
+    return findings.shared_initialisation({"effects": effects}, SETTINGS)
 
 
 def joint(rng: Draws, seeds: int, together: float, recovered: float) -> pd.DataFrame:
@@ -226,7 +226,7 @@ def recovered(rng: Draws, seeds: int, effect: int) -> Answer:
 
 
 def layer_table(rng: Draws, kernels: int, slope: float) -> pd.DataFrame:
-    """RMSE and loss of kernels from four sources; what is common to all of them is most of it."""
+    """RMSE and drop of kernels from four sources; what is common to all of them is most of it."""
     rmse, noise = rng.normal(size=(2, kernels))
     rows = []
     for source in range(4):
@@ -238,13 +238,13 @@ def layer_table(rng: Draws, kernels: int, slope: float) -> pd.DataFrame:
 
 
 def layer_distance(rng: Draws, kernels: int, effect: int) -> Answer:
-    return findings.distance_tells_loss({"layers": layer_table(rng, kernels, 3.0 * effect)}, SETTINGS)
+    return findings.distance_predicts_drop({"layers": layer_table(rng, kernels, 3.0 * effect)}, SETTINGS)
 
 
 def layer_distance_weak(rng: Draws, kernels: int, _: int) -> Answer:
     """The correlation is just `WEAK_CORRELATION`: may not be called a failure."""
     slope = 0.4  # Spearman over kernels of one source: 0.3
-    return findings.distance_tells_loss({"layers": layer_table(rng, kernels, slope)}, SETTINGS)
+    return findings.distance_predicts_drop({"layers": layer_table(rng, kernels, slope)}, SETTINGS)
 
 
 def gained(rng: Draws, runs: int, gain: list[float], models: int = 3) -> tuple[pd.DataFrame, np.ndarray]:
@@ -304,10 +304,10 @@ RULES = [
     Rule("claim 6, at its margin", claim_6_at_margin, "seeds", (2, 3, 5), wrong=(HOLDS,), reached=()),
     Rule("claim 7", claim_7, "seeds", (2, 3, 5)),
     Rule("claim 8", claim_8, "sources", (3, 5, 8)),
-    Rule("permuted twin", twin, "seeds", (2, 3, 5)),
+    Rule("permuted copy", permuted_copy, "seeds", (2, 3, 5)),
     Rule("other seed", other_seed, "seeds", (2, 3, 5)),
     Rule("short connection", connection, "seeds", (2, 3, 5)),
-    Rule("common start", start, "seeds", (2, 3, 5)),
+    Rule("shared initialisation", initialisation, "seeds", (2, 3, 5)),
     Rule("alone and together", together, "seeds", (2, 3, 5)),
     Rule("stale statistics", recovered, "seeds", (2, 3, 5)),
     Rule("RMSE of a layer", layer_distance, "kernels", (18, 28), wrong=(HOLDS,)),
@@ -347,7 +347,7 @@ Printed by `python bench/error_rates.py`; the rules stand in the docstrings of `
 `findings.py`, the intervals and tests in `inference.py`.
 
 Tables are drawn {replicates} times without an effect. What that means depends on the rule: no difference between
-kinds, arms, networks or initialisations; layers, kernels or sources whose values are exchangeable; or, where a loss is
+kinds, arms, networks or initialisations; layers, kernels or sources whose values are exchangeable; or, where a drop is
 compared with `verdict.tolerance` or another margin, a drop exactly there. Trainings differ by an SD of {seed:g} Dice,
 patients by {patient:g}, a kernel's drop from training to training by {kernel:g}, each single value by {rest:g}. An
 answer that is wrong then must be given in at most 5 % (the simulation's own error: {error:.1%}). "Rightly" is how often

@@ -20,6 +20,7 @@ from typing import Any
 from prrmse.config.checks import network_items
 from prrmse.config.params import read_params
 from prrmse.experiments.transfer import transfer_run
+from prrmse.learning.target import FewPatients
 
 
 class Rises(logging.Handler):
@@ -63,22 +64,18 @@ def main() -> None:
         for statistics in treatments:
             start = time.process_time()
             with tempfile.TemporaryDirectory() as folder:
+                checkpoint = None if source == "none" else a.checkpoints / net / source / f"seed{seed}.safetensors"
+                few = FewPatients(
+                    *(net, transfer.target, samples, source, seed, data),
+                    *(checkpoint, networks[net], params.init, params.compute),
+                )
                 table = transfer_run(
-                    net,
-                    transfer.target,
-                    samples,
+                    few,
                     arm,
-                    source,
-                    seed,
-                    data=data,
-                    checkpoint=None if source == "none" else a.checkpoints / net / source / f"seed{seed}.safetensors",
-                    spec=networks[net],
-                    init=params.init,
                     plan=transfer.plan,
                     reuse_final=transfer.reuse_final,
                     frozen_statistics=statistics if arm == "freeze" else transfer.frozen_statistics,
                     settings=transfer.train.model_copy(update={**given, "steps": steps}),
-                    compute=params.compute,
                     resume=Path(folder) / "resume",
                 )
             took = time.process_time() - start

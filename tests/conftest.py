@@ -11,7 +11,7 @@ import pytest
 from torch import nn
 
 from prrmse.data.slices import Slices
-from prrmse.nets.start import starting_point
+from prrmse.nets.initialisation import initialised_network
 from prrmse.phantom.cohort import generate
 from prrmse.settings import Compute, PSPNet, Training, UNet
 
@@ -30,7 +30,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {"unet": {"width": 4}, "pspnet": {"width"
 def initialise(net: str, arguments: dict[str, Any], init: str, pretrained: str, model: str, seed: int) -> nn.Module:
     """One of our networks at its initialisation."""
     spec = {"arguments": arguments, "pretrained": pretrained}
-    return starting_point(net, {"unet": UNet, "pspnet": PSPNet}[net].model_validate(spec), init, model, seed)
+    return initialised_network(net, {"unet": UNet, "pspnet": PSPNet}[net].model_validate(spec), init, model, seed)
 
 
 @pytest.fixture(scope="session")

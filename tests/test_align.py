@@ -1,4 +1,4 @@
-"""Alignment: a permuted twin computes the same, and matching undoes the permutation."""
+"""Alignment: a permuted copy computes the same, and matching undoes the permutation."""
 
 import numpy as np
 import pytest

@@ -126,7 +126,8 @@ MODULES = {
     "data_table": "data tables.store",
     "base": f"{TRAINING} experiments.base tables.store",
     "base_table": "tables.means tables.store",
-    "swap": f"{EVALUATION} engine experiments.swap learning.reach learning.separable run.pair tables.store",
+    "swap": f"{EVALUATION} engine experiments.swap learning.reach learning.separable learning.target"
+    " run.pair tables.store",
     "swap_table": "tables.means tables.store",
     "rmse": "compare.distance experiments.rmse nets.arrays tables.store",
     "bn_shift": "compare.distance experiments.bn_shift nets.arrays tables.store",
@@ -138,13 +139,15 @@ MODULES = {
     "figures": "figures tables.paper tables.store",
     "report": "config.params figures.titles report.page run.manifest tables.paper tables.store",
     "manifest": "config.params run.manifest",
-    "control": f"{EVALUATION} compare.align engine experiments.control learning.reach learning.separable tables.store",
+    "control": f"{EVALUATION} compare.align engine experiments.control learning.reach learning.separable"
+    " learning.target tables.store",
     "controls": f"{EVIDENCE} tables.bootstrap tables.controls tables.verdict",
-    "joint": f"{EVALUATION} engine experiments.joint learning.freeze learning.separable run.pair tables.store",
+    "joint": f"{EVALUATION} engine experiments.joint learning.freeze learning.separable learning.target"
+    " run.pair tables.store",
     "joint_table": f"{EVIDENCE} tables.bootstrap tables.joint tables.verdict",
     "factorial": f"{EVIDENCE} tables.factorial",
     "transferability": f"{EVALUATION} compare engine experiments.transferability learning.reach learning.separable"
-    " tables.store",
+    " learning.target tables.store",
     "gain": f"{TRAINING} experiments.probe experiments.transfer tables.plan tables.store",
     "ranking": f"{EVIDENCE} tables.bootstrap tables.ranking",
     "evidence": "config.params report.evidence report.page tables.answer tables.controls tables.findings"

@@ -31,9 +31,9 @@ def swept(request):
     """Sweeps of every control of a trained network, of its other seed, and of a source trained on another modality."""
     slices = request.getfixturevalue("slices")
     target, second = (trained(request.param, seed, slices) for seed in (0, 1))
-    start = initialise(request.param, ARGUMENTS[request.param], "shared", "none", "a-seg", 0).state_dict()
+    initial = initialise(request.param, ARGUMENTS[request.param], "shared", "none", "a-seg", 0).state_dict()
     evaluation = Evaluation(slices.split("val"), COMPUTE, 4)
-    others = {"seed": second.state_dict(), "start": dict(start), "noise-b": second.state_dict()}
+    others = {"seed": second.state_dict(), "initialisation": dict(initial), "noise-b": second.state_dict()}
     tables, states = [], {}
     for name in [*CONTROLS, "noise-b"]:
         states[name] = control_state(name, target, IMAGE, 1, others.get(name))
@@ -46,7 +46,7 @@ def swept(request):
     return target, states, pd.concat(tables).query("`class` == 'mean'").drop(columns="class")
 
 
-def test_twins_compute_the_same(swept):
+def test_permuted_and_rescaled_copies_compute_the_same(swept):
     target, states, _ = swept
     with torch.no_grad():
         expected = target(IMAGE)
@@ -76,7 +76,7 @@ def test_every_control_says_what_it_must(swept):
 
 
 def test_a_source_of_another_modality_is_harmful(swept):
-    """Trained from the same start on the negative. (Here, on squares, another seed does about as much harm.)"""
+    """Trained from the same initialisation on the negative. (On squares, another seed does about as much harm.)"""
     _, _, table = swept
     found = control_summary(table, VERDICT).set_index("control")
     assert found.loc["modality", "drop_kernels"] > 0.05

@@ -42,12 +42,12 @@ def test_the_baseline_of_every_sweep_is_the_dice_of_the_base_model(engine, preci
     base = base.set_index(["patient", "class"])["dice"]
     assert base.loc[base.index.get_level_values("class") == "mean"].between(0.1, 0.99).all(), "a Dice that can move"
     for experiment in (swap_experiment, joint_experiment) if precision == "bfloat16" else (swap_experiment,):
-        table = experiment(target, source, data, spec, compute, engine=engine)
+        table = experiment(target, source, data, spec, compute, engine=engine, memory_mb=2000)
         for _, rows in table.groupby([c for c in ("variant", "kind", "layer") if c in table]):
             pd.testing.assert_series_equal(
                 rows.set_index(["patient", "class"])["baseline"], base, check_names=False, check_exact=True
             )
-    own = swap_experiment(target, target, data, spec, compute, engine=engine)
+    own = swap_experiment(target, target, data, spec, compute, engine=engine, memory_mb=2000)
     assert (own["dice"] == own["baseline"]).all(), "a self-swap changes nothing"
 
 

@@ -26,7 +26,7 @@ PARAMS = {
 }
 
 
-def planted(twin, seed, network, start, cumulative, fixed, layer, rank, gain, kinds=NETS):
+def planted(permuted, seed, network, initialisation, cumulative, fixed, layer, rank, gain, kinds=NETS):
     """All tables, each statement's quantity at a given value with a narrow interval."""
 
     def around(value):
@@ -35,7 +35,7 @@ def planted(twin, seed, network, start, cumulative, fixed, layer, rank, gain, ki
     controls = [
         (n, c, d, d - 0.01, d + 0.01, 3, 10)
         for n in kinds
-        for c, d in (("permuted", twin), ("random", 0.5), ("seed", seed))
+        for c, d in (("permuted", permuted), ("random", 0.5), ("seed", seed))
     ]
     joint_effects = []
     joint = []
@@ -50,7 +50,7 @@ def planted(twin, seed, network, start, cumulative, fixed, layer, rank, gain, ki
                 joint.append((net, source, "joint", number, 0.02 * number))
                 joint.append((net, source, "cumulative", number, cumulative * number / 5))
     effects = []
-    for name, value in (("network: pspnet - unet", network), ("start: shared - independent", start)):
+    for name, value in (("network: pspnet - unet", network), ("initialisation: shared - independent", initialisation)):
         effects += [(name, m, value, *around(value).values(), 3, 10) for m in ("reuse", "drop")]
     layers = [(n, m, v, v - 0.05, v + 0.05, 28) for n in kinds for m, v in (("rmse", layer), ("drop_random", 0.6))]
     ranking, gains = [], []
@@ -120,9 +120,25 @@ def planted(twin, seed, network, start, cumulative, fixed, layer, rank, gain, ki
     }
 
 
-AS_PAPER = {"twin": 0.0, "seed": 0.0, "network": 0.3, "start": 0.3, "cumulative": 0.01, "fixed": 0.1, "layer": 0.8}
+AS_PAPER = {
+    "permuted": 0.0,
+    "seed": 0.0,
+    "network": 0.3,
+    "initialisation": 0.3,
+    "cumulative": 0.01,
+    "fixed": 0.1,
+    "layer": 0.8,
+}
 AS_PAPER |= {"rank": 0.9, "gain": 0.1}
-OPPOSITE = {"twin": 0.4, "seed": 0.2, "network": -0.3, "start": -0.3, "cumulative": 0.6, "fixed": -0.1, "layer": -0.2}
+OPPOSITE = {
+    "permuted": 0.4,
+    "seed": 0.2,
+    "network": -0.3,
+    "initialisation": -0.3,
+    "cumulative": 0.6,
+    "fixed": -0.1,
+    "layer": -0.2,
+}
 OPPOSITE |= {"rank": -0.9, "gain": -0.1}
 
 
@@ -140,7 +156,7 @@ def test_the_opposite_is_found_too():
 def test_nothing_significant_is_undecided_and_no_evidence_is_no_answer():
     """The statement is not answered where an interval holds both, or is missing, however small the value."""
     tables = planted(
-        **{**AS_PAPER, "network": 0.0, "start": 0.0, "rank": 0.0, "gain": 0.005, "layer": 0.28, "fixed": 0}
+        **{**AS_PAPER, "network": 0.0, "initialisation": 0.0, "rank": 0.0, "gain": 0.005, "layer": 0.28, "fixed": 0}
     )
     tables["controls"] = tables["controls"].assign(drop_kernels_low=0.04, drop_kernels_high=0.06)
     tables["joint_effects"] = tables["joint_effects"].assign(low=-0.5, high=0.5)

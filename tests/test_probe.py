@@ -15,6 +15,7 @@ from prrmse.data.slices import save_slices
 from prrmse.errors import InputError
 from prrmse.experiments.probe import GRADIENT, L2, fit_head, head_inputs, probe
 from prrmse.learning.evaluate import Evaluation
+from prrmse.learning.target import FewPatients
 from prrmse.learning.train import train
 from prrmse.nets.checkpoint import save_checkpoint
 from prrmse.nets.layers import inventory
@@ -98,10 +99,11 @@ def test_a_run_is_seedless_but_for_its_patients_and_untrained_features_get_stati
     save_checkpoint(network, tmp_path / "a.safetensors", header)
     save_slices(slices, tmp_path / "data.npz")
     spec = UNet.model_validate({"arguments": ARGUMENTS["unet"]})
-    given = {"data": tmp_path / "data.npz", "spec": spec, "init": "shared", "compute": COMPUTE}
 
     def run(seed, checkpoint):
-        return probe("unet", "a-seg", 2, "b", seed, checkpoint=checkpoint, **given)
+        return probe(
+            FewPatients("unet", "a-seg", 2, "b", seed, tmp_path / "data.npz", checkpoint, spec, "shared", COMPUTE)
+        )
 
     tables = [run(seed, tmp_path / "a.safetensors") for seed in (0, 1)]
     pd.testing.assert_frame_equal(*tables)  # both draw all patients there are

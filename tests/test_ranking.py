@@ -32,7 +32,7 @@ def scores(of):
     return pd.DataFrame(rows, columns=["net", "source", "source_seed", "score", "value"])
 
 
-def test_gain_is_paired_with_training_from_the_start():
+def test_gain_is_paired_with_training_from_the_initialisation():
     rows, gains = gain_values(runs(noise=0.0))
     table = gain_table(rows, gains, 0.95).set_index(["arm", "source", "source_seed"])
     for (source, source_seed), gain in GAINS.items():
@@ -119,14 +119,14 @@ def test_layer_correlation_has_the_sign_of_harm():
     assert (found["n_kernels"] == 20).all()
 
 
-def cells(effect_of_start, effect_of_network):
+def cells(effect_of_initialisation, effect_of_network):
     rng = np.random.default_rng(1)
     rows = []
     for net in ("unet", "pspnet"):
         for init in INITS:
             for source, random in (("x", False), ("y", False), ("random", True)):
                 for seed, p in itertools.product(range(3), range(8)):
-                    drop = 0.5 - (0 if random else effect_of_start * (init == "shared"))
+                    drop = 0.5 - (0 if random else effect_of_initialisation * (init == "shared"))
                     drop -= effect_of_network * (net == "pspnet")
                     dice = 0.9 - drop + 0.01 * rng.normal()
                     rows.append((net, init, source, seed, "W", False, f"p{p}", dice, 0.9))
@@ -137,18 +137,18 @@ def cells(effect_of_start, effect_of_network):
     return drops[drops["source"] != "random"], drops[drops["source"] == "random"]
 
 
-@pytest.mark.parametrize(("start", "network"), [(0.3, 0.0), (0.0, 0.2)])
-def test_factorial_separates_start_from_network(start, network):
-    found = effects_table(*cells(start, network), SETTINGS).set_index(["effect", "measure"])
+@pytest.mark.parametrize(("initialisation", "network"), [(0.3, 0.0), (0.0, 0.2)])
+def test_factorial_separates_initialisation_from_network(initialisation, network):
+    found = effects_table(*cells(initialisation, network), SETTINGS).set_index(["effect", "measure"])
     own = found.xs("drop", level="measure")
-    assert own.loc["start: shared - independent", "value"] == pytest.approx(-start, abs=0.02)
+    assert own.loc["initialisation: shared - independent", "value"] == pytest.approx(-initialisation, abs=0.02)
     assert own.loc["network: pspnet - unet", "value"] == pytest.approx(-network, abs=0.02)
     published = own.loc["as published: pspnet shared - unet independent", "value"]
-    assert published == pytest.approx(-start - network, abs=0.02), "the published contrast cannot tell the two"
+    assert published == pytest.approx(-initialisation - network, abs=0.02), "the published contrast cannot tell the two"
     reuse = found.xs("reuse", level="measure").loc["network: pspnet - unet"]
     if network:  # a network that tolerates anything, random kernels too, is not more reusable
         assert abs(reuse["value"]) < 0.05
-    cell = factorial_table(*cells(start, network), SETTINGS).set_index(["net", "init", "source"])
-    assert cell.loc[("unet", "shared", "all"), "reuse"] == pytest.approx(start / 0.5, abs=0.05)
+    cell = factorial_table(*cells(initialisation, network), SETTINGS).set_index(["net", "init", "source"])
+    assert cell.loc[("unet", "shared", "all"), "reuse"] == pytest.approx(initialisation / 0.5, abs=0.05)
     assert set(cell.index.get_level_values("source")) == {"x", "y", "all"}
     assert (cell["reuse_low"] <= cell["reuse"]).all()

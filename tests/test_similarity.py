@@ -23,20 +23,20 @@ def tables(request, slices):
     """The target, and its similarity to controls."""
     net = request.param
     target = initialise(net, ARGUMENTS[net], "shared", "none", "a-seg", 0)
-    start = copy.deepcopy(target.state_dict())
+    initial = copy.deepcopy(target.state_dict())
     settings = SETTINGS.model_copy(update={"steps": 30, "learning_rate": 0.01, "augment": False})
     train(target, slices.split("train"), "seg", settings, 0, COMPUTE)
     evaluation = Evaluation(slices.split("train"), COMPUTE, 4)
     pixels = sample_pixels(evaluation, 800, 0)
     before = copy.deepcopy(target.state_dict())
     found = {}
-    for name in ("self", "permuted", "rescaled", "random", "start"):
-        state = control_state(name, target, IMAGE, 1, start)
-        found[name] = similarity_table(target, state, start, evaluation, pixels, 0).set_index("layer")
+    for name in ("self", "permuted", "rescaled", "random", "initialisation"):
+        state = control_state(name, target, IMAGE, 1, initial)
+        found[name] = similarity_table(target, state, initial, evaluation, pixels, 0).set_index("layer")
     twin = copy.deepcopy(target)
     twin.load_state_dict(control_state("rescaled", target, IMAGE, 1, None))
     both = control_state("permuted", twin, IMAGE, 1, None)
-    found["both"] = similarity_table(target, both, start, evaluation, pixels, 0).set_index("layer")
+    found["both"] = similarity_table(target, both, initial, evaluation, pixels, 0).set_index("layer")
     assert all(torch.equal(v, before[k]) for k, v in target.state_dict().items()), "the target was changed"
     return target, found
 
@@ -46,7 +46,7 @@ def test_the_target_is_at_no_distance_from_itself(tables):
     assert (found["self"][list(DISTANCES)] == 0).all().all()
     assert np.allclose(found["self"]["cka"], 1)
     assert np.allclose(found["self"]["task_cosine"].dropna(), 1)
-    assert (found["start"]["distance_ratio"].dropna() == 1).all()
+    assert (found["initialisation"]["distance_ratio"].dropna() == 1).all()
 
 
 def test_a_permuted_twin_is_far_until_it_is_aligned(tables):

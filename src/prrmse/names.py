@@ -19,7 +19,7 @@ KIND_NAMES = {
 
 # Sources of which the answer is known (`prrmse.experiments.control`), in the order of tables; then one noise-SOURCE
 # per source.
-CONTROLS = ("self", "aligned", "seed", "permuted", "rescaled", "start", "random", "shuffled")
+CONTROLS = ("self", "aligned", "seed", "permuted", "rescaled", "initialisation", "random", "shuffled")
 
 # Columns that name a (kind, layer) pair in a table, and a sweep.
 PAIR_COLUMNS = ["kind", "layer", "module", "final", "scalars"]

@@ -177,7 +177,7 @@ def control_parts(wildcards):
 
 
 def factorial_parts(folder, init_folder):
-    """Sweeps of the transfer's target from each of its sources, and from random kernels, under one start."""
+    """Sweeps of the transfer's target from each of its sources, and from random kernels, under one initialisation."""
     target = config["transfer"]["target"]
     real = [
         f"{folder}/{net}/{target}/{source}/seed{seed}.csv"
@@ -207,12 +207,12 @@ def score_parts(kind):
 
 
 def gain_parts(kind):
-    """Every fine-tuning and probe of the ranking, those from the target's own start first."""
+    """Every fine-tuning and probe of the ranking, those from the target's own initialisation first."""
     e = config["evidence"]
-    starts = [(net, "none", 0) for net in e["nets"]]
+    untrained = [(net, "none", 0) for net in e["nets"]]
     return [
         f"results/evidence/gain/{net}/{arm}/{source}-{source_seed}/seed{seed}.{kind}"
-        for net, source, source_seed in [*starts, *ranked_sources()]
+        for net, source, source_seed in [*untrained, *ranked_sources()]
         for arm in ("finetune", "probe")
         for seed in e["seeds"]
     ]

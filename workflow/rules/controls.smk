@@ -1,4 +1,4 @@
-"""controls: the same sweeps with sources of which it is known what must come out, and what that says of the real ones.
+"""controls: the same sweeps from sources whose outcome is known in advance, and the real ones against them.
 
 Run by `snakemake evidence`, not by default.
 REQUIRED INPUTS: checkpoints of target, of its other seeds and of its sources; the target's processed data; the swaps
@@ -56,7 +56,7 @@ rule controls:
         code=code("controls"),
         json=parameters("verdict", "figures"),
     message:
-        "controls: every swap beside its controls"
+        "controls: every swap and its controls"
     shell:
         "python workflow/scripts/controls.py --params {params.json:q} --swaps {input.swaps:q} --out results/evidence"
         " --parts @<(lines {input.parts:q}) 2>&1 | tee {log:q}"

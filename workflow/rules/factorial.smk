@@ -1,6 +1,6 @@
-"""factorial: {networks} x {shared, independent start}: is it the short connection or the common ancestor?
+"""factorial: {networks} x {shared, independent initialisation}: is it the short connection or the initialisation?
 
-Run by `snakemake evidence`, not by default. Trains and sweeps again under the start that `init` does not name.
+Run by `snakemake evidence`, not by default. Trains and sweeps again under the initialisation that `init` does not name.
 REQUIRED INPUTS: processed data; sweeps and random control of the run itself
 OUTPUTS: results/evidence/factorial.csv, effects.csv, factorial.svg and .png
 """
@@ -21,7 +21,7 @@ use rule base as factorial_base with:
         code=code("base"),
         json=parameters("nets.{net}", "init", "base", "compute", init=OTHER_INIT),
     message:
-        "factorial_base: train {wildcards.net} on {wildcards.model} from the other start, seed {wildcards.seed}"
+        "factorial_base: train {wildcards.net} on {wildcards.model} from the other initialisation, seed {wildcards.seed}"
 
 
 use rule swap as factorial_swap with:
@@ -36,7 +36,7 @@ use rule swap as factorial_swap with:
     benchmark:
         f"benchmarks/factorial_swap/{{net}}/{{target}}/{{source}}/seed{{seed}}.tsv"
     message:
-        "factorial_swap: {wildcards.net}, {wildcards.target} from {wildcards.source}, other start, seed {wildcards.seed}"
+        "factorial_swap: {wildcards.net}, {wildcards.target} from {wildcards.source}, other initialisation, seed {wildcards.seed}"
 
 
 use rule control as factorial_control with:
@@ -51,7 +51,7 @@ use rule control as factorial_control with:
     benchmark:
         f"benchmarks/factorial_control/{{net}}/{{target}}/{{control}}/seed{{seed}}.tsv"
     message:
-        "factorial_control: {wildcards.net}, {wildcards.target} from its {wildcards.control}, other start, seed {wildcards.seed}"
+        "factorial_control: {wildcards.net}, {wildcards.target} from its {wildcards.control}, other initialisation, seed {wildcards.seed}"
 
 
 rule factorial:
@@ -72,7 +72,7 @@ rule factorial:
         json=parameters("init", "verdict", "figures"),
         other=OTHER_INIT,
     message:
-        "factorial: start against network"
+        "factorial: initialisation against architecture"
     shell:
         "python workflow/scripts/factorial.py --params {params.json:q} --other-init {params.other:q}"
         " --out results/evidence --own @<(lines {input.own:q}) --other @<(lines {input.other:q}) 2>&1 | tee {log:q}"

@@ -1,4 +1,4 @@
-"""report: one self-contained page that tells the story.
+"""report: one self-contained page with the results.
 
 REQUIRED INPUTS: all tables and figures
 OUTPUTS: results/report.html

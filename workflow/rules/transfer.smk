@@ -59,7 +59,7 @@ rule transfer_table:
     params:
         code=code("transfer_table"),
     message:
-        "transfer_table: the paper's table, its numbers beside ours"
+        "transfer_table: the paper's table, its numbers and ours"
     shell:
         "python workflow/scripts/transfer_table.py --table {output.table:q} --markdown {output.markdown:q}"
         " --latex {output.latex:q} --data {input.data:q} --parts @<(lines {input.parts:q}) 2>&1 | tee {log:q}"

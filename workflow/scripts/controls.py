@@ -1,4 +1,4 @@
-"""Every swap beside its controls: tables and figure."""
+"""Every swap and its controls: tables and figure."""
 
 from argparse import Namespace
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Start against network: tables and figure."""
+"""Initialisation against architecture: tables and figure."""
 
 from argparse import Namespace
 from pathlib import Path

@@ -9,6 +9,7 @@ import pandas as pd
 from prrmse.experiments.probe import probe
 from prrmse.experiments.transfer import transfer_run
 from prrmse.learning.snapshot import discard, snapshot_of
+from prrmse.learning.target import FewPatients
 from prrmse.run.job import run
 from prrmse.tables.store import write_table
 
@@ -16,39 +17,15 @@ from prrmse.tables.store import write_table
 def main(a: Namespace) -> None:
     p = a.params
     table = Path(a.table)
-    target, samples, seed, spec = p["transfer.target"], p["evidence.samples"], int(a.seed), p[f"nets.{a.net}"]
-    data, checkpoint = Path(a.data), Path(a.checkpoint) if a.checkpoint else None
+    few = FewPatients(
+        *(a.net, p["transfer.target"], p["evidence.samples"], a.source, int(a.seed), Path(a.data)),
+        *(Path(a.checkpoint) if a.checkpoint else None, p[f"nets.{a.net}"], p["init"], p["compute"]),
+    )
     start = time.perf_counter()
     if a.arm == "probe":
-        part = probe(
-            a.net,
-            target,
-            samples,
-            a.source,
-            seed,
-            data=data,
-            checkpoint=checkpoint,
-            spec=spec,
-            init=p["init"],
-            compute=p["compute"],
-        )
+        part = probe(few)
     else:
-        part = transfer_run(
-            a.net,
-            target,
-            samples,
-            a.arm,
-            a.source,
-            seed,
-            data=data,
-            checkpoint=checkpoint,
-            spec=spec,
-            init=p["init"],
-            plan="all",
-            settings=p["transfer.train"],
-            compute=p["compute"],
-            resume=snapshot_of(table),
-        )
+        part = transfer_run(few, a.arm, plan="all", settings=p["transfer.train"], resume=snapshot_of(table))
     seconds = time.perf_counter() - start
     ids = {"net": a.net, "arm": a.arm, "source": a.source, "source_seed": int(a.source_seed), "seed": int(a.seed)}
     write_table(part[part["class"] == "mean"].drop(columns="class").assign(**ids), table)

@@ -1,4 +1,4 @@
-"""One self-contained page that tells the story."""
+"""One self-contained page with the results."""
 
 from argparse import Namespace
 from pathlib import Path

@@ -13,7 +13,7 @@ uncorrelated tensors of any norm (`prrmse.compare.distance.relative_rmse`).
 - ``distance_ratio``: |initial - target| / |source - target| (arXiv 2212.00399): above 1, the source is nearer to the
   target than the target's initialisation is.
 - ``task_cosine``: cosine between the displacements of target and source from the target's initialisation.
-- ``cka``: linear CKA of the layer's outputs at sampled pixels of the target's slices: the functional yardstick.
+- ``cka``: linear CKA of the layer's outputs at sampled pixels of the target's slices: agreement in function.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ LIKENESSES = ("distance_ratio", "task_cosine", "cka")
 
 
 def similarity_table(
-    target: nn.Module, source: State, start: State, evaluation: Evaluation, pixels: Pixels, seed: int
+    target: nn.Module, source: State, initial: State, evaluation: Evaluation, pixels: Pixels, seed: int
 ) -> pd.DataFrame:
     """One row per kernel: layer, module, final, scalars, `DISTANCES` and `LIKENESSES`.
 
@@ -54,7 +54,7 @@ def similarity_table(
     Args:
         target: in evaluation mode.
         source: a state of the same network.
-        start: the target's initialisation.
+        initial: the target's initialisation.
         evaluation: slices of the target.
         pixels: sampled from them.
         seed: of the alignment's order.
@@ -87,7 +87,7 @@ def similarity_table(
         row["rmse"] = rmse(own[name].numpy(), source[name].numpy())
         row |= {view: relative_rmse(a[name].numpy(), b[name].numpy()) for view, (a, b) in views.items()}
         row["rmse_weighted"] = weighted[layer.module]
-        row |= _displacement(own[name], source[name], start[name])
+        row |= _displacement(own[name], source[name], initial[name])
         row["cka"] = linear_cka(*(values[layer.module] for values in outputs))
         rows.append(row)
     return pd.DataFrame(rows)
@@ -100,7 +100,7 @@ def folded(state: State, network: nn.Module, behind: Mapping[str, str]) -> dict[
 
     Args:
         state: of the network.
-        network: tells eps and where a kernel's output channels are.
+        network: says eps and where a kernel's output channels are.
         behind: of `prrmse.engine.program.norms_behind`.
     """
     found = {name: tensor.clone() for name, tensor in state.items()}
@@ -153,9 +153,9 @@ def _weighted(target: nn.Module, source: State, kernels: list[Layer], evaluation
     return {path: float(np.sqrt(a / b)) if b > 0 else float("nan") for path, (a, b) in sums.items()}
 
 
-def _displacement(own: torch.Tensor, source: torch.Tensor, start: torch.Tensor) -> dict[str, float]:
-    """distance_ratio and task_cosine; NaN where somebody did not move."""
-    a, b = ((state - start).double().flatten() for state in (own, source))
+def _displacement(own: torch.Tensor, source: torch.Tensor, initial: torch.Tensor) -> dict[str, float]:
+    """distance_ratio and task_cosine; NaN where a model did not change."""
+    a, b = ((state - initial).double().flatten() for state in (own, source))
     apart = float((a - b).norm())
     norms = float(a.norm() * b.norm())
     return {

@@ -34,7 +34,7 @@ def schedule(
     step_bytes: int = 0,
     fixed: bool = False,
 ) -> Schedule:
-    """Fewer slices first, which costs nothing; then forget cheap values, then convolutions, and compute them again.
+    """Smaller batches first, which repeats no work; then cheap values are dropped and recomputed, then convolutions.
 
     Args:
         program: the network.

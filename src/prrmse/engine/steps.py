@@ -31,7 +31,7 @@ class Step(Protocol):
 
     @property
     def heavy(self) -> bool:
-        """Whether it is much work, so that its value is worth keeping."""
+        """Whether it is expensive, so that its value should be kept."""
 
     def run(self, values: Values) -> Any:
         """The step's value, from those of its inputs; never changes them."""
@@ -162,7 +162,7 @@ class ResizeThenConv:
 
     Args:
         conv: the convolution.
-        source: the map before resizing, ``(N, I, h, w)``.
+        source: the feature map before resizing, ``(N, I, h, w)``.
         rows: ``(H, kH * h)``.
         columns: ``(W, w * kW)``.
     """
@@ -175,7 +175,7 @@ class ResizeThenConv:
 
     @property
     def inputs(self) -> tuple[str, ...]:
-        """The map before resizing."""
+        """The feature map before resizing."""
         return (self.source,)
 
     @property

@@ -1,9 +1,9 @@
 """A layer sweep: evaluate many small changes of one network.
 
-The plain way runs the whole network for each change. `sweep` runs it once for some slices, keeps
-values, and re-runs only what lies downstream of each change (`prrmse.engine`):
+The engine ``plain`` runs the whole network for each change. The others run it once for some slices, keep values, and
+re-run only what lies downstream of each change (`prrmse.engine`):
 
-- ``fast`` also rewrites the network so that swaps share more; equal to the plain way up to the rounding of float32;
+- ``fast`` also rewrites the network so that swaps share more; equal to ``plain`` up to the rounding of float32;
 - ``exact`` runs the network's own operations on the same batches in the same memory format: its counts are those
   of a plain forward pass, bit for bit.
 """
@@ -43,20 +43,11 @@ def sweep(
     engine: str = "fast",
     memory_mb: float = 2000,
 ) -> tuple[Counts, list[Counts]]:
-    """Dice counts of the network, and with each pair taken, alone, from the source.
-
-    Args:
-        network: the target; unchanged afterwards.
-        source: tensors by name, of the same shapes.
-        layers: the pairs to swap, one at a time.
-        evaluation, engine, memory_mb: see `sweep_changes`.
-
-    Returns:
-        Counts ``[P, C]`` of the network itself, and of each swap in the order of ``layers``.
+    """`sweep_changes`, each change one pair taken from the source, in the order of ``layers``.
 
     Raises:
         ValueError: a source tensor is missing or has another shape (before anything runs).
-        InputError: the bound is too small for one slice.
+        InputError: as `sweep_changes`.
     """
     own = network.state_dict()
     for layer in layers:
@@ -80,9 +71,9 @@ def sweep_changes(
         network: the target; unchanged afterwards.
         changes: tensors by name, of the network's shapes.
         evaluation: the slices to measure on.
-        engine: ``fast``, ``exact`` or ``plain``. A network that torch.fx cannot trace is swept the plain way.
+        engine: ``fast``, ``exact`` or ``plain``. A network that torch.fx cannot trace is swept by ``plain``.
         memory_mb: bound in MiB on what is held beside the data and copies of the network's tensors (at most nine, for
-            ``fast`` on a CPU); under a tighter one more is computed again.
+            ``fast`` on a CPU); under a tighter one more is recomputed.
 
     Returns:
         Counts ``[P, C]`` of the network itself, and of each change.

@@ -11,7 +11,7 @@ from prrmse.learning.evaluate import Evaluation
 from prrmse.learning.snapshot import snapshot_of
 from prrmse.learning.training_run import training_run
 from prrmse.names import split_model
-from prrmse.nets.start import starting_point
+from prrmse.nets.initialisation import initialised_network
 from prrmse.seeding import derive_seed
 from prrmse.settings import Compute, Network, Training
 
@@ -33,7 +33,7 @@ def train_base(
         net, model, seed: which one; ``model`` is ``{dataset}-{task}``.
         data: processed data set.
         spec: the network.
-        init: see `prrmse.nets.start.starting_point`.
+        init: see `prrmse.nets.initialisation.initialised_network`.
         settings, compute: of the training.
         checkpoint: where to write.
 
@@ -43,7 +43,7 @@ def train_base(
     slices = load_slices(data)
     params = {"init": init, "net": spec.model_dump(), "base": settings.model_dump(), "compute": compute.model_dump()}
     return training_run(
-        starting_point(net, spec, init, model, seed),
+        initialised_network(net, spec, init, model, seed),
         slices.split("train"),
         Evaluation.of_split(slices, "val", compute, spec),
         split_model(model)[1],

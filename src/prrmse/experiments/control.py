@@ -1,15 +1,15 @@
 """Controls of the swap experiment: sources of which it is known what a sound measure must say (ours).
 
-A swap that lowers Dice shows little as long as nothing tells what any swap would do. These sources are swept by the
-same code as a real one:
+A swap that lowers Dice shows little as long as it is not known what any swap does. These sources are swept by the same
+code as a real one:
 
 - ``self``: the target itself: no swap may change anything.
-- ``seed``: the target trained with another seed: the yardstick for "almost unchanged".
+- ``seed``: the target trained with another seed: the reference for "almost unchanged".
 - ``permuted``: the target with its hidden channels in another order, ``rescaled``: with its convolutions scaled and the
   normalisations behind them corrected. Both compute what the target computes; a swap of raw tensors breaks it all the
   same.
-- ``aligned``: the permuted twin after weight matching (`prrmse.compare.align`): harmless again.
-- ``start``: where the target's training began; ``random``: another random start: what a kernel without training does.
+- ``aligned``: the permuted copy after weight matching (`prrmse.compare.align`): harmless again.
+- ``initialisation``: that of the target; ``random``: another one: what a kernel without training does.
 - ``shuffled``: each tensor's entries in random order: its values without its structure.
 - ``noise-SOURCE``: the target plus noise of the norm by which SOURCE differs from it: distance without direction.
 """
@@ -24,13 +24,12 @@ import torch
 from torch import nn
 
 from prrmse.compare.align import channels_of, match, permute, random_order
-from prrmse.data.slices import load_slices
 from prrmse.engine.program import norms_behind, trace
 from prrmse.engine.table import sweep_table
-from prrmse.learning.evaluate import Evaluation
-from prrmse.nets.checkpoint import load_checkpoint, load_network
+from prrmse.learning.target import Target
+from prrmse.nets.checkpoint import load_checkpoint
+from prrmse.nets.initialisation import initialised_network
 from prrmse.nets.layers import State
-from prrmse.nets.start import starting_point
 from prrmse.seeding import derive_seed
 from prrmse.settings import Compute, Network
 
@@ -45,8 +44,8 @@ def control_experiment(
     init: str,
     compute: Compute,
     *,
-    engine: str = "fast",
-    memory_mb: float = 2000,
+    engine: str,
+    memory_mb: float,
 ) -> pd.DataFrame:
     """Sweep one control as `prrmse.experiments.swap.swap_experiment` sweeps a source.
 
@@ -56,19 +55,19 @@ def control_experiment(
         other: the other seed's checkpoint for ``seed``, SOURCE's for noise; else None.
         data: processed data set of the target.
         seed: run seed; the control's draws derive from it.
-        spec, init: see `prrmse.nets.start.starting_point`.
+        spec, init: see `prrmse.nets.initialisation.initialised_network`.
         compute: where and in which dtype.
         engine, memory_mb: see `prrmse.engine.sweep.sweep`.
     """
-    network, header = load_network(target, spec.factory)
+    own = Target.load(target, data, spec, compute)
     other_state = load_checkpoint(other)[0] if other else None
-    net, model = header["net"], header["model"]
-    if name == "start":
-        other_state = starting_point(net, spec, init, model, seed).state_dict()
-    evaluation = Evaluation.of_split(load_slices(data), "val", compute, spec)
+    net, model = own.header["net"], own.header["model"]
+    if name == "initialisation":
+        other_state = initialised_network(net, spec, init, model, seed).state_dict()
+    evaluation = own.validation()
     image = evaluation.batches[0].image[:1].cpu()
-    source = control_state(name, network, image, derive_seed(net, model, "control", name, seed), other_state)
-    return sweep_table(network, source, evaluation, engine=engine, memory_mb=memory_mb)
+    source = control_state(name, own.network, image, derive_seed(net, model, "control", name, seed), other_state)
+    return sweep_table(own.network, source, evaluation, engine=engine, memory_mb=memory_mb)
 
 
 def control_state(
@@ -81,12 +80,12 @@ def control_state(
         network: the target, in evaluation mode.
         image: any input of the right shape.
         seed: of what is drawn.
-        other: the state that ``seed``, ``start`` and noise refer to.
+        other: the state that ``seed``, ``initialisation`` and noise refer to.
     """
     own = {key: value.clone() for key, value in network.state_dict().items()}
     if name == "self":
         return own
-    if name in ("seed", "start"):
+    if name in ("seed", "initialisation"):
         assert other is not None
         return dict(other)
     if name in ("permuted", "aligned"):
@@ -136,7 +135,7 @@ def _fresh(name: str, value: torch.Tensor, draws: torch.Generator) -> torch.Tens
         bound = float(value[0].numel()) ** -0.5
         drawn: torch.Tensor = (2 * torch.rand(value.shape, generator=draws) - 1) * bound
         return drawn
-    # A normalisation's weight or bias, or a convolution's bias: torch starts most of them as constants.
+    # A normalisation's weight or bias, or a convolution's bias: torch initialises most of them as constants.
     return value[torch.randint(value.numel(), value.shape, generator=draws)]
 
 

@@ -21,14 +21,15 @@ import pandas as pd
 import torch
 from torch import nn
 
-from prrmse.data.slices import load_slices, some_slices
+from prrmse.data.slices import some_slices
 from prrmse.engine.program import TracingError, norms_behind, trace
 from prrmse.engine.sweep import sweep_changes
 from prrmse.engine.table import dice_by_change
 from prrmse.learning.device import forward_only
 from prrmse.learning.evaluate import Evaluation
 from prrmse.learning.freeze import batch_norms, reestimate
-from prrmse.nets.checkpoint import load_checkpoint, load_network
+from prrmse.learning.target import Target
+from prrmse.nets.checkpoint import load_checkpoint
 from prrmse.nets.layers import State, fill, inventory
 from prrmse.settings import Compute, Network
 
@@ -39,30 +40,22 @@ SLICES = 64
 
 
 def joint_experiment(
-    target: Path,
-    source: Path,
-    data: Path,
-    spec: Network,
-    compute: Compute,
-    *,
-    engine: str = "fast",
-    memory_mb: float = 2000,
+    target: Path, source: Path, data: Path, spec: Network, compute: Compute, *, engine: str, memory_mb: float
 ) -> pd.DataFrame:
     """Dice of the target with each of these swaps; arguments as for `prrmse.experiments.swap.swap_experiment`.
 
     Returns:
         One row per (variant, layer, patient, class): variant, layer, module, patient, class, dice, baseline.
     """
-    network, header = load_network(target, spec.factory)
+    own = Target.load(target, data, spec, compute)
     state, _ = load_checkpoint(source)
-    slices = load_slices(data)
-    evaluation = Evaluation.of_split(slices, "val", compute, spec)
-    training = Evaluation.of_split(some_slices(slices.split("train"), SLICES, header["model"]), "train", compute, spec)
-    named = list(joint_changes(network, state, training))
+    evaluation = own.validation()
+    training = own.on(some_slices(own.slices.split("train"), SLICES, own.header["model"]))
+    named = list(joint_changes(own.network, state, training))
     log.info("%d swaps on %d validation patients", len(named), len(evaluation.patients))
     changes = [change for _, change in named]
-    own, changed = sweep_changes(network, changes, evaluation, engine=engine, memory_mb=memory_mb)
-    return dice_by_change(*evaluation.rebased(network, own, changed), [name for name, _ in named], evaluation)
+    found = sweep_changes(own.network, changes, evaluation, engine=engine, memory_mb=memory_mb)
+    return dice_by_change(*evaluation.rebased(own.network, *found), [name for name, _ in named], evaluation)
 
 
 def joint_changes(
@@ -92,7 +85,7 @@ def joint_changes(
 
 
 def units(network: nn.Module) -> dict[str, list[str]]:
-    """For each convolution its W and B, and RM and RV of the BN behind it: what describes one map of features.
+    """For each convolution its W and B, and RM and RV of the BN behind it: what describes one feature map.
 
     Where torch.fx cannot trace the network nothing is known to be behind a convolution, and W and B remain.
     """

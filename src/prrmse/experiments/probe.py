@@ -11,7 +11,6 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Iterator
-from pathlib import Path
 from typing import NamedTuple
 
 import pandas as pd
@@ -19,15 +18,13 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from prrmse.data.slices import IGNORE, draw_patients, load_slices
+from prrmse.data.slices import IGNORE
 from prrmse.errors import InputError
 from prrmse.learning.device import deterministic, forward_only
 from prrmse.learning.evaluate import Evaluation, measure, output_of
 from prrmse.learning.freeze import batch_norms, reestimate
-from prrmse.nets.checkpoint import load_checkpoint
-from prrmse.nets.layers import inventory, swap
-from prrmse.nets.start import starting_point
-from prrmse.settings import Compute, Network
+from prrmse.learning.target import FewPatients
+from prrmse.nets.layers import inventory
 
 log = logging.getLogger(__name__)
 
@@ -45,28 +42,12 @@ class Fit(NamedTuple):
     iterations: int
 
 
-def probe(
-    net: str,
-    target: str,
-    samples: int,
-    source: str,
-    seed: int,
-    *,
-    data: Path,
-    checkpoint: Path | None,
-    spec: Network,
-    init: str,
-    compute: Compute,
-) -> pd.DataFrame:
+def probe(of: FewPatients) -> pd.DataFrame:
     """One run of the probe.
 
     Args:
-        net, target, samples, source, seed: which run.
-        data: processed data set of the target.
-        checkpoint: of the source; None for the initialisation, whose running statistics are first estimated on the
-            training slices.
-        spec, init: see `prrmse.nets.start.starting_point`.
-        compute: where and in which dtype.
+        of: network, patients and source. Without a source, running statistics are first estimated on the training
+            slices.
 
     Returns:
         As `prrmse.experiments.transfer.transfer_run`.
@@ -74,26 +55,23 @@ def probe(
     Raises:
         InputError: the network has no final convolution, or something follows it.
     """
-    slices = load_slices(data)
-    drawn = draw_patients(slices, samples, seed)
-    network = starting_point(net, spec, init, target, seed)
+    network, drawn, validation = of.load()
     layers = inventory(network)
     head = next((layer.module for layer in layers if layer.final and layer.kind == "W"), None)
     if head is None:
-        raise InputError(f"evidence.nets: {net} has no final convolution to probe with; leave it out")
-    reused = [layer for layer in layers if not layer.final]
-    training = Evaluation(drawn, compute, spec.classes, spec.image_channels)
+        raise InputError(f"evidence.nets: {of.net} has no final convolution to probe with; leave it out")
+    training = Evaluation(drawn, of.compute, of.spec.classes, of.spec.image_channels)
     training.place(network)
-    if checkpoint is not None:
-        network.load_state_dict(swap(network.state_dict(), load_checkpoint(checkpoint)[0], reused))
-    else:
-        reused = [layer for layer in reused if layer.kind not in ("RM", "RV")]
-        with deterministic(compute.threads), forward_only(training.device, training.dtype):
+    reused = of.reuse(network, [layer for layer in layers if not layer.final])
+    if of.checkpoint is None:
+        with deterministic(of.compute.threads), forward_only(training.device, training.dtype):
             reestimate(network, network, batch_norms(network), (batch.image for batch in training.batches))
-    with deterministic(compute.threads):
+    with deterministic(of.compute.threads):
         fit = fit_head(network, head, training)
-    log.info("%s probe %s seed %d: cross-entropy %.4f, gradient %.1e after %d iterations", net, source, seed, *fit)
-    table = measure(network, Evaluation.of_split(slices, "val", compute, spec), "seg")
+    log.info(
+        "%s probe %s seed %d: cross-entropy %.4f, gradient %.1e after %d iterations", of.net, of.source, of.seed, *fit
+    )
+    table = measure(network, validation, "seg")
     return table.assign(n_train=len(drawn.patients()), pairs_reused=len(reused))
 
 
@@ -144,7 +122,7 @@ def head_inputs(network: nn.Module, head: nn.Module, training: Evaluation) -> li
     """What the head reads of the training slices, ``[n, C, H, W]`` each, float32, in parts of at most `FLOATS`.
 
     Raises:
-        InputError: the head's output is not the network's, so that the loss of the head cannot be told from it.
+        InputError: the head's output is not the network's, so that the loss cannot be computed from the head's output.
     """
     found: list[torch.Tensor] = []
 

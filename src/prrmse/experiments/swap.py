@@ -9,22 +9,14 @@ from pathlib import Path
 
 import pandas as pd
 
-from prrmse.data.slices import load_slices
 from prrmse.engine.table import sweep_table
-from prrmse.learning.evaluate import Evaluation
-from prrmse.nets.checkpoint import load_checkpoint, load_network
+from prrmse.learning.target import Target
+from prrmse.nets.checkpoint import load_checkpoint
 from prrmse.settings import Compute, Network
 
 
 def swap_experiment(
-    target: Path,
-    source: Path,
-    data: Path,
-    spec: Network,
-    compute: Compute,
-    *,
-    engine: str = "fast",
-    memory_mb: float = 2000,
+    target: Path, source: Path, data: Path, spec: Network, compute: Compute, *, engine: str, memory_mb: float
 ) -> pd.DataFrame:
     """Dice of the target on its validation slices, with each pair swapped in turn.
 
@@ -39,7 +31,6 @@ def swap_experiment(
         One row per (pair, patient, class): kind, layer, module, final, scalars, patient, class,
         dice, baseline.
     """
-    network, _ = load_network(target, spec.factory)
-    source_state, _ = load_checkpoint(source)
-    evaluation = Evaluation.of_split(load_slices(data), "val", compute, spec)
-    return sweep_table(network, source_state, evaluation, engine=engine, memory_mb=memory_mb)
+    own = Target.load(target, data, spec, compute)
+    state, _ = load_checkpoint(source)
+    return sweep_table(own.network, state, own.validation(), engine=engine, memory_mb=memory_mb)

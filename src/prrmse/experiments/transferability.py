@@ -1,4 +1,4 @@
-"""Everything that can be said of a source before any fine-tuning: scores, distances, and what each costs in time.
+"""All scores of a source before any fine-tuning: transferability scores, distances, and the seconds that each takes.
 
 All of it is computed on the few training patients of the target that a fine-tuning would see; the validation patients
 take no part. What compares with the target model (distances, CKA, swap) has an advantage over the established scores:
@@ -21,14 +21,15 @@ from torch import nn
 from prrmse.compare.features import Pixels, features, sample_pixels
 from prrmse.compare.scores import cc_fv, cc_fv_code, gbc, gbc_code, gbc_diagonal, h_score, leep, logme
 from prrmse.compare.similarity import DISTANCES, LIKENESSES, similarity_table
-from prrmse.data.slices import draw_patients, load_slices, some_slices
+from prrmse.data.slices import draw_patients, some_slices
 from prrmse.engine.sweep import sweep
 from prrmse.learning.dice import dice
 from prrmse.learning.evaluate import Evaluation
 from prrmse.learning.reach import reaching
+from prrmse.learning.target import Target
 from prrmse.names import split_model
 from prrmse.nets.checkpoint import load_network
-from prrmse.nets.start import starting_point
+from prrmse.nets.initialisation import initialised_network
 from prrmse.seeding import derive_seed
 from prrmse.settings import Compute, Network
 
@@ -59,49 +60,45 @@ def transferability(
     samples: int,
     seed: int,
     pixels: int,
-    engine: str = "fast",
-    memory_mb: float = 2000,
+    engine: str,
+    memory_mb: float,
 ) -> Transferability:
     """Score one source for one target.
 
     Args:
         target, source: checkpoints of the same network.
         data: processed data set of the target.
-        spec, init: see `prrmse.nets.start.starting_point`.
+        spec, init: see `prrmse.nets.initialisation.initialised_network`.
         compute: where and in which dtype.
         samples, seed: number of training patients, and the run seed that draws them.
         pixels: sampled for scores and CKA.
         engine, memory_mb: see `prrmse.engine.sweep.sweep`.
     """
-    target_network, head = load_network(target, spec.factory)
-    source_network, source_head = load_network(source, spec.factory)
+    own = Target.load(target, data, spec, compute)
+    source_network, source_header = load_network(source, spec.factory)
     state = {name: tensor.clone() for name, tensor in source_network.state_dict().items()}
-    net, model, source_model = head["net"], head["model"], source_head["model"]
-    begun = starting_point(net, spec, init, model, head["seed"]).state_dict()
-    begun_source = starting_point(net, spec, init, source_model, source_head["seed"]).state_dict()
-    drawn = some_slices(draw_patients(load_slices(data), samples, seed), SLICES, model, seed)
-    evaluation = Evaluation(drawn, compute, spec.classes, spec.image_channels)
+    net, model, source_model = own.header["net"], own.header["model"], source_header["model"]
+    initial = initialised_network(net, spec, init, model, own.header["seed"]).state_dict()
+    source_initial = initialised_network(net, spec, init, source_model, source_header["seed"]).state_dict()
+    evaluation = own.on(some_slices(draw_patients(own.slices, samples, seed), SLICES, model, seed))
     chosen = sample_pixels(evaluation, pixels, derive_seed(model, "pixels", seed))
 
-    kernels = [layer for layer in reaching(target_network, evaluation.whole.image[:1]) if layer.kind == "W"]
+    kernels = [layer for layer in reaching(own.network, evaluation.whole.image[:1]) if layer.kind == "W"]
     watch = Watch()
     # An auto-encoder's outputs are no classes.
     has_classes = split_model(source_model)[1] == "seg"
     found = feature_scores(source_network, evaluation, chosen, watch, has_classes=has_classes)
-    alike = watch.time(
-        "similarity",
-        lambda: similarity_table(
-            target_network, state, begun, evaluation, chosen, derive_seed(net, source_model, "alignment", head["seed"])
-        ),
-    )
+    order = derive_seed(net, source_model, "alignment", own.header["seed"])
+    alike = watch.time("similarity", lambda: similarity_table(own.network, state, initial, evaluation, chosen, order))
     before, after = watch.time(
-        "swap", lambda: sweep(target_network, state, kernels, evaluation, engine=engine, memory_mb=memory_mb)
+        "swap", lambda: sweep(own.network, state, kernels, evaluation, engine=engine, memory_mb=memory_mb)
     )
     alike["drop"] = [float(np.nanmean(dice(before)[:, 1:] - dice(counts)[:, 1:])) for counts in after]
     body = alike[~alike["final"]]
     found |= {name: body[name].mean() for name in (*DISTANCES, *LIKENESSES)}
     found["swap"] = body["drop"].mean()
-    found["travelled"] = float(np.mean([_relative_way(state[k.tensor], begun_source[k.tensor]) for k in kernels]))
+    distances = [relative_distance(state[k.tensor], source_initial[k.tensor]) for k in kernels]
+    found["distance_from_initialisation"] = float(np.mean(distances))
     scores = pd.DataFrame({"score": list(found), "value": list(found.values())})
     return Transferability(scores, alike, pd.DataFrame(watch.seconds.items(), columns=["score", "seconds"]))
 
@@ -127,7 +124,7 @@ def feature_scores(
         "features", lambda: features(source, evaluation, pixels, inputs=[*names[-DEEPEST:], final])
     )
     if not all(np.isfinite(values).all() for values in (own, *into.values())):
-        return dict.fromkeys((*OF_FEATURES, *OF_SEVERAL), float("nan"))  # a source that computes nothing
+        return dict.fromkeys((*OF_FEATURES, *OF_SEVERAL), float("nan"))  # a source with NaN or infinite features
     found = {name: watch.time(name, partial(score, into[final], pixels.label)) for name, score in OF_FEATURES.items()}
     several = [into[name] for name in names[-DEEPEST:]]
     found |= {
@@ -140,9 +137,9 @@ def feature_scores(
     return found
 
 
-def _relative_way(state: torch.Tensor, start: torch.Tensor) -> float:
-    """How far a kernel went from its start, relative to its norm there."""
-    return float((state - start).norm() / start.norm().clamp_min(1e-30))
+def relative_distance(trained: torch.Tensor, initial: torch.Tensor) -> float:
+    """Euclidean distance of a kernel from its initialisation, relative to the norm of that."""
+    return float((trained - initial).norm() / initial.norm().clamp_min(1e-30))
 
 
 class Watch:

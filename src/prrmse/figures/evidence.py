@@ -21,7 +21,7 @@ from prrmse.figures.style import (
     use_style,
 )
 from prrmse.tables.controls import ranked
-from prrmse.tables.ranking import SCORES, START
+from prrmse.tables.ranking import NO_SOURCE, SCORES
 
 
 def draw_controls(controls: pd.DataFrame, swaps: pd.DataFrame, settings: Drawing, out: Path) -> None:
@@ -141,7 +141,9 @@ def draw_ranking(ranking: pd.DataFrame, gain: pd.DataFrame, settings: Drawing, o
     nets, arms = (list(dict.fromkeys(ranking[column])) for column in ("net", "arm"))
     palette = colours(arms, settings.style.palette)
     gain = gain.assign(
-        name=gain["source"].where(gain["source"] != START, "own initialisation") + " " + gain["source_seed"].astype(str)
+        name=gain["source"].where(gain["source"] != NO_SOURCE, "own initialisation")
+        + " "
+        + gain["source_seed"].astype(str)
     )
     figure, axes = panel_grid(len(nets), 2, 0.6 + 0.19 * max(len(SCORES), gain["name"].nunique()))
     for net, (left, right) in zip(nets, zip(axes[::2], axes[1::2], strict=True), strict=True):

@@ -122,7 +122,7 @@ class Evaluation:
         """
         other = copy.copy(self)
         other.layout = torch.preserve_format
-        # By way of one dimension, for a single channel has the strides of either layout.
+        # Flattened first: a single channel has the strides of either memory format, so contiguous() would do nothing.
         image = self.whole.image
         other.whole = self.whole._replace(image=image.flatten().view(image.shape))
         return other

@@ -11,7 +11,7 @@ import pandas as pd
 from prrmse.report.page import inline, template
 from prrmse.tables.controls import source_summary
 from prrmse.tables.markdown import markdown_table
-from prrmse.tables.ranking import SCORES, START
+from prrmse.tables.ranking import NO_SOURCE, SCORES
 
 
 class Section(NamedTuple):
@@ -51,7 +51,7 @@ def evidence_sections(tables: Mapping[str, pd.DataFrame], params: Mapping[str, A
             "Drop in Dice for every kernel, from controls and from sources",
         ),
         Section(
-            "Sources beside their controls",
+            "Sources and their controls",
             "`reuse` is 1 - drop / drop of a random kernel, where that drop exceeds the tolerance: 1 is as good as the "
             "target's own, 0 no better than random. Last share: pairs whose drop exceeds that of the target's other "
             f"seed by at most {tolerance:g}, by the upper end of the paired {level} interval over patients.",
@@ -68,7 +68,7 @@ def evidence_sections(tables: Mapping[str, pd.DataFrame], params: Mapping[str, A
         Section(
             "Effects",
             "`as published` is the contrast that the paper draws, in which initialisation and architecture are "
-            "confounded. `start` is the effect of the initialisation.",
+            "confounded. `initialisation` is the effect of sharing it.",
             tables["effects"],
         ),
         Section(
@@ -93,7 +93,7 @@ def evidence_sections(tables: Mapping[str, pd.DataFrame], params: Mapping[str, A
             f"reused, minus the same from its own initialisation; {runs} runs, {patients} validation patients, both "
             f"resampled for the interval ({level}). `probe`: all that is reused is kept, and the best final "
             f"convolution by cross-entropy is on top; its gain too is over training from the own initialisation. "
-            f"`{START}` with "
+            f"`{NO_SOURCE}` with "
             "`probe`: features of untrained kernels.",
             gain,
         ),
@@ -130,7 +130,7 @@ def joint_summary(joint: pd.DataFrame) -> pd.DataFrame:
 
 
 def evidence_markdown(sections: Sequence[Section], provenance: Sequence[str]) -> str:
-    """The page as Markdown; figures lie beside it."""
+    """The page as Markdown; figures are in the same folder."""
     parts = [f"# Evidence\n\nData: {', '.join(provenance)}. Ours, not the paper's."]
     for section in sections:
         part = f"## {section.title}\n\n{section.text}\n\n{markdown_table(section.table)}"

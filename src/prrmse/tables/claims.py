@@ -203,7 +203,7 @@ def rmse_not_from_likeness(tables: Tables, settings: Verdict) -> Answer:
 
 
 def pretrained_not_always_helps(tables: Tables, settings: Verdict) -> Answer:
-    """Does some (samples, arm, source) lose against training from scratch? Paired t tests over seeds, one an arm.
+    """Is some (samples, arm, source) worse than training from scratch? Paired t tests over seeds, one an arm.
 
     Estimand: each arm's mean gain over trainings, for these validation patients. Holds if an arm loses, by Holm's
     correction over the arms; does not hold if every arm gains. Null: no source has any effect; ``holds`` is then given
@@ -216,7 +216,7 @@ def pretrained_not_always_helps(tables: Tables, settings: Verdict) -> Answer:
     with np.errstate(divide="ignore", invalid="ignore"):
         t = runs["mean"] / (runs["std"] / np.sqrt(runs["count"]))
     lose = stats.t.cdf(t, (runs["count"] - 1).clip(lower=1))
-    lose = np.where(runs["count"] > 1, lose, np.nan)  # one run tells nothing
+    lose = np.where(runs["count"] > 1, lose, np.nan)  # one run has no variance
     holm = _holm(lose)
     worse, better = int((holm <= _alpha(settings)).sum()), int((1 - lose <= _alpha(settings)).sum())
     text = (

@@ -1,4 +1,4 @@
-"""Real swaps beside their controls (ours, not the paper's): tables and their summary."""
+"""Real swaps and their controls (ours, not the paper's): tables and their summary."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from prrmse.tables.verdict import drops_by_patient
 
 
 def relative_table(swaps: pd.DataFrame, controls: pd.DataFrame, settings: Verdict) -> pd.DataFrame:
-    """Each pair's drop beside its controls', by network, target, source, kind and layer.
+    """Each pair's drop and its controls', by network, target, source, kind and layer.
 
     Args:
         swaps: rows of the verdict's input (`prrmse.tables.verdict.verdict_table`).
@@ -99,7 +99,7 @@ def ranked(names: Sequence[str]) -> list[str]:
 
 
 def source_summary(relative: pd.DataFrame) -> pd.DataFrame:
-    """Each source in a line: its kernels beside their controls, and the share of pairs no worse than another seed's.
+    """Each source in a line: its kernels and their controls, and the share of pairs no worse than another seed's.
 
     Args:
         relative: of `relative_table`.

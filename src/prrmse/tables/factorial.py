@@ -70,7 +70,7 @@ def _reuse(values: Values) -> float:
 def effects_table(drops: pd.DataFrame, random_drops: pd.DataFrame, settings: Verdict) -> pd.DataFrame:
     """What initialisation and architecture contribute, to the drop in Dice and to the normalised reuse.
 
-    ``start``: shared minus independent initialisation, mean over networks. ``network A - B``: mean over
+    ``initialisation``: shared minus independent initialisation, mean over networks. ``network A - B``: mean over
     initialisations. ``as published``: the second network with a shared initialisation minus the first with an
     independent one, which is what the paper compares.
 
@@ -86,7 +86,7 @@ def effects_table(drops: pd.DataFrame, random_drops: pd.DataFrame, settings: Ver
     real, random = (crossed_frame(rows, ["net", "init"]).loc[cells] for rows in (drops, random_drops))
     stacked = np.stack([real.to_numpy(), random.reindex(columns=real.columns).to_numpy()])
     stacked = stacked.reshape(2, len(cells), *shape_of(real))  # [2, cells, S, P]
-    contrasts = {"start: shared - independent": {(net, init): SIGN[init] / len(nets) for net, init in cells}}
+    contrasts = {"initialisation: shared - independent": {(net, init): SIGN[init] / len(nets) for net, init in cells}}
     for b, a in itertools.combinations(nets, 2):
         halves = {(a, init): 0.5 for init in INITS} | {(b, init): -0.5 for init in INITS}
         contrasts[f"network: {a} - {b}"] = halves

@@ -1,4 +1,4 @@
-"""What holds of the paper's reasoning once controls, start and sample are accounted for (ours).
+"""What holds of the paper's reasoning once controls, initialisation and sample are accounted for (ours).
 
 Each statement is a step of the paper's argument or of what practice takes from it; each answer is computed from one
 run, by the rule in its function's docstring, from intervals and tests of `prrmse.tables.inference`. Where a rule asks
@@ -15,11 +15,11 @@ import pandas as pd
 from prrmse.settings import Verdict
 from prrmse.tables.answer import UNDECIDED, Answer
 from prrmse.tables.inference import Interval, decide
-from prrmse.tables.ranking import SCORES, START
+from prrmse.tables.ranking import NO_SOURCE, SCORES
 
 Tables = Mapping[str, pd.DataFrame]
 
-# A correlation below this does not count as telling, a gain below this (Dice) not as one.
+# A correlation below this counts as none, and so does a gain below this (Dice).
 WEAK_CORRELATION, NO_GAIN = 0.3, 0.01
 
 
@@ -34,45 +34,45 @@ def findings(tables: Tables, settings: Verdict) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["statement", "answer", "statistic"])
 
 
-def swap_sees_features(tables: Tables, settings: Verdict) -> Answer:
-    """Do kernels of the permuted twin, which computes the same, cost no more than the tolerance?
+def same_function_is_harmless(tables: Tables, settings: Verdict) -> Answer:
+    """Is the drop from kernels of the permuted copy, which computes the same, within the tolerance?
 
-    Mean loss per kernel, over seeds and patients. Holds if the interval lies within the tolerance in every network,
-    does not hold if it lies above in every network. Null: the loss is the tolerance.
+    Mean drop per kernel, over seeds and patients. Holds if the interval lies within the tolerance in every network,
+    does not hold if it lies above in every network. Null: the drop is the tolerance.
     """
-    return _control(tables, settings, "permuted", "permuted twin", beside="random")
+    return _control(tables, settings, "permuted", "the permuted copy", baseline="random")
 
 
-def unchanged_means_nothing_lost(tables: Tables, settings: Verdict) -> Answer:
-    """Do the target's own kernels, of its second seed, cost no more than the tolerance on average?
+def other_seed_is_harmless(tables: Tables, settings: Verdict) -> Answer:
+    """Is the mean drop from the target's own kernels, trained with its second seed, within the tolerance?
 
-    As `swap_sees_features`. A seed is compared with the next one, so that two seeds are one pair and tell nothing.
+    As `same_function_is_harmless`. A seed is compared with the next one, so that two seeds are one pair: no variance.
     """
     return _control(tables, settings, "seed", "the target's other seed")
 
 
 def short_connection(tables: Tables, _: Verdict) -> Answer:
-    """The network's effect on normalised reuse at equal start, over seeds and patients: the sign of its interval.
+    """The network's effect on normalised reuse at equal initialisation: the sign of its interval.
 
-    Null: no effect. Holds above 0, does not hold below.
+    Over seeds and patients. Null: no effect. Holds above 0, does not hold below.
     """
     return _effect(tables, "network: pspnet - unet")
 
 
-def common_ancestor(tables: Tables, _: Verdict) -> Answer:
-    """The start's effect on normalised reuse, mean over networks, over seeds and patients: the sign of its interval.
+def shared_initialisation(tables: Tables, _: Verdict) -> Answer:
+    """The initialisation's effect on normalised reuse, mean over networks: the sign of its interval.
 
-    Null: no effect. Holds above 0, does not hold below.
+    Over seeds and patients. Null: no effect. Holds above 0, does not hold below.
     """
-    return _effect(tables, "start: shared - independent")
+    return _effect(tables, "initialisation: shared - independent")
 
 
 def alone_means_together(tables: Tables, settings: Verdict) -> Answer:
     """Are the first layers, each harmless alone, harmless together?
 
     For each (network, source) the longest run of first layers that are harmless alone, with what belongs to them; the
-    loss when they are swapped together, over seeds and patients. Holds if every interval lies within the tolerance,
-    does not hold if every one lies above. Null: the loss is the tolerance. Layers that are not harmless alone take no
+    drop when they are swapped together, over seeds and patients. Holds if every interval lies within the tolerance,
+    does not hold if every one lies above. Null: the drop is the tolerance. Layers that are not harmless alone take no
     part. Undecided where no network and source has two such layers.
     """
     rows = tables["joint_effects"]
@@ -81,32 +81,32 @@ def alone_means_together(tables: Tables, settings: Verdict) -> Answer:
         return Answer(UNDECIDED, "no network and source with two or more first layers that are harmless alone")
     tolerance = settings.tolerance
     text = (
-        f"the first {_range(rows['n_layers'], 'd')} layers, harmless alone, lose {_range(rows['value'], '.2f')} "
+        f"the first {_range(rows['n_layers'], 'd')} layers, harmless alone, drop by {_range(rows['value'], '.2f')} "
         f"together; tolerance {tolerance:g}, {_sizes(rows)}"
     )
     return Answer(decide((rows["high"] <= tolerance).all(), (rows["low"] > tolerance).all()), text)
 
 
 def statistics_explain(tables: Tables, _: Verdict) -> Answer:
-    """What estimating BN's statistics again gives back of the loss of a kernel alone, over seeds and patients.
+    """How much of the drop from a kernel alone re-estimating BN's statistics recovers, over seeds and patients.
 
-    The loss that estimating again brings by itself is taken off. Holds if the interval lies above 0 for every network
-    and source, does not hold if it lies below 0 for every one. Null: nothing is given back.
+    The drop from re-estimating without a swap is subtracted. Holds if the interval lies above 0 for every network
+    and source, does not hold if it lies below 0 for every one. Null: nothing is recovered.
     """
     rows = tables["joint_effects"]
     rows = rows[rows["effect"] == "recovered"]
     if rows.empty:
         return Answer(UNDECIDED, "needs sweeps of several tensors")
-    text = f"loss per kernel that is given back: {_range(rows['value'], '+.3f')}, {_sizes(rows)}"
+    text = f"drop per kernel that is recovered: {_range(rows['value'], '+.3f')}, {_sizes(rows)}"
     return Answer(decide((rows["low"] > 0).all(), (rows["high"] < 0).all()), text)
 
 
-def distance_tells_loss(tables: Tables, _: Verdict) -> Answer:
-    """Spearman correlation over kernels of raw RMSE and loss, mean over sources; unit: the kernel.
+def distance_predicts_drop(tables: Tables, _: Verdict) -> Answer:
+    """Spearman correlation over kernels of raw RMSE and drop, mean over sources; unit: the kernel.
 
     Holds if the interval lies above 0 in every network; does not hold if in every network it lies below
     `WEAK_CORRELATION` and does not lie above 0. Null for ``holds``: no correlation; for ``does not hold``: a weak one.
-    Beside it the loss from a random kernel in the same layer, which knows no source.
+    Baseline: the drop from a random kernel in the same layer, which does not depend on the source.
     """
     layers = tables["layers"].set_index(["measure", "net"])
     rmse, random = layers.loc["rmse"], layers.loc["drop_random"]
@@ -119,13 +119,13 @@ def distance_tells_loss(tables: Tables, _: Verdict) -> Answer:
 
 
 def reuse_gains(tables: Tables, _: Verdict) -> Answer:
-    """Does fine-tuning from every source gain over the target's own start? Intervals over runs and patients.
+    """Does fine-tuning from every source gain over the target's own initialisation? Intervals over runs and patients.
 
     Holds if every source's interval lies above 0; does not hold if every one lies below `NO_GAIN`. Null for ``holds``:
     no gain; for ``does not hold``: a gain of that much.
     """
     gain = tables["gain"]
-    rows = gain[(gain["arm"] == "finetune") & (gain["source"] != START)]
+    rows = gain[(gain["arm"] == "finetune") & (gain["source"] != NO_SOURCE)]
     up, down = int((rows["gain_low"] > 0).sum()), int((rows["gain_high"] < NO_GAIN).sum())
     text = (
         f"of {len(rows)} sources {up} gain and {down} gain less than {NO_GAIN:g} by their intervals; mean "
@@ -173,19 +173,19 @@ def some_score_ranks(tables: Tables, settings: Verdict) -> Answer:
     return Answer(decide(len(common) > 0, False), text)
 
 
-def _control(tables: Tables, settings: Verdict, control: str, name: str, beside: str = "") -> Answer:
-    """A control's loss per kernel against the tolerance, in every network."""
+def _control(tables: Tables, settings: Verdict, control: str, name: str, baseline: str = "") -> Answer:
+    """A control's drop per kernel against the tolerance, in every network."""
     own = tables["controls"][tables["controls"]["control"] == control]
     if own.empty:
         return Answer(UNDECIDED, "needs two seeds")
-    tolerance, others = settings.tolerance, tables["controls"][tables["controls"]["control"] == beside]
+    tolerance, others = settings.tolerance, tables["controls"][tables["controls"]["control"] == baseline]
     texts = []
     for _, row in own.iterrows():
         other = others[others["net"] == row["net"]]["drop_kernels"]
-        aside = "".join(f", {beside} kernels {value:.2f}" for value in other)
-        texts.append(f"{row['net']} {_interval(row, 'drop_kernels'):.2f}{aside}")
+        reference = "".join(f", {baseline} kernels {value:.2f}" for value in other)
+        texts.append(f"{row['net']} {_interval(row, 'drop_kernels'):.2f}{reference}")
     holds, fails = own["drop_kernels_high"] <= tolerance, own["drop_kernels_low"] > tolerance
-    text = f"mean loss of Dice per kernel from {name}: {'; '.join(texts)}; tolerance {tolerance:g}, {_sizes(own)}"
+    text = f"mean drop in Dice per kernel from {name}: {'; '.join(texts)}; tolerance {tolerance:g}, {_sizes(own)}"
     return Answer(decide(holds.all(), fails.all()), text)
 
 
@@ -194,7 +194,7 @@ def _effect(tables: Tables, effect: str) -> Answer:
     if effects.empty:
         return Answer(UNDECIDED, "needs UNet and PSPNet in the run")
     reuse, drop = (Interval(*effects.loc[measure, ["value", "low", "high"]]) for measure in ("reuse", "drop"))
-    text = f"normalised reuse {reuse:+.2f}; loss of Dice {drop:+.2f}; {_sizes(effects)}"
+    text = f"normalised reuse {reuse:+.2f}; drop in Dice {drop:+.2f}; {_sizes(effects)}"
     return Answer(decide(reuse.low > 0, reuse.high < 0), text)
 
 
@@ -212,14 +212,14 @@ def _sizes(rows: pd.DataFrame) -> str:
 
 
 STATEMENTS: list[tuple[str, Callable[[Tables, Verdict], Answer]]] = [
-    ("A kernel that computes the same survives the swap", swap_sees_features),
-    ("The target's own kernels, learnt again with another seed, survive the swap", unchanged_means_nothing_lost),
-    ("The short connection makes a network reusable (PSPNet against UNet at equal start)", short_connection),
-    ("The common start makes networks reusable (shared against independent)", common_ancestor),
-    ("What fits alone fits together", alone_means_together),
-    ("Part of the loss is the BN's stale statistics, not the kernel", statistics_explain),
-    ("The RMSE of a layer tells what swapping its kernel costs", distance_tells_loss),
-    ("Fine-tuning from a source gains over the target's own start", reuse_gains),
+    ("A swap by a kernel that computes the same is harmless", same_function_is_harmless),
+    ("A swap by the target's own kernel from another seed is harmless", other_seed_is_harmless),
+    ("The short connection makes a network reusable (PSPNet against UNet at equal initialisation)", short_connection),
+    ("A shared initialisation makes networks reusable (shared against independent)", shared_initialisation),
+    ("Layers that are harmless alone are harmless together", alone_means_together),
+    ("Part of the drop comes from the BN's stale statistics, not from the kernel", statistics_explain),
+    ("The RMSE of a layer predicts the drop from swapping its kernel", distance_predicts_drop),
+    ("Fine-tuning from a source gains over the target's own initialisation", reuse_gains),
     ("The source with the smallest RMSE gains most", closest_gains_most),
     ("Some score ranks the sources by their gain", some_score_ranks),
 ]

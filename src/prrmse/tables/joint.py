@@ -12,9 +12,9 @@ from prrmse.tables.inference import crossed_array, crossed_interval, mean_of
 def joint_effects(parts: pd.DataFrame, settings: Verdict) -> pd.DataFrame:
     """Two quantities of each (net, target, source), with `crossed_interval`.
 
-    ``together``: the loss when the first layers of the network are swapped together, as many of them as are harmless
+    ``together``: the drop when the first layers of the network are swapped together, as many of them as are harmless
     one by one (`joint` within the tolerance, mean over seeds and patients); NaN for fewer than two.
-    ``recovered``: the loss of a kernel alone less that with the running statistics estimated again, mean over layers;
+    ``recovered``: the drop of a kernel alone less that with the running statistics estimated again, mean over layers;
     what estimating them again does without any swap is taken off.
 
     Args:

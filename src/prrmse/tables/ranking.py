@@ -1,7 +1,7 @@
 """Does what is measured of a source predict what it gains? Realised gains, rank correlations, intervals (ours).
 
 A source is a base model of one seed. Its gain is the Dice of the target trained from it, less that of the target
-trained from its own start, with the same patients and the same order of batches.
+trained from its own initialisation, with the same patients and the same order of batches.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from prrmse.tables.bootstrap import interval
 from prrmse.tables.inference import concordance, correlation_interval, crossed_interval, mean_of, permutations, tail_of
 
 SOURCE = ["source", "source_seed"]
-START = "none"
+NO_SOURCE = "none"
 
 # Every score that ranks sources: its sign (1: larger is better) and its name in figures.
 SCORES = {
-    "swap": (-1, "loss of Dice, one kernel swapped (PR-RMSE 1)"),
+    "swap": (-1, "drop in Dice, one kernel swapped (PR-RMSE 1)"),
     "rmse": (-1, "RMSE (PR-RMSE 2)"),
     "rmse_relative": (-1, "RMSE, relative"),
     "rmse_folded": (-1, "RMSE, BN folded"),
     "rmse_aligned": (-1, "RMSE, aligned"),
     "rmse_folded_aligned": (-1, "RMSE, folded and aligned"),
     "rmse_weighted": (-1, "RMSE, weighted by activations"),
-    "distance_ratio": (1, "distance ratio to the start"),
-    "task_cosine": (1, "cosine of the ways trained"),
+    "distance_ratio": (1, "ratio to the distance from initialisation"),
+    "task_cosine": (1, "cosine of the displacements"),
     "cka": (1, "linear CKA"),
     "logme": (1, "LogME"),
     "leep": (1, "LEEP"),
@@ -42,7 +42,7 @@ SCORES = {
     "cc_fv_code": (1, "CC-FV, authors' code"),
     "source_dice": (1, "the source's own Dice"),
     "source_slices": (1, "training slices of the source"),
-    "travelled": (1, "distance from its own initialisation"),
+    "distance_from_initialisation": (1, "distance from its own initialisation"),
 }
 
 
@@ -51,7 +51,7 @@ def gain_values(parts: pd.DataFrame) -> tuple[pd.DataFrame, np.ndarray]:
 
     Args:
         parts: net, arm, source, source_seed, seed, patient, dice (mean foreground) of every run; source ``none`` began
-            at the target's own start.
+            at the target's own initialisation.
 
     Returns:
         One row per (net, arm, source, source_seed); and gains ``[rows, runs, patients]``, NaN where there is none.
@@ -60,7 +60,7 @@ def gain_values(parts: pd.DataFrame) -> tuple[pd.DataFrame, np.ndarray]:
     seeds, patients = (values.columns.unique(level) for level in ("seed", "patient"))
     values = values.reindex(columns=pd.MultiIndex.from_product([seeds, patients]))
     rows = values.index.to_frame(index=False)
-    own = ((rows["source"] == START) & (rows["arm"] == "finetune")).to_numpy()
+    own = ((rows["source"] == NO_SOURCE) & (rows["arm"] == "finetune")).to_numpy()
     array = values.to_numpy().reshape(len(rows), len(seeds), len(patients))
     base = {net: array[own & (rows["net"] == net).to_numpy()][0] for net in rows["net"].unique()}
     gains = np.stack([array[i] - base[net] for i, net in enumerate(rows["net"])])
@@ -120,7 +120,7 @@ def ranking_table(scores: pd.DataFrame, rows: pd.DataFrame, gains: np.ndarray, s
     """
     means = resampled_gains(gains, settings.resamples)
     found = []
-    for (net, arm), group in rows[rows["source"] != START].groupby(["net", "arm"], sort=False):
+    for (net, arm), group in rows[rows["source"] != NO_SOURCE].groupby(["net", "arm"], sort=False):
         own_scores = scores[scores["net"] == net]
         tables = []
         for score, (sign, _) in SCORES.items():
@@ -176,7 +176,7 @@ def permutation_tests(
 
 
 def weighted_tau(value: np.ndarray, gain: np.ndarray) -> float:
-    """scipy's weighted Kendall tau; NaN for fewer than three sources or a score that tells none apart."""
+    """scipy's weighted Kendall tau; NaN for fewer than three sources or a score that is the same for all."""
     if len(value) < 3 or len(set(value)) < 2 or len(set(gain)) < 2:
         return float("nan")
     return float(stats.weightedtau(value, gain).statistic)
@@ -215,7 +215,7 @@ def all_scores(scores: pd.DataFrame, base: pd.DataFrame, data: pd.DataFrame) -> 
 
 
 def random_drops(controls: pd.DataFrame) -> pd.DataFrame:
-    """Loss of Dice from a random kernel in each layer: net, layer, drop_random; mean over targets, seeds, patients.
+    """Drop in Dice from a random kernel in each layer: net, layer, drop_random; mean over targets, seeds, patients.
 
     Args:
         controls: rows of sweeps of the control ``random``.
@@ -226,10 +226,10 @@ def random_drops(controls: pd.DataFrame) -> pd.DataFrame:
 
 
 def seconds_table(scores: pd.DataFrame, gains: pd.DataFrame) -> pd.DataFrame:
-    """What looking at one source costs, beside training from it: net, work, seconds (mean), share, n.
+    """The cost of scoring one source, and of training from it: net, work, seconds (mean), share, n.
 
     ``share`` is of one fine-tuning. LogME, H-score, GBC, LEEP and CC-FV need ``features`` too; ``similarity`` is all
-    distances and CKA. On one machine in one run; other work may have run beside.
+    distances and CKA. On one machine in one run; other jobs may have run at the same time.
 
     Args:
         scores, gains: net, score (or arm), seconds of every job.
@@ -243,11 +243,11 @@ def seconds_table(scores: pd.DataFrame, gains: pd.DataFrame) -> pd.DataFrame:
 
 
 def layer_correlations(layers: pd.DataFrame, random_drops: pd.DataFrame, settings: Verdict) -> pd.DataFrame:
-    """Does a layer's distance tell what swapping its kernel costs? Spearman over kernels, mean over sources.
+    """Does a layer's distance predict the drop from swapping its kernel? Spearman over kernels, mean over sources.
 
-    Signs are such that 1 means: the larger the distance (the smaller the likeness), the larger the loss.
-    ``drop_random`` is the loss from a random kernel in the same layer: it knows no source, and is what any distance
-    has to beat. Intervals are over kernels (`correlation_interval`): the sources share one network, whose layers are
+    Signs are such that 1 means: the larger the distance (the smaller the likeness), the larger the drop.
+    ``drop_random`` is the drop from a random kernel in the same layer: the baseline, which does not depend
+    on the source. Intervals are over kernels (`correlation_interval`): the sources share one network, whose layers are
     few, and another set of layers could give another correlation, however many sources there are.
 
     Args:

@@ -16,7 +16,7 @@ from prrmse.tables.bootstrap import bootstrap_mean
 def verdict_table(parts: pd.DataFrame, settings: Verdict) -> pd.DataFrame:
     """One row per (net, target, source, kind, layer).
 
-    The drop is the loss of mean foreground Dice, averaged over seeds, then over patients; its interval
+    The drop is the decrease of mean foreground Dice, averaged over seeds, then over patients; its interval
     a percentile bootstrap over patients, paired (each resample has the same patients before and after
     the swap). A pair is reusable if the drop (rule ``mean``) or the interval's upper end (``upper``)
     is at most ``tolerance``.
@@ -53,7 +53,7 @@ def drops_table(parts: pd.DataFrame, index: list[str], settings: Verdict, name: 
 
 
 def drops_by_patient(parts: pd.DataFrame, index: list[str]) -> pd.DataFrame:
-    """Loss of Dice, mean over seeds: rows are ``index``, columns patients.
+    """Drop in Dice, mean over seeds: rows are ``index``, columns patients.
 
     Args:
         parts: patient, dice, baseline and the columns of ``index``.

@@ -12,7 +12,7 @@ from prrmse.nets.pspnet import PSPNet
 from prrmse.settings import Network
 
 
-def starting_point(net: str, spec: Network, init: str, model: str, seed: int) -> nn.Module:
+def initialised_network(net: str, spec: Network, init: str, model: str, seed: int) -> nn.Module:
     """A network at its initialisation.
 
     Args:
