@@ -94,12 +94,12 @@ def test_bad_weights_are_one_error(weights, tmp_path):
     with pytest.raises(InputError, match="no such file"):
         load(tmp_path / "absent.pth")
     (tmp_path / "text.pth").write_text("not weights")
-    with pytest.raises(InputError, match="cannot be read as weights"):
+    with pytest.raises(InputError, match="not a complete checkpoint"):
         load(tmp_path / "text.pth")
     torch.save({"conv1.weight": torch.zeros(1)}, tmp_path / "other.pth")
-    with pytest.raises(InputError, match="does not fit a ResNet-18"):
+    with pytest.raises(InputError, match="does not fit all of part backbone"):
         load(tmp_path / "other.pth")
-    with pytest.raises(InputError, match="does not fit a ResNet-18"):
+    with pytest.raises(InputError, match="does not fit all of part backbone"):
         initialise("pspnet", {"width": 32}, "shared", str(weights / "resnet18.pth"), "a-seg", 0)
     with pytest.raises(InputError, match="unknown network"):
         build("vgg")

@@ -61,7 +61,7 @@ def changed(path, value):
         ("transfer.target", None, "transfer.target: is missing"),
         ("verdict.tolerance", float("nan"), "verdict.tolerance: Input should be a finite number"),
         ("figures.dpi", True, "figures.dpi"),
-        ("nets.unet.pretrained", "resnet18.pth", "UNet has no pretrained weights"),
+        ("nets.unet.pretrained", {"path": "resnet18.pth"}, "nets.unet.pretrained"),
         ("transfer.samples", [10, 10], "has an entry twice"),
         ("datasets.t1.root", "data/phantom/acdc", "is that of the phantom acdc"),
         ("datasets.acdc.size", 50, "multiple of 16"),

@@ -7,7 +7,10 @@ import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from glob import escape
+from importlib.util import find_spec
 from pathlib import Path
+
+from prrmse.errors import InputError
 
 
 def sha256_of(path: str | Path) -> str:
@@ -41,6 +44,21 @@ def atomic(path: str | Path) -> Iterator[Path]:
     finally:
         partial.unlink(missing_ok=True)
     _flush(path.parent)
+
+
+def package_file(name: str) -> Path:
+    """The path that ``file`` or ``package:file`` means, the latter below an installed package, which is not imported.
+
+    Raises:
+        InputError: there is no such package.
+    """
+    package, colon, inner = name.partition(":")
+    if not colon or not package.isidentifier() or Path(name).exists():
+        return Path(name)
+    found = find_spec(package)
+    if found is None or not found.submodule_search_locations:
+        raise InputError(f"{name}: no package {package} is installed; install it, or correct the name")
+    return Path(found.submodule_search_locations[0]) / inner
 
 
 def partials(path: Path) -> list[Path]:

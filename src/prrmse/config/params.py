@@ -14,8 +14,8 @@ from pydantic.fields import FieldInfo
 
 from prrmse.config.checks import check_params
 from prrmse.errors import InputError
-from prrmse.files import write_text
-from prrmse.settings import ForeignNetwork, Networks, Params
+from prrmse.files import package_file, sha256_of, write_text
+from prrmse.settings import ForeignNetwork, Networks, Params, StartingNetwork
 
 # How the settings that errors speak of are called in ``params.yaml``.
 PARAMETERS = {
@@ -155,12 +155,23 @@ def plain(value: Any) -> Any:
 
 
 def completed(params: Mapping[str, Any]) -> dict[str, Any]:
-    """The parameters as read from YAML, checked, with the defaults of what they leave out."""
+    """The parameters as read from YAML, checked, with the defaults of what they leave out.
+
+    Files of pretrained weights are named with their hashes, so that what starts from them runs again where they change.
+    """
     found = {key: _value(params, key) for key in Params.model_fields if key != "nets"}
-    complete: dict[str, Any] = plain(
-        {**found, "nets": {name: _value(params, f"nets.{name}") for name in params["nets"]}}
-    )
+    nets = {name: _with_hash(_value(params, f"nets.{name}")) for name in params["nets"]}
+    complete: dict[str, Any] = plain({**found, "nets": nets})
     return complete
+
+
+def _with_hash(network: StartingNetwork | None) -> StartingNetwork | None:
+    weights = None if network is None else network.weights
+    if network is None or weights is None or weights.file == "imagenet":
+        return network
+    path = package_file(weights.file)
+    named = weights.model_copy(update={"sha256": weights.sha256 or sha256_of(path)})
+    return network.model_copy(update={"pretrained": named})
 
 
 def _field(key: str) -> Any:

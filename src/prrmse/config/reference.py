@@ -47,20 +47,20 @@ def _rows(node: dict[str, Any], path: str) -> Iterator[tuple[str, dict[str, Any]
     for name, child in children.items():
         key = f"{path}.{name}" if path else name
         meaning = child.get("description", "")
-        target = _target(child)
+        target, *others = _targets(child)
         if meaning or not any(target.get(key) for key in ("properties", "additionalProperties", "patternProperties")):
-            yield key, {**target, **{k: v for k, v in child.items() if k == "default"}}, meaning
-        yield from _rows(target, key)
+            default = {k: v for k, v in child.items() if k == "default"}
+            yield key, {**target, **default, "keys": any("properties" in other for other in others)}, meaning
+        for option in (target, *others):
+            yield from _rows(option, key)
 
 
-def _target(node: dict[str, Any]) -> dict[str, Any]:
-    """Without ``null``, and with what a reference refers to."""
-    options = [option for option in node.get("anyOf", ()) if option.get("type") != "null"]
-    if options:
-        node = {**options[0], **{key: value for key, value in node.items() if key != "anyOf"}}
-    if "$ref" in node:
-        node = schema()["$defs"][node["$ref"].rsplit("/", 1)[1]]
-    return node
+def _targets(node: dict[str, Any]) -> list[dict[str, Any]]:
+    """What may stand there, without ``null``, and with what a reference refers to."""
+    options = [option for option in node.get("anyOf", ()) if option.get("type") != "null"] or [node]
+    rest = {key: value for key, value in node.items() if key != "anyOf"}
+    found = [{**option, **rest} for option in options]
+    return [schema()["$defs"][option["$ref"].rsplit("/", 1)[1]] if "$ref" in option else option for option in found]
 
 
 def _default(node: dict[str, Any]) -> str:
@@ -78,4 +78,6 @@ def _allowed(node: dict[str, Any]) -> str:
     kind = str(node.get("type", ""))
     if kind == "array" and "enum" in node.get("items", {}):
         kind = f"array of {', '.join(node['items']['enum'])}"
+    if node.get("keys"):
+        kind = f"{kind} or keys"
     return ", ".join([kind, *(f"{sign} {node[key]}" for key, sign in limits.items() if key in node)])

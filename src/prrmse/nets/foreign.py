@@ -380,5 +380,10 @@ def _with_channels(kernel: torch.Tensor, shape: torch.Size) -> torch.Tensor | No
     return kernel.expand(shape) / shape[1] if kernel.shape[1] == 1 else None
 
 
+def same_but_channels(offered: torch.Tensor, own: torch.Tensor) -> bool:
+    """Whether a tensor fits another as it is, or as a first kernel for another number of image channels."""
+    return offered.shape == own.shape or (own.ndim >= 3 and _with_channels(offered, own.shape) is not None)
+
+
 def _shape(tensor: torch.Tensor | None) -> str:
     return "" if tensor is None else "x".join(map(str, tensor.shape)) or "scalar"
