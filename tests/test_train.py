@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import math
 import signal
+import warnings
 
 import numpy as np
 import pytest
@@ -186,6 +187,29 @@ def test_a_step_that_cannot_be_recorded_is_called(caplog):
     assert [r.message for r in caplog.records] == [
         "not recorded as a graph, and slower for it: operation not permitted when stream is capturing"
     ]
+
+
+def test_a_step_that_waits_for_the_gpu_is_never_recorded(caplog):
+    """A failed recording would leave torch unable to draw random numbers."""
+    calls = []
+
+    def waits(x):
+        calls.append(x)
+        warnings.warn("called a synchronizing CUDA operation (Triggered internally)", UserWarning, stacklevel=1)
+        warnings.warn("of something else", UserWarning, stacklevel=1)
+        return (2 * x,)
+
+    def record(function, arguments):
+        raise AssertionError("it cannot be recorded")
+
+    doubled = Captured(waits, record=record)
+    with pytest.warns(UserWarning, match="of something else") as shown:
+        assert [doubled(torch.tensor([float(i)]))[0].item() for i in range(6)] == [2.0 * i for i in range(6)]
+    assert len([w for w in shown if "something else" in str(w.message)]) == len(calls) == 6
+    assert not doubled.recorded
+    (message,) = (r.message for r in caplog.records)
+    assert message.startswith("not recorded as a graph, and slower for it: it waits for the GPU at ")
+    assert "test_train.py:" in message
 
 
 @pytest.mark.parametrize("net", ["unet", "pspnet"])

@@ -6,8 +6,10 @@ The loop calls `prepare_step`; its optimiser and its loss take what a recorded s
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections.abc import Callable, Iterable
+import warnings
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -24,6 +26,10 @@ Tensors = tuple[torch.Tensor, ...]
 Function = Callable[..., Tensors]
 Record = Callable[[Function, Tensors], tuple[Callable[[], None], Tensors]]
 MODES = {"bilinear", "bicubic"}
+# How torch's warning of `torch.cuda.set_sync_debug_mode` begins.
+WAITED = "called a synchronizing CUDA operation"
+# What capturable Adam says of every step outside a graph; those are the few before one is recorded.
+ADAM_UNCAPTURED = "This instance was constructed with capturable=True"
 
 
 def prepare_step(step: Function, device: torch.device) -> Function:
@@ -82,10 +88,39 @@ def pixel_cross_entropy(output: torch.Tensor, label: torch.Tensor) -> torch.Tens
 
 def record_graph(function: Function, arguments: Tensors) -> tuple[Callable[[], None], Tensors]:
     """Record what the function does to these arguments: the replay, and the results that it writes."""
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        results = function(*arguments)
+    graph, before = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
+    try:
+        with torch.cuda.graph(graph):
+            results = function(*arguments)
+    except RuntimeError:
+        # torch leaves the process on the stream of the recording, and its generator refuses to draw outside of one.
+        torch.cuda.set_stream(before)
+        generator = torch.cuda.default_generators[before.device_index]
+        generator.graphsafe_set_state(generator.clone_state())
+        raise
     return graph.replay, results
+
+
+@contextlib.contextmanager
+def noticing_waits(device: torch.device) -> Iterator[list[str]]:
+    """Context that collects where the code in it waits for the device; other warnings are shown as usual."""
+    found: list[str] = []
+    on_gpu = device.type == "cuda"
+    before = torch.cuda.get_sync_debug_mode() if on_gpu else 0
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        if on_gpu:
+            torch.cuda.set_sync_debug_mode("warn")
+        try:
+            yield found
+        finally:
+            if on_gpu:
+                torch.cuda.set_sync_debug_mode(before)
+    for w in caught:
+        if str(w.message).startswith(WAITED):
+            found.append(f"{w.filename}:{w.lineno}")
+        elif "ynchronization debug mode" not in str(w.message):
+            warnings.warn_explicit(w.message, w.category, w.filename, w.lineno)
 
 
 class Captured:
@@ -93,8 +128,9 @@ class Captured:
 
     Args:
         function: of tensors of fixed shapes, to tensors. It may change other tensors in place. Numbers that change from
-            call to call have to be in tensors, and nothing may wait for the device; if something does, so that it
-            cannot be recorded, it is called as before.
+            call to call have to be in tensors. A function that waits for the device cannot be recorded; it is called as
+            before. Whether it does is seen in the last call before recording, since a recording that fails leaves torch
+            in a state that it does not mend.
         record: see `record_graph`.
     """
 
@@ -103,15 +139,24 @@ class Captured:
     def __init__(self, function: Function, record: Record = record_graph) -> None:
         self._function, self._record = function, record
         self._calls = 0
+        self._waits: list[str] = []
         self._arguments: Tensors = ()
         self._results: Tensors = ()
         self._replay: Callable[[], None] | None = None
 
+    @property
+    def recorded(self) -> bool:
+        """Whether calls replay a recording."""
+        return self._replay is not None
+
     def __call__(self, *arguments: torch.Tensor) -> Tensors:
         """The results; those of an earlier call may be overwritten."""
         self._calls += 1
-        if self._calls <= self.WARM_UP:
+        if self._calls < self.WARM_UP:
             return self._aside(arguments)
+        if self._calls == self.WARM_UP:
+            with noticing_waits(arguments[0].device) as self._waits:
+                return self._aside(arguments)
         if self._calls == self.WARM_UP + 1:
             self._try_to_record(arguments)
         if self._replay is None:
@@ -127,12 +172,16 @@ class Captured:
             return self._function(*arguments)
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
+        with torch.cuda.stream(stream), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ADAM_UNCAPTURED)
             results = self._function(*arguments)
         torch.cuda.current_stream().wait_stream(stream)
         return results
 
     def _try_to_record(self, arguments: Tensors) -> None:
+        if self._waits:
+            log.warning("not recorded as a graph, and slower for it: it waits for the GPU at %s", self._waits[0])
+            return
         self._arguments = tuple(argument.clone() for argument in arguments)
         try:
             self._replay, self._results = self._record(self._function, self._arguments)
