@@ -116,19 +116,19 @@ def at_paper_width(slices: int, every: int) -> str:
     return f"\n### The paper's widths, every {every}th pair, {slices} slices\n\n" + table(rows)
 
 
-def against_the_floor(slices: int) -> str:
+def against_the_floor(slices: int, nets: dict[str, dict[str, Any]] = NETS) -> str:
     """Operations of the convolutions that no sharing spares, at the device's measured rate, against the sweep."""
     rate = matrix_rate()
     rows: list[dict[str, object]] = []
     device = choose_device("auto")
-    for net, arguments in NETS.items():
+    for net, arguments in nets.items():
         target, source = pair(net, arguments)
         layers, evaluation = inventory(target), Evaluation(noise(slices), COMPUTE, CLASSES)
         operations = operations_of(target.to(device), source.state_dict(), layers, evaluation) * slices
         took = seconds(lambda: sweep(target, source.state_dict(), layers, evaluation), 2)  # noqa: B023
         floor = operations / rate
         rows.append({"network": f"{net} {arguments}", "operations, 1e12": f"{operations / 1e12:.2f}",
-                     "floor, s": f"{floor:.1f}", "fast, s": f"{took:.1f}",
+                     "floor, s": f"{floor:.2f}", "fast, s": f"{took:.2f}",
                      "fraction of the floor": f"{floor / took:.2f}"})  # fmt: skip
     title = f"\n### The floor: operations over the measured rate, {rate / 1e9:.0f} GFLOP/s float32, {slices} slices\n\n"
     return title + table(rows)
@@ -155,11 +155,12 @@ def operations_of(target: nn.Module, source: dict[str, torch.Tensor], layers: li
 def matrix_rate() -> float:
     """Best measured rate of dense products in float32, per second: large matrices, and a wide convolution."""
     device = choose_device("auto")
-    a = torch.randn(2048, 2048, device=device)
+    n = 8192 if device.type == "cuda" else 2048
+    a = torch.randn(n, n, device=device)
     x = torch.randn(16, 256, 32, 32, device=device).contiguous(memory_format=torch.channels_last)
     w = torch.randn(256, 256, 3, 3, device=device).contiguous(memory_format=torch.channels_last)
     with torch.inference_mode():
-        product = 2 * 2048**3 / seconds(lambda: a @ a, 5)
+        product = 2 * n**3 / seconds(lambda: a @ a, 5)
         convolution = 2 * 16 * 32 * 32 * 256 * 256 * 9 / seconds(lambda: F.conv2d(x, w, padding=1), 5)
     return max(product, convolution)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import multiprocessing
 import os
 import time
@@ -17,7 +18,7 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from prrmse.data.slices import Slices
-from prrmse.learning.device import choose_device, set_up_process
+from prrmse.learning.device import autocast, choose_device, set_up_process
 from prrmse.learning.train import train
 from prrmse.nets.build import seeded_network
 from prrmse.settings import Compute, Training
@@ -42,41 +43,48 @@ class Pictures(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         return shown
 
 
-def plain(net: str, data: Slices, steps: int) -> None:
-    """float32, a DataLoader with workers, torchvision's transforms, cross-entropy."""
+def plain(
+    net: str, arguments: dict[str, Any], data: Slices, steps: int, batch: int, dtype: torch.dtype = torch.float32
+) -> None:
+    """A DataLoader with workers, torchvision's transforms, cross-entropy."""
     device = choose_device("auto")
-    network = seeded_network(net, NETS[net], "start").to(device).train()
+    network = seeded_network(net, arguments, "start").to(device).train()
     optimiser = torch.optim.Adam(network.parameters(), 1e-3)
-    loader = DataLoader(Pictures(data), BATCH, shuffle=True, num_workers=os.cpu_count() or 1, persistent_workers=True)
+    loader = DataLoader(Pictures(data), batch, shuffle=True, num_workers=os.cpu_count() or 1, persistent_workers=True)
     with torch_as_it_comes():
-        _loop(network, optimiser, loader, steps, device, lambda batch: batch)
+        _loop(network, optimiser, loader, steps, device, dtype, lambda batch: batch)
 
 
-def monai(net: str, data: Slices, steps: int) -> None:
+def monai(net: str, arguments: dict[str, Any], data: Slices, steps: int, batch: int) -> None:
     """CacheDataset, ThreadDataLoader, dictionary transforms, AMP, as in MONAI's guide to fast training."""
     from monai.data import CacheDataset, ThreadDataLoader
     from monai.transforms import Compose, EnsureTyped, RandFlipd
 
     device = choose_device("auto")
-    network = seeded_network(net, NETS[net], "start").to(device).train()
+    network = seeded_network(net, arguments, "start").to(device).train()
     optimiser = torch.optim.Adam(network.parameters(), 1e-3)
     keys = ["image", "label"]
     items = [{"image": i[None], "label": t[None]} for i, t in zip(data.image, data.label, strict=True)]
     transform = Compose([EnsureTyped(keys, device=device), *(RandFlipd(keys, 0.5, axis) for axis in (0, 1))])
     dataset = CacheDataset(items, transform, progress=False)
-    loader = ThreadDataLoader(dataset, batch_size=BATCH, shuffle=True, num_workers=0)
-    with torch_as_it_comes(), torch.autocast(device.type, torch.bfloat16):
+    loader = ThreadDataLoader(dataset, batch_size=batch, shuffle=True, num_workers=0)
+    with torch_as_it_comes():
         _loop(
-            network, optimiser, loader, steps, device, lambda b: (b["image"].as_tensor(), b["label"].as_tensor()[:, 0])
+            *(network, optimiser, loader, steps, device, torch.bfloat16),
+            lambda b: (b["image"].as_tensor(), b["label"].as_tensor()[:, 0]),
         )
 
 
-def _loop(network: Any, optimiser: Any, loader: Any, steps: int, device: torch.device, unpack: Any) -> None:
+def _loop(
+    network: Any, optimiser: Any, loader: Any, steps: int, device: torch.device, dtype: torch.dtype, unpack: Any
+) -> None:
     done = 0
     while done < steps:
         for batch in loader:
             image, label = unpack(batch)
-            loss = F.cross_entropy(network(image.to(device)).float(), label.to(device).long())
+            with autocast(device, dtype):  # around each step: it keeps the weights that it has cast until it ends
+                output = network(image.to(device))
+            loss = F.cross_entropy(output.float(), label.to(device).long())
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()
@@ -86,16 +94,22 @@ def _loop(network: Any, optimiser: Any, loader: Any, steps: int, device: torch.d
 
 
 def ours(
-    net: str, data: Slices, steps: int, precision: Literal["auto", "float32"] = "auto", threads: int | None = None
+    net: str,
+    arguments: dict[str, Any],
+    data: Slices,
+    steps: int,
+    batch: int,
+    precision: Literal["auto", "float32"] = "auto",
+    threads: int | None = None,
 ) -> None:
     """The project's own training, with its augmentation, which does more than flips."""
     threads = threads or torch.get_num_threads()
-    settings = Training(steps=steps, batch_size=BATCH, learning_rate=1e-3, loss="ce", augment=True)
+    settings = Training(steps=steps, batch_size=batch, learning_rate=1e-3, loss="ce", augment=True)
     compute = Compute(precision=precision, threads=threads, resume_seconds=3600)
-    train(seeded_network(net, NETS[net], "start"), data, "seg", settings, 0, compute)
+    train(seeded_network(net, arguments, "start"), data, "seg", settings, 0, compute)
 
 
-def against_others(steps: int) -> str:
+def against_others(steps: int, nets: dict[str, dict[str, Any]] = NETS, batch: int = BATCH) -> str:
     """Milliseconds of a step: the time of 2n steps less that of n, so that what happens once does not count."""
     data = noise(SLICES)
     rows: list[dict[str, object]] = []
@@ -103,57 +117,63 @@ def against_others(steps: int) -> str:
         "ours": ours,
         "ours, float32": partial(ours, precision="float32"),
         "plain torch": plain,
+        **({"plain torch, bfloat16": partial(plain, dtype=torch.bfloat16)} if torch.cuda.is_available() else {}),
         "MONAI": monai,
     }
-    for net in NETS:
-        took = {}
-        for name, way in ways.items():
-            way(net, data, 2)
-            once, twice = (seconds(partial(way, net, data, n), 2) for n in (steps, 2 * steps))
-            took[name] = 1000 * (twice - once) / steps
-        row: dict[str, object] = {"network": f"{net} {NETS[net]}"}
-        row |= {f"{name}, ms": f"{ms:.0f}" for name, ms in took.items()}
-        for name in ("plain torch", "MONAI"):
+    if importlib.util.find_spec("monai") is None:
+        del ways["MONAI"]
+    for net, arguments in nets.items():
+        took = {name: step_and_start(partial(way, net, arguments, data), steps, batch)[0] for name, way in ways.items()}
+        row: dict[str, object] = {"network": f"{net} {arguments}"}
+        row |= {f"{name}, ms": f"{1000 * s:.{1 if s < 0.02 else 0}f}" for name, s in took.items()}
+        for name in list(ways)[2:]:
             row[f"ratio to {name}"] = f"{took[name] / took['ours']:.2f}"
         rows.append(row)
-    return f"\n### A training step, {BATCH} slices of {SIZE} x {SIZE}, {CLASSES} classes\n\n" + table(rows)
+    return f"\n### A training step, {batch} slices of {SIZE} x {SIZE}, {CLASSES} classes\n\n" + table(rows)
 
 
-def side_by_side(steps: int) -> str:
+def step_and_start(way: Callable[[int, int], None], steps: int, batch: int) -> tuple[float, float]:
+    """Seconds of one step, and of what happens once, of a way to train for so many steps."""
+    way(2, batch)
+    once, twice = (seconds(partial(way, n, batch), 2) for n in (steps, 2 * steps))
+    return (twice - once) / steps, 2 * once - twice
+
+
+def side_by_side(steps: int, nets: dict[str, dict[str, Any]] = NETS) -> str:
     """Several trainings on one machine at once against one after the other, which has all of it to itself."""
     on_gpu = choose_device("auto").type == "cuda"
     cores = os.cpu_count() or 1
     rows: list[dict[str, object]] = []
-    for net in NETS:
+    for net in nets:
         took = {}
         for jobs in (1, 2, 4) if on_gpu else (1, cores):
             threads = 1 if on_gpu else cores // jobs
-            took[jobs] = _at_once(net, steps, jobs, threads)
-            rows.append({"network": f"{net} {NETS[net]}", "at once": jobs, "threads each": threads,
-                         "a step of one, ms": f"{1000 * took[jobs] / steps:.0f}",
+            took[jobs] = _at_once(net, nets[net], steps, jobs, threads)
+            rows.append({"network": f"{net} {nets[net]}", "at once": jobs, "threads each": threads,
+                         "a step of one, ms": f"{1000 * took[jobs] / steps:.1f}",
                          "steps a second, all": f"{jobs * steps / took[jobs]:.1f}",
                          "ratio to one after the other": f"{jobs * took[1] / took[jobs]:.2f}"})  # fmt: skip
     return f"\n### Trainings side by side, {BATCH} slices of {SIZE} x {SIZE} a step\n\n" + table(rows)
 
 
-def _at_once(net: str, steps: int, jobs: int, threads: int) -> float:
+def _at_once(net: str, arguments: dict[str, Any], steps: int, jobs: int, threads: int) -> float:
     """Seconds from the start of the first to the end of the last of some trainings, each a process that is warm."""
     context = multiprocessing.get_context("spawn")
     ready, times = context.Barrier(jobs), context.Queue()
-    processes = [context.Process(target=_one, args=(net, steps, threads, ready, times)) for _ in range(jobs)]
+    processes = [context.Process(target=_one, args=(net, arguments, steps, threads, ready, times)) for _ in range(jobs)]
     for process in processes:
         process.start()
-    found = [times.get() for _ in processes]
+    found = [times.get(timeout=300) for _ in processes]
     for process in processes:
         process.join()
     return float(max(end for _, end in found) - min(start for start, _ in found))
 
 
-def _one(net: str, steps: int, threads: int, ready: Any, times: Any) -> None:
+def _one(net: str, arguments: dict[str, Any], steps: int, threads: int, ready: Any, times: Any) -> None:
     data = noise(SLICES)
     set_up_process("auto", threads)
-    ours(net, data, 5, threads=threads)
+    ours(net, arguments, data, 5, BATCH, threads=threads)
     ready.wait()
     start = time.perf_counter()  # one clock for all processes of a machine
-    ours(net, data, steps, threads=threads)
+    ours(net, arguments, data, steps, BATCH, threads=threads)
     times.put((start, time.perf_counter()))
