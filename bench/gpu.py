@@ -79,24 +79,29 @@ def paper_scale(steps: int, slices: int) -> str:
     return title + table(rows) + f"\n\nTogether {total / 3600:.1f} h."
 
 
-def parts(quick: bool) -> dict[str, Callable[[], str]]:
+def checks(quick: bool) -> dict[str, Callable[[], str]]:
     """By name, the most important first."""
     return {
-        "machine": gpu,
         "trainings": gpu_checks.reproducibility,
         "pixels": lambda: gpu_sweeps.against_an_oracle(*((4, 30) if quick else (48, 1))),
-        "networks of others": gpu_checks.of_others,
-        "frozen arms": gpu_checks.frozen,
+        "others": gpu_checks.of_others,
+        "frozen": gpu_checks.frozen,
+        "cpu": gpu_checks.against_the_cpu,
+        "lease": gpu_checks.lease,
+        "memory": gpu_checks.out_of_memory,
+    }
+
+
+def timings(quick: bool) -> dict[str, Callable[[], str]]:
+    """By name, the most important first."""
+    return {
         "sweep": lambda: gpu_sweeps.against_baselines(4 if quick else 200, NETS, compiled=not quick),
         "steps": lambda: against_others(2 if quick else 60),
-        "GPU against CPU": gpu_checks.against_the_cpu,
-        "lease": gpu_checks.lease,
-        "out of memory": gpu_checks.out_of_memory,
         "paper": lambda: paper_scale(*((2, 1) if quick else (60, 96))),
-        "sweep, paper": lambda: gpu_sweeps.against_baselines(1 if quick else 96, PAPER, compiled=False),
-        "steps, paper": lambda: against_others(2 if quick else 30, PAPER, 16),
+        "paper-sweep": lambda: gpu_sweeps.against_baselines(1 if quick else 96, PAPER, compiled=False),
+        "paper-steps": lambda: against_others(2 if quick else 30, PAPER, 16),
         "floor": lambda: against_the_floor(2 if quick else 200),
-        "side by side": lambda: side_by_side(4 if quick else 300),
+        "side-by-side": lambda: side_by_side(4 if quick else 300),
     }
 
 
@@ -105,7 +110,6 @@ def run(chosen: dict[str, Callable[[], str]], minutes: float, out: Path) -> int:
     start = time.perf_counter()
     failed = 0
     page = out / "gpu.md"
-    page.write_text("")
     found: dict[str, int] = {}
 
     def say(text: str) -> None:
@@ -137,17 +141,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--minutes", type=float, default=8, help="no part begins later than that")
     parser.add_argument("--out", type=Path, default=Path("results/gpu"), help="where gpu.md goes")
-    parser.add_argument("--only", nargs="+", choices=parts(True), help="some parts")
+    parser.add_argument("--only", nargs="+", help="checks, timings, or names of parts")
     parser.add_argument("--quick", action="store_true", help="much less of everything: shows that it runs")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     faulthandler.dump_traceback_later(60 * options.minutes + 90, exit=True)  # a part that hangs
     set_up_process("auto", 1)
-    chosen = {
-        name: part for name, part in parts(options.quick).items() if options.only in (None, []) or name in options.only
-    }
-    raise SystemExit(1 if run(chosen, options.minutes, options.out) else 0)
+    groups = {"checks": checks(options.quick), "timings": timings(options.quick)}
+    wanted = options.only or list(groups)
+    chosen = {n: part for group, all_ in groups.items() for n, part in all_.items() if {group, n} & set(wanted)}
+    raise SystemExit(1 if run({"machine": gpu, **chosen}, options.minutes, options.out) else 0)
 
 
 if __name__ == "__main__":
