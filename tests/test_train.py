@@ -5,6 +5,8 @@ import dataclasses
 import math
 import signal
 import warnings
+from types import SimpleNamespace
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -15,7 +17,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from prrmse.engine.sweep import sweep
 from prrmse.errors import InputError
 from prrmse.learning import train as module
-from prrmse.learning.cuda import Captured, DeterministicResizing, pixel_cross_entropy
+from prrmse.learning.cuda import Captured, DeterministicResizing, pixel_cross_entropy, record_graph
 from prrmse.learning.dice import dice
 from prrmse.learning.evaluate import Evaluation
 from prrmse.learning.optimiser import cosine_rates
@@ -187,6 +189,26 @@ def test_a_step_that_cannot_be_recorded_is_called(caplog):
     assert [r.message for r in caplog.records] == [
         "not recorded as a graph, and slower for it: operation not permitted when stream is capturing"
     ]
+
+
+def test_after_a_failed_recording_torch_is_as_it_was(monkeypatch):
+    """By stand-ins: torch's context stays on its stream when a recording fails, and its generator in its mode."""
+    generator, clone, left = mock.Mock(), object(), []
+    generator.clone_state.return_value = clone
+
+    @contextlib.contextmanager
+    def graph(_):
+        yield
+        raise RuntimeError("previous error during capture")
+
+    stream = SimpleNamespace(device_index=1)
+    stands_in = {"CUDAGraph": object, "graph": graph, "current_stream": lambda: stream, "set_stream": left.append}
+    for name, value in {**stands_in, "default_generators": (None, generator)}.items():
+        monkeypatch.setattr(torch.cuda, name, value)
+    with pytest.raises(RuntimeError, match="previous error"):
+        record_graph(lambda x: (x,), (torch.zeros(1),))
+    assert left == [stream]
+    generator.graphsafe_set_state.assert_called_once_with(clone)
 
 
 def test_a_step_that_waits_for_the_gpu_is_never_recorded(caplog):
