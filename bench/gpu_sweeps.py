@@ -23,8 +23,6 @@ from prrmse.names import Layer
 from prrmse.nets.layers import inventory
 from prrmse.settings import Compute
 
-Swap = Callable[[Layer], Counts]
-
 
 def oracle(
     target: nn.Module,
@@ -133,7 +131,7 @@ class Prepared:
         self.image = torch.from_numpy(data.image).unsqueeze(1).cuda().contiguous(memory_format=torch.channels_last)
         label = torch.from_numpy(data.label).cuda().long()
         self.truth = torch.stack([label == c for c in range(CLASSES)]).flatten(2).float().transpose(0, 1)
-        self.batch = batch
+        self.batch, self.name = batch, f"one graph{', compiled' if compiled else ''}, batches of {batch}"
         self.run: Callable[[torch.Tensor], torch.Tensor] = torch.compile(self.network) if compiled else self.network
         side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
@@ -168,19 +166,6 @@ class Prepared:
         return torch.stack([self.swap(layer) for layer in layers]).cpu()
 
 
-def prepared_seconds(
-    target: nn.Module, source: nn.Module, layers: list[Layer], data: Slices, batch: int, compiled: bool
-) -> tuple[float, float]:
-    """Seconds of preparation, and of all swaps."""
-    with torch_as_it_comes(), torch.inference_mode():
-        torch.backends.cudnn.allow_tf32 = False  # what is compared is float32
-        start = time.perf_counter()
-        prepared = Prepared(target, source, data, batch, compiled=compiled)
-        torch.cuda.synchronize()
-        before = time.perf_counter() - start
-        return before, seconds(lambda: prepared.all(layers), 2)
-
-
 def against_baselines(slices: int, nets: dict[str, dict[str, Any]], *, compiled: bool) -> str:
     """Every pair: the engines, the plain way (one pair, times the number of pairs), and `Prepared`."""
     data = noise(slices)
@@ -192,30 +177,38 @@ def against_baselines(slices: int, nets: dict[str, dict[str, Any]], *, compiled:
         took: dict[str, float] = {}
         for engine, memory in (("fast", 2000), ("fast", 20000), ("exact", 2000)):
             run = partial(sweep, target, state, layers, evaluation, engine=engine, memory_mb=memory)
-            took[f"{engine}, {memory} MiB"] = seconds(run, 2 if not took else 1)
+            took[f"{engine}, {memory} MiB"] = seconds(run, 1 if took else 2)
         fast = took["fast, 2000 MiB"]
         for batch in (16, 64):
             one = seconds(partial(plain_way, target, state, layers[0], data, batch), 3)
             took[f"plain way, batches of {batch}"] = one * len(layers)
-        for batch in (64, slices):
-            took.update(_prepared(target, source, layers, data, batch, compiled=False))
-        if compiled:
-            took.update(_prepared(target, source, layers, data, 64, compiled=True))
+        sizes = class_sizes(sweep(target, state, layers, evaluation)[1])
+        for batch, by_compiler in [(64, False), (slices, False), *([(64, True)] if compiled else [])]:
+            took |= _prepared(partial(Prepared, target, source, data, batch, compiled=by_compiler), layers, sizes)
         rows += [{"network": f"{net} {arguments}", "pairs": len(layers), "way": way, "s": f"{s:.2f}",
                   "over fast, 2000 MiB": f"{s / fast:.2f}"} for way, s in took.items()]  # fmt: skip
     return f"\n### Full sweep, {slices} slices of 128 x 128, float32\n\n" + table(rows)
 
 
-def _prepared(
-    target: nn.Module, source: nn.Module, layers: list[Layer], data: Slices, batch: int, *, compiled: bool
-) -> dict[str, float]:
-    if not torch.cuda.is_available():
-        return {}
-    name = f"one graph{', compiled' if compiled else ''}, batches of {batch}"
+def class_sizes(found: list[Counts]) -> torch.Tensor:
+    """Pixels of each predicted class, of each swap."""
+    return torch.stack([torch.from_numpy(counts.predicted.sum(0)) for counts in found])
+
+
+def _prepared(make: Callable[[], Prepared], layers: list[Layer], sizes: torch.Tensor) -> dict[str, float]:
+    """Seconds of all swaps, without and with what comes before; by a name that says how many pixels differ."""
     try:
-        before, took = prepared_seconds(target, source, layers, data, batch, compiled)
+        with torch_as_it_comes(), torch.inference_mode():
+            torch.backends.cudnn.allow_tf32 = False  # what is compared is float32
+            start = time.perf_counter()
+            prepared = make()
+            made = prepared.all(layers).sum((1, 2)).long()
+            first = time.perf_counter() - start
+            name = f"{prepared.name}, pixels {int((made - sizes).abs().sum()) // 2}"
+            took = seconds(lambda: prepared.all(layers), 2)
     except Exception as e:  # too large, or no compiler
-        return {f"{name}: {type(e).__name__}": float("nan")}
+        return {f"one graph: {type(e).__name__} {str(e).strip().splitlines()[0][:80]}": float("nan")}
     finally:
-        torch.cuda.empty_cache()
-    return {name: took, f"{name}, with its preparation": before + took}
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+    return {name: took, f"{prepared.name}, the first time": first}
