@@ -2,13 +2,15 @@
 # The shipped demo (params.yaml) on this machine's GPU, in a copy of the tree: how long it takes, what its tables say.
 # For comparison in value, not in bytes, with docs/demo.md, which a CPU printed.
 #
-# usage: bench/gpu_demo.sh FOLDER [snakemake's options...]     FOLDER: where demo.md and the logs go
+# usage: [LIMIT=seconds] bench/gpu_demo.sh FOLDER [targets and options of snakemake...]
+#   FOLDER: where demo.md, the log and results.tar.gz (no checkpoints) go. Run again, it goes on where it was stopped.
 set -euo pipefail
 root=$(cd "$(dirname "$0")/.." && pwd)
 mkdir -p "$1"
 out=$(cd "$1" && pwd)
 shift
-copy=$(mktemp -d)
+copy=${TMPDIR:-/tmp}/prrmse-gpu-demo
+mkdir -p "$copy"
 cd "$root"
 cp -r Snakefile workflow src profiles configs params.yaml environment.yml "$copy"
 mkdir -p "$copy/data/raw"
@@ -17,10 +19,10 @@ cd "$copy"
 sed -i "s|export PYTHONPATH=src;|export PYTHONPATH=src:${PYTHONPATH:-};|" workflow/rules/common.smk
 failed=0
 start=$(date +%s)
-snakemake --cores 8 --resources gpu=4 --scheduler greedy "$@" >"$out/snakemake.log" 2>&1 || failed=$?
+timeout "${LIMIT:-86400}" snakemake --cores 14 --resources gpu=6 --scheduler greedy --rerun-incomplete "$@" >"$out/snakemake.log" 2>&1 || failed=$?
 took=$(($(date +%s) - start))
 {
-    echo "### The demo on the GPU: snakemake --cores 8 --resources gpu=4, $took s, exit status $failed"
+    echo "### The demo on the GPU: snakemake --cores 14 --resources gpu=6 $*, $took s, exit status $failed"
     echo
     cat results/tables/transfer.md 2>/dev/null || tail -n 40 "$out/snakemake.log"
     echo
@@ -43,5 +45,5 @@ PYTHON
             awk -v stage="$stage" '{ s[NR] = $1 } END { if (NR) print stage, NR, "jobs:", s[int((NR + 1) / 2)], s[NR] }'
     done
 } | tee "$out/demo.md"
-rm -rf "$copy"
+tar -czf "$out/results.tar.gz" --exclude results/checkpoints results
 exit "$failed"
