@@ -7,6 +7,7 @@ What stands above the first table of a page is written by hand and stays.
 
 from __future__ import annotations
 
+import argparse
 import shutil
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from prrmse.tables.markdown import markdown_table
 
 ROOT = Path(__file__).parents[1]
 TABLES = ROOT / "results" / "tables"
+IMAGES = ROOT / "docs" / "images"
 CHECKPOINTS = ROOT / "results" / "checkpoints" / "unet"
 FIRST = "## Base models"
 HOLDS = "## What holds"
@@ -30,7 +32,8 @@ def read(name: str) -> pd.DataFrame:
     return pd.read_csv(TABLES / f"{name}.csv", keep_default_na=False, na_values=[""])
 
 
-def main() -> None:
+def demo() -> None:
+    """docs/demo.md and its pictures."""
     page = ROOT / "docs" / "demo.md"
     head = page.read_text().partition(FIRST)[0]
     mean = "Mean ± SD over seeds; Dice per patient over all its slices, then the mean over the validation patients."
@@ -41,23 +44,39 @@ def main() -> None:
         f"## Transfer (transfer.md)\n\n{(TABLES / 'transfer.md').read_text().strip()}",
     ]
     page.write_text(head + "\n\n".join(parts) + "\n")
-    evidence = ROOT / "docs" / "evidence.md"
+    for name in ("fig03", "verdict", "transfer"):
+        shutil.copy(ROOT / "results" / "figures" / f"{name}.png", IMAGES)
+
+
+def evidence() -> None:
+    """docs/evidence.md and its pictures."""
+    page = ROOT / "docs" / "evidence.md"
     found = (ROOT / "results" / "evidence" / "evidence.md").read_text()
     for name in EVIDENCE_FIGURES:
         found = found.replace(f"]({name}.png)", f"](images/{name}.png)")
-    evidence.write_text(evidence.read_text().partition(HOLDS)[0] + HOLDS + found.partition(HOLDS)[2])
-    images = ROOT / "docs" / "images"
-    for name in EVIDENCE_FIGURES:
-        shutil.copy(ROOT / "results" / "evidence" / f"{name}.png", images)
-    for name in ("fig03", "verdict", "transfer"):
-        shutil.copy(ROOT / "results" / "figures" / f"{name}.png", images)
+        shutil.copy(ROOT / "results" / "evidence" / f"{name}.png", IMAGES)
+    page.write_text(page.read_text().partition(HOLDS)[0] + HOLDS + found.partition(HOLDS)[2])
+
+
+def tools() -> None:
+    """The pictures that `prrmse compare` and `prrmse sweep` draw."""
     prrmse = [f"{Path(sys.executable).parent}/prrmse"]
     pair = [str(CHECKPOINTS / model / "seed0.safetensors") for model in ("acdc-seg", "t1-seg")]
     data = ["--data", str(ROOT / "data/processed/acdc.npz")]
     for command in (["compare", *pair], ["sweep", *pair, *data]):
         subprocess.run(
-            [*prrmse, *command, "--figure", str(images / f"{command[0]}.png")], check=True, stdout=subprocess.DEVNULL
+            [*prrmse, *command, "--figure", str(IMAGES / f"{command[0]}.png")], check=True, stdout=subprocess.DEVNULL
         )
+
+
+def main() -> None:
+    parts = {"demo": demo, "evidence": evidence, "tools": tools}
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--only", choices=parts)
+    only = parser.parse_args().only
+    for name, part in parts.items():
+        if only in (None, name):
+            part()
 
 
 if __name__ == "__main__":

@@ -124,7 +124,7 @@ def draw_factorial(cells: pd.DataFrame, settings: Drawing, out: Path) -> None:
     reuse.axhline(0, color="0.6", linewidth=0.8, linestyle="--")
     legend_above(figure, [drop], 2)
     n = every["n_patients"].max()
-    footnote(figure, {}, f"Bars: interval over {n} validation patients; small points: single sources. Ours.")
+    footnote(figure, {}, f"Bars: interval over seeds and {n} validation patients; small points: single sources. Ours.")
     save(figure, "factorial", out, settings)
 
 

@@ -1,4 +1,4 @@
-"""What a training does differently on a GPU. Not yet run on one: the tests use fake tensors and stand-ins on a CPU.
+"""What a training does differently on a GPU (docs/gpu.md; the tests use fake tensors and stand-ins on a CPU).
 
 The loop calls `prepare_step`; its optimiser and its loss take what a recorded step needs from `adam` and
 `cross_entropy`. On a CPU each of them is torch's plain way.
