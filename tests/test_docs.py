@@ -1,0 +1,43 @@
+"""What the documentation lists is what there is."""
+
+import re
+import tomllib
+
+import yaml
+from tiny import ROOT
+
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+# Names of conda-forge and bioconda where they differ from those of PyPI.
+CONDA = {
+    "torch": "pytorch",
+    "matplotlib": "matplotlib-base",
+    "seaborn": "seaborn-base",
+    "snakemake": "snakemake-minimal",
+}
+
+
+def parts(requirement):
+    """Name, and bounds without blanks, of a requirement of pip or conda."""
+    name, bounds = re.fullmatch(r"([\w.-]+)\s*([^;]*)(?:;.*)?", requirement).groups()
+    return name, bounds.strip()
+
+
+def test_the_readme_names_every_page():
+    readme = (ROOT / "README.md").read_text()
+    pages = [f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")]
+    assert len(pages) > 10
+    assert [page for page in pages if page not in readme] == []
+
+
+def test_every_direct_dependency_has_a_line_that_says_why():
+    listed = re.findall(r"^\| ([\w.-]+) \| \S", (ROOT / "docs/dependencies.md").read_text(), re.MULTILINE)
+    required = [*PROJECT["dependencies"], *(x for extra in PROJECT["optional-dependencies"].values() for x in extra)]
+    assert sorted(set(listed) - {"package"}) == sorted(parts(requirement)[0] for requirement in required)
+    assert len(listed) == len(set(listed)) + listed.count("package") - 1
+
+
+def test_the_environment_of_conda_asks_for_what_the_package_and_the_workflow_need():
+    wanted = dict(map(parts, yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]))
+    needed = map(parts, [*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["workflow"]])
+    expected = {CONDA.get(name, name): bounds for name, bounds in needed}
+    assert wanted == {"python": PROJECT["requires-python"], **expected}
