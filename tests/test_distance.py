@@ -14,7 +14,7 @@ from prrmse.compare.distance import bn_shift, bn_shift_table, relative_rmse, rms
 from prrmse.experiments.bn_shift import bn_shift_all_pairs
 from prrmse.experiments.rmse import rmse_all_pairs
 from prrmse.nets.arrays import read_arrays
-from prrmse.nets.checkpoint import save_checkpoint
+from prrmse.nets.checkpoint import save_checkpoint, write_state
 from prrmse.nets.layers import inventory
 
 
@@ -127,6 +127,22 @@ def shifts(tmp_path):
         header = {"net": "mine", "model": name, "seed": 0, "layers": [x._asdict() for x in inventory(network)]}
         save_checkpoint(network, tmp_path / name, header)
     return networks, bn_shift_all_pairs([tmp_path / "a-seg"], [tmp_path / "b-seg"]).set_index("module")
+
+
+def test_a_header_without_eps_means_that_of_torch_and_says_so(tmp_path, caplog):
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.BatchNorm2d(6, eps=0.7), nn.BatchNorm2d(6, eps=0.7))
+    for name in ("a-seg", "b-seg"):
+        for norm in network:
+            norm.running_var.uniform_(0.5, 2)
+        header = {"net": "mine", "model": name, "seed": 0, "layers": [x._asdict() for x in inventory(network)]}
+        write_state(network.state_dict(), tmp_path / name, header)
+    found = bn_shift_all_pairs([tmp_path / "a-seg"], [tmp_path / "b-seg"]).set_index("module")
+    assert f"{tmp_path / 'a-seg'}: its header has no eps of 0 and 1 more layers; torch's default, 1e-05" in caplog.text
+    variances = [read_arrays(tmp_path / name)[0]["0.running_var"].astype(float) for name in ("a-seg", "b-seg")]
+    default = nn.BatchNorm2d(1).eps
+    expected = np.sqrt((variances[0] + default) / (variances[1] + default)).mean()
+    assert found.loc["0", "mrv"] == pytest.approx(expected, rel=1e-12)
 
 
 def test_normalisations_without_some_parameters(shifts):

@@ -50,5 +50,8 @@ def _header(f: Any, path: str | Path) -> dict[str, Any]:
     header = (f.metadata() or {}).get("prrmse")
     if header is None:
         raise InputError(f"{path}: not a checkpoint of this program (its header has no key prrmse)")
-    found: dict[str, Any] = json.loads(header)
+    try:
+        found: dict[str, Any] = json.loads(header)
+    except (ValueError, RecursionError) as e:
+        raise InputError(f"{path}: not a complete checkpoint (its header is no JSON: {e}); run again") from None
     return found
