@@ -11,12 +11,12 @@ from pathlib import Path
 from ablation import ablation
 from common import machine
 from overhead import against_imports
-from sweeps import against_the_floor, against_the_plain_way, at_paper_width, growth
+from sweeps import against_the_floor, against_whole_passes, at_paper_width, by_evaluation_precision, growth
 from trainings import against_others, side_by_side
 
 from prrmse.learning.device import set_up_process
 
-PARTS = ("overhead", "sweep", "width", "floor", "training", "sharing", "growth", "ablation")
+PARTS = ("overhead", "sweep", "width", "floor", "precision", "training", "sharing", "growth", "ablation")
 
 
 def main() -> None:
@@ -31,9 +31,10 @@ def main() -> None:
     print(f"{machine()}\n", flush=True)
     parts: dict[str, Callable[[], str]] = {
         "overhead": against_imports,
-        "sweep": lambda: against_the_plain_way(8 if quick else 200),
+        "sweep": lambda: against_whole_passes(8 if quick else 200),
         "width": lambda: at_paper_width(2 if quick else 48, 40 if quick else 9),
         "floor": lambda: against_the_floor(8 if quick else 200),
+        "precision": lambda: by_evaluation_precision(4 if quick else 50),
         "training": lambda: against_others(2 if quick else 24),
         "sharing": lambda: side_by_side(4 if quick else 60),
         "growth": lambda: growth(options.folder, 4 if quick else 50),

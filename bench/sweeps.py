@@ -1,4 +1,4 @@
-"""The sweep against the plain way, against the floor, and how it grows."""
+"""The sweep against one forward pass of the whole network per swap, against its floor, and how it grows."""
 
 from __future__ import annotations
 
@@ -61,8 +61,8 @@ def plain_way(target: nn.Module, source: dict[str, torch.Tensor], layer: Layer, 
     return Counts(both, predicted, true)
 
 
-def against_the_plain_way(slices: int) -> str:
-    """Every pair of one (network, source), all three ways; then the plain way with other batch sizes."""
+def against_whole_passes(slices: int) -> str:
+    """Every pair of one (network, source) by every engine; then the baseline with other batch sizes."""
     data = noise(slices)
     rows: list[dict[str, object]] = []
     others: list[dict[str, object]] = []
@@ -78,17 +78,17 @@ def against_the_plain_way(slices: int) -> str:
             _, found[engine] = sweep(target, source.state_dict(), layers, evaluation, engine=engine)
             took = time.perf_counter() - start
             rows.append({"network": f"{net} {arguments}", "pairs": len(layers), "engine": engine,
-                         "engine, s": f"{took:.1f}", "plain way, s": f"{plain:.1f}",
+                         "engine, s": f"{took:.1f}", "baseline, s": f"{plain:.1f}",
                          "ratio": f"{plain / took:.2f}", **_differences(found[engine], textbook),
                          "pixels that differ from engine plain": _pixels(found[engine], found["plain"])})  # fmt: skip
         took = min(took, seconds(lambda: sweep(target, source.state_dict(), layers, evaluation)))  # noqa: B023
         for batch in (1, 4, BATCH, 64):
             one = seconds(partial(plain_way, target, source.state_dict(), layers[0], data, batch), 2)
-            others.append({"network": net, "plain way's batch": batch, "a pair, s": f"{one:.2f}",
+            others.append({"network": net, "baseline's batch": batch, "a pair, s": f"{one:.2f}",
                            "all pairs, fast, s": f"{took:.1f}",
                            "ratio": f"{one * len(layers) / took:.2f}"})  # fmt: skip
-    text = f"\n### Full sweep, {slices} slices of 128 x 128, float32; plain way with batches of {BATCH}\n\n"
-    text += table(rows) + "\n\nThe plain way by batch size (one pair, times the number of pairs), and `fast`, each the "
+    text = f"\n### Full sweep, {slices} slices of 128 x 128, float32; baseline with batches of {BATCH}\n\n"
+    text += table(rows) + "\n\nThe baseline by batch size (one pair, times the number of pairs), and `fast`, each the "
     return text + "better of two:\n\n" + table(others)
 
 
@@ -112,8 +112,27 @@ def at_paper_width(slices: int, every: int) -> str:
         plain = seconds(lambda: plain_way(target, source.state_dict(), layers[0], data, BATCH), 2)  # noqa: B023
         plain *= len(layers)
         rows.append({"network": f"{net} {arguments}", "pairs": len(layers), "fast, s": f"{fast:.1f}",
-                     "plain way, s": f"{plain:.1f}", "ratio": f"{plain / fast:.2f}"})  # fmt: skip
+                     "baseline, s": f"{plain:.1f}", "ratio": f"{plain / fast:.2f}"})  # fmt: skip
     return f"\n### The paper's widths, every {every}th pair, {slices} slices\n\n" + table(rows)
+
+
+def by_evaluation_precision(slices: int) -> str:
+    """What `compute.evaluation_precision` costs: float32, the default, over the dtype that trainings use."""
+    data = noise(slices)
+    rows: list[dict[str, object]] = []
+    for net, arguments in NETS.items():
+        target, source = pair(net, arguments)
+        layers = inventory(target)
+        own, swept = [], []
+        for precision in ("float32", "auto"):
+            evaluation = Evaluation(data, COMPUTE.model_copy(update={"evaluation_precision": precision}), CLASSES)
+            own.append(seconds(lambda: evaluation.own_counts(target), 2))  # noqa: B023
+            swept.append(seconds(lambda: sweep(target, source.state_dict(), layers, evaluation), 2))  # noqa: B023
+        rows.append({"network": f"{net} {arguments}", "dtype of training": str(evaluation.dtype).removeprefix("torch."),
+                     "one evaluation, float32, s": f"{own[0]:.2f}", "ratio": f"{own[0] / own[1]:.2f}",
+                     "sweep, float32, s": f"{swept[0]:.1f}",
+                     "ratio of sweeps": f"{swept[0] / swept[1]:.2f}"})  # fmt: skip
+    return f"\n### Evaluation in float32 over the dtype of training, {slices} slices of 128 x 128\n\n" + table(rows)
 
 
 def against_the_floor(slices: int, nets: dict[str, dict[str, Any]] = NETS) -> str:

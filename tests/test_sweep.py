@@ -1,4 +1,4 @@
-"""The sweep engine answers what the plain way answers, and stays under its bound of memory."""
+"""The sweep engine answers what forward passes of the whole network answer, and stays under its bound of memory."""
 
 import copy
 import dataclasses
@@ -103,7 +103,7 @@ def disturbed(network):
 
 @torch.inference_mode()
 def called(network, state, images, precision):
-    """Classes ``[N, H, W]`` by a copy of the network that is simply called: the plain way, with nothing of ours."""
+    """Classes ``[N, H, W]`` by a copy of the network that is simply called, with nothing of ours."""
     network = copy.deepcopy(network)
     network.load_state_dict(state)
     found = []
@@ -195,7 +195,7 @@ def rewritten(network, size, dtype=torch.float32):
 
 
 def test_fast_rewrites_what_it_says(slices):
-    """Else the test above would compare the plain way with itself."""
+    """Else the test above would compare `plain` with itself."""
     target, _ = networks("branches", slices)
     steps = rewritten(target, 32).steps
     kinds = {name: type(step).__name__ for name, step in steps.items()}
