@@ -250,6 +250,24 @@ class Detached(nn.Module):
         return self.norm(self.body(x)) * self.gate(x).detach().sigmoid() * scale
 
 
+def test_a_pair_that_present_values_mute_has_an_effect_and_no_drop():
+    torch.manual_seed(0)
+    network, source = (
+        nn.Sequential(nn.Conv2d(1, 2, 1), nn.BatchNorm2d(2), nn.Conv2d(2, 1, 1)).eval() for _ in range(2)
+    )
+    nn.init.zeros_(network[1].weight)
+    image = torch.rand(1, 1, 4, 4)
+
+    @torch.no_grad()
+    def evaluate(model):
+        return float(model(image).mean())
+
+    table = api.sweep(network, source.state_dict(), evaluate).set_index("tensor")
+    assert table["effect"].all()
+    assert (table["score"] == table["baseline"])[["0.weight", "0.bias", "1.running_mean"]].all()
+    assert table.loc["1.weight", "score"] != table.loc["1.weight", "baseline"]
+
+
 def test_what_has_no_effect_is_found_by_the_graph_or_by_trying():
     network = Detached().eval()
     network.body.weight.requires_grad_(False)

@@ -8,6 +8,8 @@ from safetensors.torch import save_file
 
 from prrmse.errors import InputError
 from prrmse.nets.build import build
+from prrmse.nets.initialisation import initialised_network
+from prrmse.settings import PSPNet
 
 
 @pytest.mark.parametrize("net", ["unet", "pspnet"])
@@ -85,6 +87,21 @@ def test_backbone_equals_torchvisions_up_to_layer2(weights):
         return net.layer2(net.layer1(net.maxpool(net.relu(net.bn1(net.conv1(x))))))
 
     assert torch.equal(half(network), half(reference.eval()))
+
+
+def test_one_of_several_states_of_a_file_of_weights(weights, tmp_path):
+    state = torch.load(weights / "resnet18.pth", weights_only=True)
+    torch.save({"teacher": {k: torch.zeros_like(v) for k, v in state.items()}, "student": state}, tmp_path / "two.pth")
+
+    def begun(entry):
+        pretrained = {"file": str(tmp_path / "two.pth"), "part": "backbone.", "entry": entry}
+        spec = PSPNet.model_validate({"arguments": {"head_width": 64}, "pretrained": pretrained})
+        return initialised_network("pspnet", spec, "shared", "a-seg", 0).backbone.layer1[0].conv1.weight
+
+    assert not begun(None).any()
+    assert torch.equal(begun("student"), state["layer1.0.conv1.weight"])
+    with pytest.raises(InputError, match=r"two\.pth: entry pupil: no such state; it has teacher, student"):
+        begun("pupil")
 
 
 def test_bad_weights_are_one_error(weights, tmp_path):

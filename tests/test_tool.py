@@ -2,12 +2,15 @@
 
 import json
 
+import monai
 import pytest
 import torch
+import zoo
 from cohorts import write_decathlon
 from conftest import ARGUMENTS, COMPUTE, SETTINGS, initialise
 from safetensors.torch import load_file
 
+from prrmse import api
 from prrmse.cli.main import main
 from prrmse.data.slices import save_slices
 from prrmse.learning.train import train
@@ -102,6 +105,79 @@ def test_a_network_by_import_path_on_a_folder_of_ones_own(folder, capsys, tmp_pa
     command = ["sweep", tmp_path / "a.pth", tmp_path / "b.pth", *spec, *data, *RUN]
     rows = json.loads(printed(capsys, *command, "--json"))
     assert len(rows) == 55 + 1 + 4 * 54
+
+
+def test_a_state_of_several_by_its_name(folder, capsys, tmp_path):
+    """In each command that opens checkpoints; the state that is taken without the flag is the noise."""
+    noise, good = (torch.load(folder / name, weights_only=True) for name in ("noise.pt", "twin.pth"))
+    both, target, data = tmp_path / "both.pth", folder / "target.safetensors", ["--data", folder / "slices.npz", *RUN]
+    torch.save({"teacher": noise, "student": good["state_dict"]}, both)
+    entry, out = ["--entry", "student"], tmp_path / "warm.safetensors"
+    means = [json.loads(printed(capsys, "inspect", both, *e, "--json"))[0]["mean"] for e in ([], entry)]
+    expected = [float(noise["inc.0.weight"].mean()), float(good["state_dict"]["module.inc.0.weight"].mean())]
+    assert means == pytest.approx(expected, abs=1e-6)
+    for files in ([target, both], [both, target]):
+        found = json.loads(printed(capsys, "compare", *files, *entry, "--json"))
+        assert {row["rmse"] for row in found["distances"]} == {0}
+    assert not any(r["drop"] for r in json.loads(printed(capsys, "sweep", target, both, *data, *entry, "--json")))
+    network = ["--network", "unet", "--arguments", json.dumps(ARGUMENTS["unet"])]
+    assert not any(
+        r["drop"] for r in json.loads(printed(capsys, "sweep", both, target, *network, *data, *entry, "--json"))
+    )
+    advice = tmp_path / "advice.json"
+    assert "100% of its parameters" in printed(capsys, "advise", target, both, *data, *entry, "--out", advice)
+    own = load_file(target)["inc.3.weight"]
+    for how in (["--advice", advice], ["--source", both, *entry]):  # the advice keeps the name
+        printed(capsys, "warmstart", folder / "start.safetensors", *how, "--out", out)
+        assert torch.equal(load_file(out)["inc.3.weight"], own)
+    settings, listed = ["--steps", "1", "--out", tmp_path / "trained.safetensors"], tmp_path / "list.json"
+    listed.write_text('{"reused": ["inc.3.weight"]}')
+    printed(capsys, "train", *network, *data, *settings, "--start", both, "--freeze", listed, *entry)
+    assert torch.equal(load_file(tmp_path / "trained.safetensors")["inc.3.weight"], own)
+    # A name for each file; a name that no file has; a name where there is nothing to choose.
+    torch.save({"model_ema": noise, "model": good["state_dict"]}, tmp_path / "other.pth")
+    two = printed(capsys, "compare", both, tmp_path / "other.pth", *entry, "--entry", "model", "--json")
+    assert {row["rmse"] for row in json.loads(two)["distances"]} == {0}
+    message = refused(capsys, "inspect", both, "--entry", "pupil")
+    assert "--entry pupil: no such state; it has teacher, student" in message
+    assert "there is no choice" in refused(capsys, "compare", target, folder / "twin.pth", *entry)
+    torch.save({"a": {"net": noise}, "b": {"net": good["state_dict"]}}, both)
+    assert "name one with --entry: a.net, b.net" in refused(capsys, "inspect", both)
+
+
+def test_what_does_not_reach_the_output_is_not_warm_started(capsys, tmp_path):
+    """MONAI's DynUNet registers the heads of its deep supervision behind the convolution that makes its output."""
+    arguments = {
+        "spatial_dims": 2, "in_channels": 1, "out_channels": 3, "kernel_size": [3, 3, 3], "strides": [1, 2, 2],
+        "upsample_kernel_size": [2, 2], "filters": [4, 6, 8], "deep_supervision": True, "deep_supr_num": 1,
+    }  # fmt: skip
+    network = ["--network", "monai.networks.nets:DynUNet", "--arguments", json.dumps(arguments)]
+    torch.manual_seed(0)
+    torch.save(monai.networks.nets.DynUNet(**arguments).state_dict(), tmp_path / "source.pth")
+    out = tmp_path / "warm.safetensors"
+
+    def reused(*more):
+        printed(capsys, "warmstart", *network, "--source", tmp_path / "source.pth", "--out", out, *more)
+        return set(json.loads(out.with_suffix(".json").read_text())["reused"])
+
+    final = {"output_block.conv.conv.weight", "output_block.conv.conv.bias"}
+    found = reused()
+    assert len(found) > 20
+    assert not [name for name in found if name.startswith("deep_supervision_heads") or name in final]
+    assert reused("--reuse-final") == found | final
+
+
+def test_of_nnunets_network_only_the_head_in_use_is_warm_started(tmp_path):
+    torch.manual_seed(0)
+    network = zoo.nnunet(2, deep_supervision=True)
+    pairs = api.reaching_pairs(network)
+    assert {x.module for x in inventory(network)} - {x.module for x in pairs} == {"decoder.seg_layers.0"}
+    assert {x.module for x in pairs if x.final} == {"decoder.seg_layers.1"}
+
+
+def test_a_network_that_takes_no_usual_size_keeps_all_pairs_and_says_so(caplog):
+    assert len(api.reaching_pairs(torch.nn.Sequential(torch.nn.Conv2d(1, 2, 1), torch.nn.Unflatten(2, (7, 11))))) == 2
+    assert "takes no image of the sizes tried" in caplog.text
 
 
 def refused(capsys, *command):

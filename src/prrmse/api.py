@@ -13,6 +13,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
 import logging
@@ -36,7 +37,7 @@ from prrmse.experiments.transferability import Watch, feature_scores
 from prrmse.files import atomic
 from prrmse.learning.dice import dice_table
 from prrmse.learning.evaluate import Evaluation, output_of, prediction_of
-from prrmse.learning.reach import without_effect
+from prrmse.learning.reach import reaching, without_effect
 from prrmse.learning.snapshot import discard, snapshot_of
 from prrmse.learning.training_run import training_run
 from prrmse.names import Layer
@@ -57,6 +58,8 @@ StateLike = Mapping[str, torch.Tensor] | str | Path
 
 PAIR = ["kind", "layer", "module", "tensor", "scalars", "final", "effect"]
 PIXELS = 4000
+# Heights, widths and depths that `reaching_pairs` tries.
+SIZES = (32, 64, 96, 128, 224)
 
 
 def inspect(checkpoint: StateLike | nn.Module) -> pd.DataFrame:
@@ -92,7 +95,7 @@ def compare(a: StateLike, b: StateLike) -> tuple[pd.DataFrame, pd.DataFrame]:
         `distance_table` of the pairs that fit; and the table of `prrmse.nets.foreign.fit`, b's tensors offered to a.
     """
     own, all_layers = _read(a)
-    fitted, table = fit(own, _state(b))
+    fitted, table = fit(own, state_of(b))
     layers = [layer for layer in all_layers if layer.tensor in fitted]
     names = pd.DataFrame([layer._asdict() for layer in layers], columns=list(Layer._fields))
     own_arrays, other_arrays = (_arrays(state, names["tensor"]) for state in (own, fitted))
@@ -124,12 +127,14 @@ def sweep(
         One row per (pair, case): kind, layer, module, tensor, scalars, final, effect, case, score, baseline.
         ``effect`` is False for a tensor that cannot change the network's output (`prrmse.learning.reach`): heads of
         deep supervision, auxiliary classifiers. Then an unchanged score says nothing. For an ``evaluate`` of your own,
-        it is found out with the input of its first call of the model; True where it does not call it.
+        it is found out with the input of its first call of the model; True where it does not call it. It is True for a
+        tensor that could change the output but whose contribution other values of the model now set to zero: behind a
+        gain of 0, before a ReLU whose inputs are all negative. Its score is unchanged, too.
 
     Raises:
         ValueError: nothing of the source fits; or ``evaluate`` changes the model.
     """
-    fitted, _ = fit(model.state_dict(), _state(source))
+    fitted, _ = fit(model.state_dict(), state_of(source))
     wanted = inventory(model) if layers is None else list(layers)
     chosen = [layer for layer in wanted if layer.tensor in fitted]
     if not chosen:
@@ -202,7 +207,7 @@ def advise(
     )
     verdicts, ranking = [], []
     for name, source in sources.items():
-        fitted, _ = fit(own, _state(source))
+        fitted, _ = fit(own, state_of(source))
         table = sweep(model, fitted, evaluate, engine=engine, memory_mb=memory_mb)
         drops = drops_by_patient(table.rename(columns={"case": "patient", "score": "dice"}), PAIR)
         verdict = mean_drops(drops, settings, "advise", name)
@@ -247,6 +252,7 @@ def train(
     *,
     arguments: Mapping[str, Any] | None = None,
     start: StateLike | None = None,
+    entry: str | None = None,
     freeze: Iterable[str] = (),
     frozen_statistics: FrozenStatistics = "both",
     samples: int | None = None,
@@ -265,6 +271,7 @@ def train(
         path: of the ``.safetensors`` file.
         arguments: keyword arguments of the network.
         start: a state or a file; what fits is taken, the rest begins at the network's own initialisation.
+        entry: which state of the file ``start``, where it holds several (`prrmse.nets.foreign.read_state`).
         freeze: tensors of ``start`` that keep their value, by name, e.g. those that `warmstart` lists.
         frozen_statistics: what becomes of running statistics among them (`prrmse.learning.freeze.Freezing`).
         samples: number of training patients, sampled with ``seed``; all if None.
@@ -283,7 +290,7 @@ def train(
     taken: Mapping[str, torch.Tensor] = {}
     name = str(start) if isinstance(start, str | Path) else "the start"
     if start is not None:
-        taken, _ = fit(made.state_dict(), _state(start))
+        taken, _ = fit(made.state_dict(), state_of(start, entry))
         if not taken:
             raise InputError(f"{name}: nothing in it fits {network}; see prrmse compare")
         log.info("%d of %d tensors are from %s", len(taken), len(made.state_dict()), name)
@@ -306,7 +313,7 @@ def train(
         "seed": seed,
         "params": {"train": settings.model_dump(), "compute": compute.model_dump()},
     }
-    header |= {"start": None if start is None else name, "freeze": sorted(chosen)}
+    header |= {"start": None if start is None else name, "entry": entry, "freeze": sorted(chosen)}
     header |= {"frozen_statistics": frozen_statistics, "trained_on": drawn.patients()}
     header |= {"data": {"fingerprint": slices.fingerprint(), **slices.meta}}
     out = None if path is None else Path(path)
@@ -366,6 +373,25 @@ def evaluation_for(network: nn.Module, slices: Slices, compute: Compute | None =
     return Evaluation(slices, compute or Compute(), channels, image_channels)
 
 
+def reaching_pairs(model: nn.Module) -> list[Layer]:
+    """The pairs of a network that reach its output; ``final`` are those of the convolution that makes it.
+
+    Found by running the network on noise of the sizes in `SIZES`, the first that it takes. Where it takes none, all
+    pairs are returned, with a warning, and the convolution that is registered last counts as final.
+    """
+    layers = inventory(model)
+    kernel = next((tensor for tensor in model.state_dict().values() if tensor.ndim >= 3), None)
+    if kernel is not None:
+        for size in SIZES if kernel.ndim < 5 else SIZES[:-1]:
+            image = torch.rand(
+                1, kernel.shape[1], *[size] * (kernel.ndim - 2), generator=torch.Generator().manual_seed(0)
+            )
+            with contextlib.suppress(Exception):  # networks raise anything for a size that they do not take
+                return reaching(model, image)
+    log.warning("%s takes no image of the sizes tried; parts of it may not reach its output", type(model).__name__)
+    return layers
+
+
 def warmstart(
     model: nn.Module, source: StateLike, layers: Sequence[Layer], path: str | Path, *, note: str = ""
 ) -> dict[str, Any]:
@@ -386,7 +412,7 @@ def warmstart(
         The list.
     """
     own = model.state_dict()
-    fitted, _ = fit(own, _state(source))
+    fitted, _ = fit(own, state_of(source))
     taken = [layer.tensor for layer in layers]
     state = swap(own, {name: tensor.to(own[name]) for name, tensor in fitted.items()}, layers)
     parameters = dict(model.named_parameters())
@@ -400,13 +426,14 @@ def warmstart(
     return found
 
 
-def _state(source: StateLike) -> dict[str, torch.Tensor]:
-    return read_state(source) if isinstance(source, str | Path) else dict(source)
+def state_of(source: StateLike, entry: str | None = None) -> dict[str, torch.Tensor]:
+    """The tensors of a state, or of a file (`prrmse.nets.foreign.read_state`)."""
+    return read_state(source, entry) if isinstance(source, str | Path) else dict(source)
 
 
 def _read(source: StateLike) -> tuple[dict[str, torch.Tensor], list[Layer]]:
     """State and layers: in the network's order where the checkpoint tells it (ours do), else in that of its tensors."""
-    state = _state(source)
+    state = state_of(source)
     if isinstance(source, str | Path) and Path(source).suffix == ".safetensors":
         with safe_open(source, framework="numpy") as f:
             header = (f.metadata() or {}).get("prrmse")

@@ -1,4 +1,4 @@
-"""The commands of ``prrmse`` that look at networks and checkpoints: a thin face over `prrmse.api`."""
+"""The commands of ``prrmse`` for networks and checkpoints: options in, calls of `prrmse.api`, text or JSON out."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from prrmse.learning.evaluate import Evaluation
 from prrmse.names import Layer
 from prrmse.nets.build import build_network, seeded_network
 from prrmse.nets.checkpoint import load_network
-from prrmse.nets.foreign import fit, read_state
+from prrmse.nets.foreign import fit, read_state, state_entries
 from prrmse.nets.layers import inventory
 from prrmse.settings import Compute, Dataset, Training, Verdict
 from prrmse.tables.means import mean_over_patients
@@ -33,7 +34,7 @@ from prrmse.tables.store import write_table
 
 def inspect(a: argparse.Namespace) -> None:
     """Print the pairs of a checkpoint, and how much of it has no kind."""
-    table = api.inspect(a.checkpoint)
+    table = api.inspect(opened([a.checkpoint], a.entry)[a.checkpoint])
     show(table, a.json)
     without = table.attrs["without_kind"]
     if without and not a.json:
@@ -43,7 +44,8 @@ def inspect(a: argparse.Namespace) -> None:
 
 def compare(a: argparse.Namespace) -> None:
     """Print the distances of two checkpoints, what does not fit, and draw."""
-    distances, fits = api.compare(a.a, a.b)
+    states = opened([a.a, a.b], a.entry)
+    distances, fits = api.compare(states[a.a], states[a.b])
     odd = fits[fits["status"] != "same"]
     if distances.empty:
         raise InputError(f"{a.b}: nothing in it fits {a.a}; are both of one network?")
@@ -62,8 +64,10 @@ def compare(a: argparse.Namespace) -> None:
 
 def sweep(a: argparse.Namespace) -> None:
     """Print the change of Dice when each pair is taken from the source."""
-    network, evaluation = target_on_data(a)
-    table = api.sweep(network, fitting(network, a.source, a.target), evaluation, engine=a.engine, memory_mb=a.memory_mb)
+    states = opened([a.target, a.source], a.entry)
+    network, evaluation = target_on_data(a, states[a.target])
+    source = fitting(network, a.source, states[a.source], a.target)
+    table = api.sweep(network, source, evaluation, engine=a.engine, memory_mb=a.memory_mb)
     means = table.groupby(api.PAIR, sort=False)[["baseline", "score"]].mean().reset_index()
     means["drop"] = means["baseline"] - means["score"]
     if a.table:
@@ -77,17 +81,19 @@ def sweep(a: argparse.Namespace) -> None:
 
 def advise(a: argparse.Namespace) -> None:
     """Rank sources for a target; write the advice."""
-    network, evaluation = target_on_data(a)
     paths = short_names(a.sources)
+    states = opened([a.target, *a.sources], a.entry)
+    network, evaluation = target_on_data(a, states[a.target])
     settings = checked(Verdict, tolerance=a.tolerance, rule=a.rule)
     # All are opened before any of them takes minutes.
-    sources = {name: fitting(network, path, a.target) for name, path in paths.items()}
+    sources = {name: fitting(network, path, states[path], a.target) for name, path in paths.items()}
     advice = api.advise(network, sources, evaluation, settings=settings, engine=a.engine, memory_mb=a.memory_mb)
     found = {
         "target": str(a.target),
         "tolerance": a.tolerance,
         "rule": a.rule,
         "sources": {name: str(path) for name, path in paths.items()},
+        "entries": a.entry,
         "ranking": records(advice.ranking),
         "verdicts": records(advice.verdicts),
     }
@@ -108,26 +114,30 @@ def advise(a: argparse.Namespace) -> None:
 
 def warmstart(a: argparse.Namespace) -> None:
     """Write the target's state, or that of a new network, with the advised pairs of a source."""
+    own_files = [path for path in (a.target, None if a.advice else a.source) if path]
+    states = opened(own_files, a.entry)
     if a.target:
-        network = target_network(a.target, a.network, a.arguments, partial=a.partial)
+        network = target_network(a.target, states[a.target], a.network, a.arguments, partial=a.partial)
     elif a.network:
         network = seeded_network(a.network, parse_arguments(a.arguments), a.network, "init", "", a.seed)
     else:
         raise InputError("warmstart: name a checkpoint to start from, or --network to initialise a new one")
-    layers = inventory(network)
-    known = {f"{layer.kind}{layer.layer}" for layer in layers}
+    layers = api.reaching_pairs(network)
+    known = {f"{layer.kind}{layer.layer}" for layer in inventory(network)}
     excluded = set(a.exclude.split(",")) if a.exclude else set()
     if unknown := excluded - known:
         raise InputError(f"warmstart: --exclude {', '.join(sorted(unknown))}: no such pair; see prrmse inspect")
     if a.advice:
-        chosen, source = advised(a.advice, a.source, layers)
+        chosen, source, entries = advised(a.advice, a.source, layers)
+        state = opened([source], a.entry or entries, strict=bool(a.entry))[source]
     elif a.source:
-        fitted, source = fitting(network, a.source, a.network or a.target), a.source
+        source, state = a.source, states[a.source]
+        fitted = fitting(network, source, state, a.network or a.target)
         chosen = [layer for layer in layers if layer.tensor in fitted]
     else:
         raise InputError("warmstart: name --source and what to take, or --advice")
     chosen = [x for x in chosen if (a.reuse_final or not x.final) and f"{x.kind}{x.layer}" not in excluded]
-    found = api.warmstart(network, source, chosen, a.out, note=f"{len(chosen)} pairs from {source}")
+    found = api.warmstart(network, state, chosen, a.out, note=f"{len(chosen)} pairs from {source}")
     if a.json:
         print(json.dumps(found, indent=1))
     else:
@@ -142,6 +152,7 @@ def train(a: argparse.Namespace) -> None:
         a.out,
         arguments=parse_arguments(a.arguments),
         start=a.start,
+        entry=entries_of([a.start], a.entry)[a.start] if a.start else None,
         freeze=listed_tensors(a.freeze) if a.freeze else (),
         frozen_statistics=a.frozen_statistics,
         samples=a.samples,
@@ -162,17 +173,18 @@ def listed_tensors(path: str) -> list[str]:
     return [str(name) for name in found["reused"]]
 
 
-def advised(path: str, source: str | None, layers: list[Layer]) -> tuple[list[Layer], str]:
-    """The pairs that an advice calls reusable, and the file of their source."""
+def advised(path: str, source: str | None, layers: list[Layer]) -> tuple[list[Layer], str, list[str]]:
+    """The pairs that an advice calls reusable, the file of their source, and the entries that were named for it."""
     advice = read_json(path, "an advice of prrmse advise --out")
     try:
         name = source or advice["ranking"][0]["source"]
-        taken = {v["tensor"]: bool(v["final"]) for v in advice["verdicts"] if v["source"] == name and v["reusable"]}
-        file = str(advice["sources"][name])
+        reusable = [v for v in advice["verdicts"] if v["source"] == name and v["reusable"] and v["effect"]]
+        taken = {v["tensor"]: bool(v["final"]) for v in reusable}
+        file, entries = str(advice["sources"][name]), [str(entry) for entry in advice["entries"]]
     except (KeyError, TypeError, IndexError) as e:
         raise InputError(f"{path}: not an advice of prrmse advise --out, or has no such source ({e})") from None
-    # What is final is the advice's to say, which has seen what reaches the output.
-    return [layer._replace(final=taken[layer.tensor]) for layer in layers if layer.tensor in taken], file
+    # Which convolution is final was found on the data.
+    return [layer._replace(final=taken[layer.tensor]) for layer in layers if layer.tensor in taken], file, entries
 
 
 def read_json(path: str, what: str) -> Any:
@@ -196,21 +208,44 @@ def short_names(paths: list[str]) -> dict[str, str]:
     return names if len(names) == len(paths) else {path: path for path in paths}
 
 
-def fitting(network: nn.Module, path: str, target: str) -> dict[str, torch.Tensor]:
+def opened(paths: Sequence[str], entries: Sequence[str], *, strict: bool = True) -> dict[str, api.StateLike]:
+    """Each checkpoint by its path: the state that ``--entry`` names where the file holds several, else the path.
+
+    Raises:
+        InputError: a file of several states has none of the entries; or, if ``strict``, no file has several.
+    """
+    chosen = entries_of(paths, entries, strict=strict)
+    return {path: path if entry is None else read_state(path, entry) for path, entry in chosen.items()}
+
+
+def entries_of(paths: Sequence[str], entries: Sequence[str], *, strict: bool = True) -> dict[str, str | None]:
+    """Which of the entries each file has, by its path: the first of them; None where the file holds only one state."""
+    found: dict[str, str | None] = dict.fromkeys(paths)
+    for path in paths if entries else ():
+        there = state_entries(path)
+        if len(there) > 1:
+            known = [e for e in entries if any(e in (name, name.rpartition(".")[2]) for name in there)]
+            found[path] = (known or entries)[0]
+    if strict and entries and not any(found.values()):
+        raise InputError(f"<entry> {entries[0]}: there is no choice in {', '.join(paths)}; leave <entry> out")
+    return found
+
+
+def fitting(network: nn.Module, path: str, state: api.StateLike, target: str) -> dict[str, torch.Tensor]:
     """What of a checkpoint fits the network; at least something."""
-    fitted, _ = fit(network.state_dict(), read_state(path))
+    fitted, _ = fit(network.state_dict(), api.state_of(state))
     if not fitted:
         raise InputError(f"{path}: nothing in it fits {target}; see prrmse compare")
     return fitted
 
 
-def target_on_data(a: argparse.Namespace) -> tuple[nn.Module, Evaluation]:
+def target_on_data(a: argparse.Namespace, state: api.StateLike) -> tuple[nn.Module, Evaluation]:
     """The target, and the slices that it is measured on."""
-    network = target_network(a.target, a.network, a.arguments, partial=a.partial)
+    network = target_network(a.target, state, a.network, a.arguments, partial=a.partial)
     return network, api.evaluation_for(network, api.part_of(slices_of(a), a.split), compute_of(a))
 
 
-def target_network(target: str, name: str | None, arguments: str, *, partial: bool) -> nn.Module:
+def target_network(target: str, state: api.StateLike, name: str | None, arguments: str, *, partial: bool) -> nn.Module:
     """The target: a checkpoint of ours rebuilds itself; for any other the network is named."""
     if name is None:
         if Path(target).suffix != ".safetensors":
@@ -220,7 +255,7 @@ def target_network(target: str, name: str | None, arguments: str, *, partial: bo
         except InputError as e:
             raise InputError(f"{e}; if it is of another program, name its network with --network") from None
     network = build_network(name, parse_arguments(arguments))
-    fitted, table = fit(network.state_dict(), read_state(target))
+    fitted, table = fit(network.state_dict(), api.state_of(state))
     odd = table[~table["status"].isin(["same", "surplus"]) & ~table["tensor"].str.endswith("num_batches_tracked")]
     if len(odd) and not partial:
         raise InputError(

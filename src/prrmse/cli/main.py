@@ -33,6 +33,7 @@ FLAGS = {
     "device": "--device",
     "start": "--start",
     "freeze": "--freeze",
+    "entry": "--entry",
     "in_channels": "--arguments in_channels",
     "out_channels": "--arguments out_channels",
 }
@@ -84,6 +85,13 @@ def _add_tools(commands: Any) -> None:
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         made.add_argument("--json", action="store_true", help="print JSON")
+        made.add_argument(
+            "--entry",
+            action="append",
+            default=[],
+            metavar="NAME",
+            help="the state to take where a checkpoint holds several, e.g. student; may be given again for other files",
+        )
         made.set_defaults(act=lambda a: _tool(name, a))
         return made
 

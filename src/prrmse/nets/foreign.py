@@ -59,7 +59,7 @@ def read_state(path: str | Path, entry: str | None = None) -> State:
     path = _regular(Path(path))
     if path.suffix == ".safetensors" or _is_safetensors(path):
         if entry is not None:
-            raise InputError(f"{path}: entry {entry!r}: a safetensors file has one state; leave the entry out")
+            raise InputError(f"{path}: <entry> {entry}: a safetensors file has one state; leave <entry> out")
         state = _safetensors(path)
     else:
         with _opened(path) as file:
@@ -220,7 +220,7 @@ def _chosen(found: dict[Place, Nodes], path: Path) -> Place:
         others = list(found)
     if len(others) == 1:
         return others[0]
-    raise InputError(f"{path}: holds {len(found)} states and none under a usual name; name one as the entry: "
+    raise InputError(f"{path}: holds {len(found)} states and none under a usual name; name one with <entry>: "
                      f"{', '.join(_shown(place) for place in found)}")  # fmt: skip
 
 
@@ -233,7 +233,7 @@ def _named(found: dict[Place, Nodes], entry: str, path: Path) -> Place:
     matching = exact or [place for place in found if place and place[-1] == entry]
     if len(matching) != 1:
         problem = "no such state" if not matching else "several states"
-        raise InputError(f"{path}: entry {entry!r}: {problem}; it has {', '.join(map(_shown, found))}")
+        raise InputError(f"{path}: <entry> {_word(entry)}: {problem}; it has {', '.join(map(_shown, found))}")
     return matching[0]
 
 
