@@ -112,7 +112,7 @@ def claim_6(rng: Draws, seeds: int, effect: int, task: float = 0.0) -> Answer:
                 value = near * np.hypot(size[a], size[b]) * np.exp(rng.normal(0, noise / 2))
                 rows.append(("unet", a, b, seed, "W", False, value))
     rmse = pd.DataFrame(rows, columns=["net", "model_a", "model_b", "seed", "kind", "final", "rmse"])
-    return claims.rmse_not_from_likeness({"rmse": rmse}, SETTINGS)
+    return claims.rmse_independent_of_data_and_task({"rmse": rmse}, SETTINGS)
 
 
 def claim_6_at_margin(rng: Draws, seeds: int, _: int) -> Answer:

@@ -285,7 +285,7 @@ def test_the_output_that_counts():
     for made in (a, [a, b], (a, 3), {"aux": b, "out": a}, {"logits": a, "loss": None}, [{"out": [a, b]}]):
         assert output_of(made) is a
     for made, named in (({"x": a, "y": b}, "a dict of x, y"), ([], "a list"), (None, "a NoneType")):
-        with pytest.raises(InputError, match=f"puts out {named}; wrap it"):
+        with pytest.raises(InputError, match=f"the network's output is {named}; wrap it"):
             output_of(made)
 
 

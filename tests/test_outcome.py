@@ -22,7 +22,7 @@ from prrmse.tables.claims import (
     BACKBONE_KERNELS,
     NAMED_KERNELS,
     claims,
-    rmse_not_from_likeness,
+    rmse_independent_of_data_and_task,
     smallest_rmse_helps_most,
 )
 from prrmse.tables.paper import PAPER_ROWS, comparison, transfer_latex, transfer_markdown
@@ -81,8 +81,8 @@ def test_rmse_of_pairs_that_share_something(what):
     a, b = (tables["rmse"][c].str.split("-", expand=True) for c in ("model_a", "model_b"))
     alike = (a[1] == b[1]) if what == "task" else (a[0] == b[0])
     nearer = tables["rmse"].assign(rmse=tables["rmse"]["rmse"] * np.where(alike, 0.7, 1.0))
-    assert rmse_not_from_likeness(tables, VERDICT).answer == HOLDS
-    found = rmse_not_from_likeness({**tables, "rmse": nearer}, VERDICT)
+    assert rmse_independent_of_data_and_task(tables, VERDICT).answer == HOLDS
+    found = rmse_independent_of_data_and_task({**tables, "rmse": nearer}, VERDICT)
     assert found.answer == FAILS
     assert f"same {what} -30" in found.statistic or f"same {what} -29" in found.statistic
 

@@ -9,7 +9,7 @@ from conftest import ARGUMENTS, COMPUTE, SETTINGS, initialise
 from torch import nn
 
 from prrmse.compare.features import sample_pixels
-from prrmse.compare.similarity import DISTANCES, LIKENESSES, folded, similarity_table
+from prrmse.compare.similarity import DISTANCES, SIMILARITIES, folded, similarity_table
 from prrmse.engine.program import norms_behind, trace
 from prrmse.experiments.control import control_state
 from prrmse.learning.evaluate import Evaluation
@@ -75,7 +75,7 @@ def test_random_kernels_are_uncorrelated(tables):
     assert large["rmse_relative"].between(0.7, 1.3).all()
     assert large["task_cosine"].abs().max() < 0.9
     assert large["rmse_weighted"].min() > 0.3
-    assert set(found["random"].columns) >= {*DISTANCES, *LIKENESSES}
+    assert set(found["random"].columns) >= {*DISTANCES, *SIMILARITIES}
 
 
 def test_folding_leaves_the_function(tables):

@@ -37,7 +37,7 @@ UNTRACED = {
 # that starts at 0, before a ReLU whose inputs are all negative. What is asked is whether a pair can change the output.
 MUTED = {"smp PAN": ["decoder.fpa."], "timm test_nfnet": ["stages."]}
 # What does not reach the output.
-IDLE = {
+INEFFECTIVE = {
     "nnU-Net": ["decoder.seg_layers.0."],
     "MONAI DynUNet 2D, deep supervision": ["deep_supervision_heads."],
     "MONAI SegResNetDS": ["up_layers.0.head."],
@@ -131,7 +131,7 @@ def test_own_evaluate_answers_as_the_oracle_and_each_swap_acts_or_is_named(case)
             assert rows["score"].tolist() == list(evaluate(case.network).values()), layer
         assert rows["baseline"].tolist() == own
         assert rows["effect"].eq(moves).all(), layer
-        starts = next((starts for key, starts in IDLE.items() if key in case.name), [])
+        starts = next((starts for key, starts in INEFFECTIVE.items() if key in case.name), [])
         assert moves != any(part in layer.tensor for part in starts), layer
 
 

@@ -144,18 +144,18 @@ def sweep(
         swept = swept_counts(model, fitted, chosen, evaluate, engine=engine, memory_mb=memory_mb)
         baseline, counts = evaluate.rebased(model, *swept)
         scores = [_mean_dice(evaluate, found) for found in (baseline, *counts)]
-        idle = without_effect(model, every, evaluate.whole.image[:1])
+        ineffective = without_effect(model, every, evaluate.whole.image[:1])
     else:
-        own_score, idle = _first_score(model, evaluate, every)
+        own_score, ineffective = _first_score(model, evaluate, every)
         scores = [own_score]
         for layer in tqdm(chosen, disable=not progress, unit="swap"):
             scores.append(_score_with(model, {layer.tensor: fitted[layer.tensor]}, evaluate))
-    final = {layer.tensor for layer in inventory(model, idle) if layer.final}
+    final = {layer.tensor for layer in inventory(model, ineffective) if layer.final}
     tables = []
     for layer, score in zip(chosen, scores[1:], strict=True):
         table = pd.DataFrame({"case": list(score), "score": list(score.values())})
         table["baseline"] = table["case"].map(scores[0])
-        named = {**layer._asdict(), "final": layer.tensor in final, "effect": layer.tensor not in idle}
+        named = {**layer._asdict(), "final": layer.tensor in final, "effect": layer.tensor not in ineffective}
         tables.append(table.assign(**named))
     return pd.concat(tables, ignore_index=True)[[*PAIR, "case", "score", "baseline"]]
 
@@ -263,7 +263,7 @@ def train(
 ) -> Trained:
     """Train a network on a data set's training patients, write its checkpoint, measure Dice on others.
 
-    A training that is killed goes on where it stopped when it is called again with the same path.
+    A training that is killed resumes where it stopped when it is called again with the same path.
 
     Args:
         network: ``unet``, ``pspnet`` or an import path ``module:callable``.
@@ -401,7 +401,7 @@ def warmstart(
     several times.
 
     Args:
-        model: the target at its starting point.
+        model: the target at its initialisation.
         source: a state or a file.
         layers: the pairs to take; e.g. those an `Advice` calls reusable.
         path: of the ``.safetensors`` file; ``.json`` beside it lists ``reused`` tensors, ``freeze`` (parameters among

@@ -96,7 +96,7 @@ class Phantom(Section):
 
 
 class Dataset(Section):
-    """A data set: where it lies, in which format, and how its slices are made alike."""
+    """A data set: where it is, in which format, and how its slices are processed."""
 
     format: Literal["acdc", "rvsc", "t1", "nnunet"] = Field(description="layout of the files as distributed")
     root: Text = Field(description="folder of the data set (t1: folder or .mat file)")
@@ -204,12 +204,12 @@ class OwnNetwork(StartingNetwork):
 
     @property
     def image_channels(self) -> int:
-        """Channels that it wants an image to have; a grey image is repeated."""
+        """Image channels of its input; a grey image is repeated."""
         return self.arguments.in_channels
 
     @property
     def classes(self) -> int:
-        """Classes that it puts out, with the background."""
+        """Output classes, with the background."""
         return self.arguments.out_channels
 
 
@@ -240,7 +240,7 @@ class ForeignNetwork(StartingNetwork):
     )
     arguments: dict[str, Any] = Field({}, description="keyword arguments of the factory")
     in_channels: Count = Field(1, description="image channels that it takes; a grey image is repeated")
-    out_channels: int = Field(ge=2, description="classes that it puts out, with the background")
+    out_channels: int = Field(ge=2, description="output classes, with the background")
 
     @property
     def keywords(self) -> dict[str, Any]:
@@ -249,12 +249,12 @@ class ForeignNetwork(StartingNetwork):
 
     @property
     def image_channels(self) -> int:
-        """Channels that it wants an image to have; a grey image is repeated."""
+        """Image channels of its input; a grey image is repeated."""
         return self.in_channels
 
     @property
     def classes(self) -> int:
-        """Classes that it puts out, with the background."""
+        """Output classes, with the background."""
         return self.out_channels
 
 
@@ -336,7 +336,7 @@ class Transfer(Section):
         "both",
         description="running statistics of the arm freeze. both: a BN keeps RM and RV, and uses them in training, "
         "where both are reused, otherwise neither; literal: exactly the reused one is kept, and used in training "
-        "beside the batch's value of the other; reestimated: as both, then those not kept are estimated again on the "
+        "beside the batch's value of the other; reestimated: as both, then those not kept are re-estimated on the "
         "training images (docs/freezing.md)",
     )
     train: Training = Field(Training(), description="training with few patients")

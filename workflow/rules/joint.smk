@@ -1,4 +1,4 @@
-"""joint: swap what belongs together, layer upon layer, and with BN statistics estimated again.
+"""joint: swap what belongs together, cumulatively over layers, and with re-estimated BN statistics.
 
 Run by `snakemake evidence`, not by default.
 REQUIRED INPUTS: checkpoints of target and source, the target's processed data

@@ -166,7 +166,7 @@ def _add_tools(commands: Any) -> None:
         choices=get_args(FrozenStatistics),
         default=_default(Transfer, "frozen_statistics"),
         help="running statistics with --freeze: kept where both of a layer are listed (both), exactly those listed "
-        "(literal), or as both and then estimated again (reestimated); see docs/freezing.md",
+        "(literal), or as both and then re-estimated (reestimated); see docs/freezing.md",
     )
     train.add_argument("--samples", type=int, help="number of training patients, sampled with --seed")
     train.add_argument("--steps", type=int, default=_default(Training, "steps"), help="optimiser steps")

@@ -1,4 +1,4 @@
-"""How alike source and target are, layer by layer, by measures that mean more than a raw RMSE (ours, not the paper's).
+"""Distances and similarities of source and target, layer by layer, beyond the raw RMSE (ours, not the paper's).
 
 Of every kernel (W), the final convolution included. Distances are 0 for equal layers; relative ones are 1 for
 uncorrelated tensors of any norm (`prrmse.compare.distance.relative_rmse`).
@@ -41,13 +41,13 @@ from prrmse.nets.layers import State, fill
 log = logging.getLogger(__name__)
 
 DISTANCES = ("rmse", "rmse_relative", "rmse_folded", "rmse_aligned", "rmse_folded_aligned", "rmse_weighted")
-LIKENESSES = ("distance_ratio", "task_cosine", "cka")
+SIMILARITIES = ("distance_ratio", "task_cosine", "cka")
 
 
 def similarity_table(
     target: nn.Module, source: State, initial: State, evaluation: Evaluation, pixels: Pixels, seed: int
 ) -> pd.DataFrame:
-    """One row per kernel: layer, module, final, scalars, `DISTANCES` and `LIKENESSES`.
+    """One row per kernel: layer, module, final, scalars, `DISTANCES` and `SIMILARITIES`.
 
     Where torch.fx cannot trace the network, what needs its structure (folded, aligned) is NaN.
 
@@ -83,7 +83,7 @@ def similarity_table(
     for layer in kernels:
         name = layer.tensor
         row = {"layer": layer.layer, "module": layer.module, "final": layer.final, "scalars": layer.scalars}
-        row |= dict.fromkeys((*DISTANCES, *LIKENESSES), np.nan)
+        row |= dict.fromkeys((*DISTANCES, *SIMILARITIES), np.nan)
         row["rmse"] = rmse(own[name].numpy(), source[name].numpy())
         row |= {view: relative_rmse(a[name].numpy(), b[name].numpy()) for view, (a, b) in views.items()}
         row["rmse_weighted"] = weighted[layer.module]

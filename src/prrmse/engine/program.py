@@ -24,34 +24,34 @@ class TracingError(ValueError):
 
 
 class Plan:
-    """Steps to run in order; after each, the values to forget because nothing needs them any more."""
+    """Steps to run in order; after each, the values to drop because nothing needs them any more."""
 
     def __init__(self, steps: Mapping[str, Step], held: Collection[str]) -> None:
         last = {source: name for name, step in steps.items() for source in step.inputs}
-        forget: dict[str, list[str]] = {}
+        dropped: dict[str, list[str]] = {}
         for source, user in last.items():
             if source in steps and source not in held:
-                forget.setdefault(user, []).append(source)
-        self.steps = [(name, step, tuple(forget.get(name, ()))) for name, step in steps.items()]
+                dropped.setdefault(user, []).append(source)
+        self.steps = [(name, step, tuple(dropped.get(name, ()))) for name, step in steps.items()]
 
     def run(self, given: Mapping[str, Any], watch: Callable[[str, Any], None] | None = None) -> dict[str, Any]:
         """The values given, those held, and the last one; ``watch`` is shown every value."""
         values = dict(given)
-        for name, step, forget in self.steps:
+        for name, step, dropped in self.steps:
             values[name] = step.run(values)
             if watch is not None:
                 watch(name, values[name])
-            for source in forget:
+            for source in dropped:
                 del values[source]
         return values
 
     def peak(self, size: Mapping[str, int]) -> int:
         """Most bytes of values that are alive at once, beside those given."""
         alive = most = 0
-        for name, _, forget in self.steps:
+        for name, _, dropped in self.steps:
             alive += size.get(name, 0)
             most = max(most, alive)
-            alive -= sum(size.get(source, 0) for source in forget)
+            alive -= sum(size.get(source, 0) for source in dropped)
         return most
 
 
@@ -89,7 +89,7 @@ class Program:
     def rerun(self, changed: Mapping[str, Step], kept: Collection[str]) -> Plan:
         """Run what lies downstream of changed steps, given the recorded values of ``kept`` and the image.
 
-        Recorded values that are needed and were not kept are computed again.
+        Recorded values that are needed and were not kept are recomputed.
         """
         new = set(changed)
         for name, step in self.steps.items():
@@ -254,11 +254,11 @@ def largest_step(program: Program, image: torch.Tensor) -> int:
     """
     values: dict[str, Any] = {program.image: image}
     most = 0
-    for name, step, forget in program.record(()).steps:
+    for name, step, dropped in program.record(()).steps:
         with AllocatedBytes() as made:
             values[name] = step.run(values)
         most = max(most, made.bytes + sum(size_of(values[source]) for source in step.inputs))
-        for source in forget:
+        for source in dropped:
             del values[source]
     return most
 

@@ -58,7 +58,7 @@ def schedule(
         rerun = max((program.rerun(change, kept).peak(size) for change in changes), default=0)
         return max(record, held + rerun) + per_count
 
-    # What costs most to compute again comes first.
+    # What costs most to recompute comes first.
     ranked = sorted(program.steps, key=lambda name: not program.steps[name].heavy)
     everything = frozenset(ranked)
     one = needed(everything)

@@ -118,10 +118,10 @@ def sweep_changes(
 
 
 def _traced(network: nn.Module, evaluation: Evaluation) -> Program:
-    """The network as a program that puts out what the network does, which is tried on one slice.
+    """The network as a program with the network's outputs, which is verified on one slice.
 
     Raises:
-        TracingError: it cannot be traced, or the program puts out something else: a module changes in place what is
+        TracingError: it cannot be traced, or the program has other outputs: a module changes in place what is
             read again, something is drawn, a question about types is answered wrongly while tracing.
     """
     image = evaluation.whole.image[:1]
@@ -131,9 +131,9 @@ def _traced(network: nn.Module, evaluation: Evaluation) -> Program:
         try:
             made = output_of(program.record(()).run({program.image: image})[program.output])
         except (RuntimeError, TypeError, ValueError, AttributeError) as e:
-            raise TracingError(f"what torch.fx writes down of {type(network).__name__} does not run ({e})") from e
+            raise TracingError(f"the torch.fx trace of {type(network).__name__} does not run ({e})") from e
     if made.shape != expected.shape or not torch.allclose(made, expected, rtol=0, atol=0, equal_nan=True):
-        raise TracingError(f"{type(network).__name__} puts out something else than what torch.fx writes down")
+        raise TracingError(f"{type(network).__name__} has other outputs than its torch.fx trace")
     return program
 
 

@@ -1,4 +1,4 @@
-"""Swaps of more than one tensor: what belongs together, layer upon layer, and with statistics estimated again (ours).
+"""Swaps of several tensors: a layer's together, cumulatively over layers, and with re-estimated statistics (ours).
 
 The paper swaps one (kind, layer) pair at a time. A BN's running mean and variance are those of its own kernel's
 output, so a kernel that is swapped alone meets the statistics of another; and pairs that are harmless one by one need
@@ -7,8 +7,8 @@ final one left out:
 
 - ``joint``: a convolution's W and B with RM and RV of the BN behind it;
 - ``cumulative``: the same of this convolution and of all before it;
-- ``reestimated``: W alone, and then the running statistics of every BN estimated again on training images of the
-  target, without labels. Its layer 0 swaps nothing: what estimating them again does by itself.
+- ``reestimated``: W alone, and then the running statistics of every BN re-estimated on training images of the target,
+  without labels. Its layer 0 swaps nothing: the effect of re-estimating alone.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from prrmse.settings import Compute, Network
 
 log = logging.getLogger(__name__)
 
-# Slices on which running statistics are estimated again: thousands of pixels for every channel.
+# Slices on which running statistics are re-estimated: thousands of pixels for every channel.
 SLICES = 64
 
 
@@ -66,7 +66,7 @@ def joint_changes(
     Args:
         network: the target.
         source: state of the source.
-        training: slices on which statistics are estimated again.
+        training: slices on which statistics are re-estimated.
     """
     kernels = [layer for layer in inventory(network) if layer.kind == "W" and not layer.final]
     together = units(network)

@@ -20,7 +20,7 @@ from torch import nn
 
 from prrmse.compare.features import Pixels, features, sample_pixels
 from prrmse.compare.scores import cc_fv, cc_fv_code, gbc, gbc_code, gbc_diagonal, h_score, leep, logme
-from prrmse.compare.similarity import DISTANCES, LIKENESSES, similarity_table
+from prrmse.compare.similarity import DISTANCES, SIMILARITIES, similarity_table
 from prrmse.data.slices import draw_patients, some_slices
 from prrmse.engine.sweep import sweep
 from prrmse.learning.dice import dice
@@ -95,7 +95,7 @@ def transferability(
     )
     alike["drop"] = [float(np.nanmean(dice(before)[:, 1:] - dice(counts)[:, 1:])) for counts in after]
     body = alike[~alike["final"]]
-    found |= {name: body[name].mean() for name in (*DISTANCES, *LIKENESSES)}
+    found |= {name: body[name].mean() for name in (*DISTANCES, *SIMILARITIES)}
     found["swap"] = body["drop"].mean()
     distances = [relative_distance(state[k.tensor], source_initial[k.tensor]) for k in kernels]
     found["distance_from_initialisation"] = float(np.mean(distances))

@@ -31,7 +31,7 @@ class Batch(NamedTuple):
 
 
 def output_of(made: Any) -> torch.Tensor:
-    """The logits ``[N, C, ...]`` in what a network puts out.
+    """The logits ``[N, C, ...]`` in a network's output.
 
     A tensor is itself; of a list or tuple the first (deep supervision: the full resolution; a segmentation beside
     something else); of a dict ``out`` (torchvision's segmentation models), or else its only tensor.
@@ -52,7 +52,7 @@ def output_of(made: Any) -> torch.Tensor:
         found = f"a dict of {', '.join(map(str, made)) or 'nothing'}"
     else:
         found = f"a {type(made).__name__}"
-    raise InputError(f"the network puts out {found}; wrap it, so that it returns the logits or a dict with 'out'")
+    raise InputError(f"the network's output is {found}; wrap it, so that it returns the logits or a dict with 'out'")
 
 
 def prediction_of(made: Any) -> torch.Tensor:

@@ -51,10 +51,10 @@ def without_effect(network: nn.Module, tensors: Iterable[str], *inputs: Any, **n
 
 def reaching(network: nn.Module, *inputs: Any, **named: Any) -> list[Layer]:
     """The pairs of a network without those that cannot change its output; arguments as `without_effect`."""
-    idle = without_effect(network, [layer.tensor for layer in inventory(network)], *inputs, **named)
-    if idle:
-        log.info("these do not reach the output: %s", ", ".join(sorted(idle)))
-    return [layer for layer in inventory(network, idle) if layer.tensor not in idle]
+    ineffective = without_effect(network, [layer.tensor for layer in inventory(network)], *inputs, **named)
+    if ineffective:
+        log.info("these do not reach the output: %s", ", ".join(sorted(ineffective)))
+    return [layer for layer in inventory(network, ineffective) if layer.tensor not in ineffective]
 
 
 @contextmanager

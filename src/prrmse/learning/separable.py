@@ -11,7 +11,7 @@ def matrices(function: Callable[[torch.Tensor], torch.Tensor], height: int, widt
     """What the function makes of rows ``[H, height]`` and of columns ``[W, width]``, on the CPU.
 
     Args:
-        function: from maps ``[1, 1, height, width]`` to maps ``[1, 1, H, W]``; it keeps a constant axis constant.
+        function: from images ``[1, 1, height, width]`` to images ``[1, 1, H, W]``; it keeps a constant axis constant.
         height, width: of what it takes.
 
     Returns:
@@ -23,6 +23,6 @@ def matrices(function: Callable[[torch.Tensor], torch.Tensor], height: int, widt
         units = [
             unit.view(shape).expand(1, 1, height, width) for unit in torch.eye(shape[2 + axis], dtype=torch.float64)
         ]
-        # A copy of one row or column: a view would keep the whole map.
+        # A copy of one row or column: a view would keep the whole image.
         made.append(torch.stack([function(unit)[0, 0].select(1 - axis, 0).clone() for unit in units], dim=1))
     return made

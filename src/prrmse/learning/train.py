@@ -44,7 +44,7 @@ def train(
     model, the last state is the result (no selection on the reporting set).
 
     Args:
-        network: at its starting point, on the CPU.
+        network: at its initialisation, on the CPU.
         slices: the training slices.
         task: ``seg``: cross-entropy (plus soft Dice, if ``loss`` says so) on the labels;
             ``auto``: mean squared error, every output channel against the input image (paper).

@@ -1,4 +1,4 @@
-"""One training from start to table: train, evaluate, save. Every training is this one."""
+"""One training from initialisation to table: train, evaluate, save. Every training is this one."""
 
 from __future__ import annotations
 

@@ -16,13 +16,13 @@ from safetensors.torch import load_file
 
 from prrmse.errors import InputError
 from prrmse.nets.layers import tensor_names
-from prrmse.nets.opcodes import Made, NotReadableError, OtherFormatError
+from prrmse.nets.opcodes import CallRecord, NotReadableError, OtherFormatError
 from prrmse.nets.torchfile import NUMBERS, TensorError, TorchFile, open_torch_file
 
 log = logging.getLogger(__name__)
 
 State = dict[str, torch.Tensor]
-Place = tuple[str, ...]
+KeyPath = tuple[str, ...]
 Nodes = dict[str, object]
 
 # Where training programs put a state, in the order in which one is taken where a file has several. Averaged weights
@@ -33,7 +33,7 @@ ENTRIES = (
     "weights", "student",
 )  # fmt: skip
 # States of these are not weights of a network; they are taken only if named.
-ASIDE = ("optim", "sched", "scaler", "rng", "random", "callbacks", "loops", "loss", "criterion")
+NOT_WEIGHTS = ("optim", "sched", "scaler", "rng", "random", "callbacks", "loops", "loss", "criterion")
 # Names that wrappers of torch put into a module's path, and one that averaging adds to the state.
 WRAPPERS = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
 AVERAGED = "n_averaged"
@@ -65,7 +65,7 @@ def read_state(path: str | Path, entry: str | None = None) -> State:
         with _opened(path) as file:
             found = _states(file, path)
             place = _chosen(found, path) if entry is None else _named(found, entry, path)
-            if others := [_shown(p) for p in found if p != place and not _is_aside(p)]:
+            if others := [_shown(p) for p in found if p != place and not _is_no_weights(p)]:
                 log.info("%s: took the state %s; it also has %s", path, _shown(place), ", ".join(others))
             if strange := file.foreign_names():
                 names = ", ".join(map(_word, strange[:8])) + (", ..." if len(strange) > 8 else "")
@@ -82,7 +82,7 @@ def read_state(path: str | Path, entry: str | None = None) -> State:
 def state_entries(path: str | Path) -> dict[str, int]:
     """The states in a file by name (``teacher``, ``model.state_dict``, ...), with their numbers of tensors.
 
-    The empty name is the top of the file itself. States of optimisers and their like (`ASIDE`) are left out.
+    The empty name is the top of the file itself. States of optimisers and their like (`NOT_WEIGHTS`) are left out.
 
     Raises:
         InputError: as `read_state`.
@@ -91,7 +91,9 @@ def state_entries(path: str | Path) -> dict[str, int]:
     if path.suffix == ".safetensors" or _is_safetensors(path):
         return {"": len(_safetensors(path))}
     with _opened(path) as file:
-        return {".".join(place): len(nodes) for place, nodes in _states(file, path).items() if not _is_aside(place)}
+        return {
+            ".".join(place): len(nodes) for place, nodes in _states(file, path).items() if not _is_no_weights(place)
+        }
 
 
 def _regular(path: Path) -> Path:
@@ -137,10 +139,10 @@ def _opened(path: Path) -> TorchFile:
         raise InputError(f"{path}: cannot be read ({_short(e)})") from None
 
 
-def _states(file: TorchFile, path: Path) -> dict[Place, Nodes]:
+def _states(file: TorchFile, path: Path) -> dict[KeyPath, Nodes]:
     """Every mapping of names to tensors in a file, by the keys that lead to it, outermost first."""
-    found: dict[Place, Nodes] = {}
-    waiting: deque[tuple[Place, object]] = deque([((), file.tree)])
+    found: dict[KeyPath, Nodes] = {}
+    waiting: deque[tuple[KeyPath, object]] = deque([((), file.tree)])
     seen: set[int] = set()
     first: list[str] = []
     while waiting:
@@ -165,9 +167,9 @@ def _mapping(node: object, path: Path) -> Mapping[object, object] | None:
     """A node as a mapping: a dict, a class derived from it, the attributes of an object, or a network's state."""
     if isinstance(node, dict):
         return node
-    if not isinstance(node, Made):
+    if not isinstance(node, CallRecord):
         return None
-    if isinstance(node.state, dict) and isinstance(node.state.get("_modules"), Made | dict):
+    if isinstance(node.state, dict) and isinstance(node.state.get("_modules"), CallRecord | dict):
         return dict(_network_state(node, path))
     if node.items:
         return node.items
@@ -178,16 +180,16 @@ def _mapping(node: object, path: Path) -> Mapping[object, object] | None:
     return node.state if isinstance(node.state, dict) else None
 
 
-def _network_state(network: Made, path: Path) -> Iterator[tuple[str, object]]:
+def _network_state(network: CallRecord, path: Path) -> Iterator[tuple[str, object]]:
     """Names and nodes of a pickled network's parameters and persistent buffers, in the order of its ``state_dict``."""
     waiting: list[tuple[str, object, int]] = [("", network, 0)]
     count = 0
     while waiting:
         prefix, module, depth = waiting.pop()
-        state = module.state if isinstance(module, Made) and isinstance(module.state, dict) else {}
+        state = module.state if isinstance(module, CallRecord) and isinstance(module.state, dict) else {}
         unsaved = state.get("_non_persistent_buffers_set")
         skipped = [x for x in unsaved if isinstance(x, str)] if isinstance(unsaved, list) else []
-        if isinstance(unsaved, Made) and isinstance(unsaved.arguments, tuple) and unsaved.arguments:
+        if isinstance(unsaved, CallRecord) and isinstance(unsaved.arguments, tuple) and unsaved.arguments:
             skipped += unsaved.arguments[0] if isinstance(unsaved.arguments[0], list) else []
         for group in ("_parameters", "_buffers"):
             for name, node in (_plain(state.get(group)) or {}).items():
@@ -202,19 +204,19 @@ def _network_state(network: Made, path: Path) -> Iterator[tuple[str, object]]:
 
 
 def _plain(node: object) -> dict[object, object] | None:
-    return node if isinstance(node, dict) else node.items if isinstance(node, Made) else None
+    return node if isinstance(node, dict) else node.items if isinstance(node, CallRecord) else None
 
 
-def _chosen(found: dict[Place, Nodes], path: Path) -> Place:
+def _chosen(found: dict[KeyPath, Nodes], path: Path) -> KeyPath:
     """The state to take if none is named: known places first, else the only one that can be weights."""
     ranks = {place: [ENTRIES.index(key) for key in place] for place in found if set(place) <= set(ENTRIES)}
     known = [place for place in ranks if place]
     if known:  # of a wrapping and what it wraps, the inner
         return min(known, key=lambda place: [*ranks[place], len(ENTRIES)])
-    others = [place for place in found if place and not _is_aside(place)]
+    others = [place for place in found if place and not _is_no_weights(place)]
     top = len(found.get((), ()))
-    beside = sum(len(found[place]) for place in others)
-    if top > beside or not others:
+    deeper = sum(len(found[place]) for place in others)
+    if top > deeper or not others:
         if top:
             return ()
         others = list(found)
@@ -224,11 +226,11 @@ def _chosen(found: dict[Place, Nodes], path: Path) -> Place:
                      f"{', '.join(_shown(place) for place in found)}")  # fmt: skip
 
 
-def _is_aside(place: Place) -> bool:
-    return any(word in key.lower() for key in place for word in ASIDE)
+def _is_no_weights(place: KeyPath) -> bool:
+    return any(word in key.lower() for key in place for word in NOT_WEIGHTS)
 
 
-def _named(found: dict[Place, Nodes], entry: str, path: Path) -> Place:
+def _named(found: dict[KeyPath, Nodes], entry: str, path: Path) -> KeyPath:
     exact = [place for place in found if ".".join(place) == entry]
     matching = exact or [place for place in found if place and place[-1] == entry]
     if len(matching) != 1:
@@ -280,12 +282,12 @@ def _renamed_all(state: State, names: Mapping[str, str]) -> State:
     return {names[name]: tensor for name, tensor in state.items()} if len(set(names.values())) == len(state) else state
 
 
-def _shown(place: Place) -> str:
+def _shown(place: KeyPath) -> str:
     return _word(".".join(place)) if place else "at its top"
 
 
 def _kind(node: object) -> str:
-    return f"call of {_word(node.path) or 'something'}" if isinstance(node, Made) else type(node).__name__
+    return f"call of {_word(node.path) or 'something'}" if isinstance(node, CallRecord) else type(node).__name__
 
 
 def _word(text: str) -> str:

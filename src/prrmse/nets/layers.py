@@ -83,7 +83,7 @@ def replaced(network: nn.Module, change: Mapping[str, torch.Tensor]) -> Iterator
         fill(own, change)
         yield
     finally:
-        fill(network.state_dict(), before)  # not ``own``: who moved the network has given it other memory
+        fill(network.state_dict(), before)  # not ``own``: moving a network to a device gives it other memory
 
 
 @torch.no_grad()
@@ -93,7 +93,7 @@ def fill(own: Mapping[str, torch.Tensor], values: Mapping[str, torch.Tensor]) ->
         own[name].copy_(value)
 
 
-def inventory(network: nn.Module, idle: Collection[str] = ()) -> list[Layer]:
+def inventory(network: nn.Module, ineffective: Collection[str] = ()) -> list[Layer]:
     """Every (kind, layer) pair of a network, by kind, then by layer.
 
     A pair is ``final`` if it belongs to the convolution that maps to the outputs: that one is reported apart and never
@@ -104,12 +104,12 @@ def inventory(network: nn.Module, idle: Collection[str] = ()) -> list[Layer]:
 
     Args:
         network: whose pairs.
-        idle: tensors known not to reach the output (`prrmse.learning.reach`): an auxiliary head is not ``final``.
+        ineffective: tensors that do not reach the output (`prrmse.learning.reach`): an auxiliary head is not ``final``.
 
     Raises:
         InputError: a layer is built lazily and has no tensors yet.
     """
-    final = getattr(network, "final_name", None) or _last_convolution(network, idle)
+    final = getattr(network, "final_name", None) or _last_convolution(network, ineffective)
     found: dict[str, list[Layer]] = {kind: [] for kind in KINDS}
     seen: set[Hashable] = set()
     for name, module in network.named_modules():
@@ -151,8 +151,8 @@ def _kinds_of(module: nn.Module) -> dict[str, str]:
     return BN_KINDS if isinstance(module, NORMS) else {}
 
 
-def _last_convolution(network: nn.Module, idle: Collection[str]) -> str | None:
-    names = [name for name, _ in network.named_parameters() if name not in idle]
+def _last_convolution(network: nn.Module, ineffective: Collection[str]) -> str | None:
+    names = [name for name, _ in network.named_parameters() if name not in ineffective]
     last = names[-1].rpartition(".")[0] if names else ""
     return last if names and isinstance(network.get_submodule(last), CONVOLUTIONS) else None
 

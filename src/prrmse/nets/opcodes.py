@@ -1,7 +1,7 @@
 """Pickles read as data, by a stack machine that has no instruction to import or to call.
 
 Python's unpickler imports what a pickle names and calls it, so that opening a file can run any program. Here a name
-stays a name (`Global`) and a call stays a record of what would be called with what (`Made`): nothing outside this
+stays a name (`Global`) and a call stays a record of what would be called with what (`CallRecord`): nothing outside this
 module is reached, whatever the file asks for. The format is that of `pickletools`, whose parser splits the opcodes.
 """
 
@@ -34,7 +34,7 @@ class Global:
 
 
 @dataclass(eq=False, slots=True)
-class Made:
+class CallRecord:
     """What a pickle would make: by calling ``maker`` with ``arguments``, then setting ``state`` and ``items``."""
 
     maker: object
@@ -58,8 +58,8 @@ class Persistent:
 class Pickle(NamedTuple):
     """What a pickle holds.
 
-    ``tree``: its object, of plain containers, `Global`, `Made` and `Persistent`. ``outside``: the references in it, in
-    their order. ``names``: what it would import.
+    ``tree``: its object, of plain containers, `Global`, `CallRecord` and `Persistent`. ``outside``: the references in
+    it, in their order. ``names``: what it would import.
     """
 
     tree: object
@@ -166,20 +166,20 @@ def _run(file: _Bounded) -> Pickle:
                 stack.append(named(f"{module}.{attribute}" if isinstance(module, str) else "a computed name"))
             case "REDUCE" | "NEWOBJ":
                 arguments = stack.pop()
-                stack.append(Made(stack.pop(), arguments))
+                stack.append(CallRecord(stack.pop(), arguments))
             case "NEWOBJ_EX":
                 arguments = (stack.pop(), stack.pop())[::-1]
-                stack.append(Made(stack.pop(), arguments))
+                stack.append(CallRecord(stack.pop(), arguments))
             case "INST":
-                stack.append(Made(named(str(argument).replace(" ", ".", 1)), tuple(behind_mark())))
+                stack.append(CallRecord(named(str(argument).replace(" ", ".", 1)), tuple(behind_mark())))
             case "OBJ":
                 maker, *rest = behind_mark()
-                stack.append(Made(maker, tuple(rest)))
+                stack.append(CallRecord(maker, tuple(rest)))
             case "EXT1" | "EXT2" | "EXT4":
                 stack.append(named(f"copyreg.extension{argument}"))
             case "BUILD":
                 state, made = stack.pop(), stack[-1]
-                if isinstance(made, Made):  # a plain container or name has nothing that a state could set
+                if isinstance(made, CallRecord):  # a plain container or name has nothing that a state could set
                     made.state = state
             case "PERSID":
                 stack.append(persistent(argument))
@@ -203,17 +203,17 @@ def _run(file: _Bounded) -> Pickle:
 
 
 def _set(target: object, items: list[object]) -> object:
-    mapping = target.items if isinstance(target, Made) else target
+    mapping = target.items if isinstance(target, CallRecord) else target
     if not isinstance(mapping, dict) or len(items) % 2:
         raise NotReadableError(f"sets items of a {type(mapping).__name__}")
     for key, value in zip(items[::2], items[1::2], strict=True):
         # Of other keys than these only the identity counts: to hash a deeply nested one can exhaust the C stack.
-        mapping[key if key is None or isinstance(key, str | bytes | int | float) else Made(key, ())] = value
+        mapping[key if key is None or isinstance(key, str | bytes | int | float) else CallRecord(key, ())] = value
     return target
 
 
 def _add(target: object, items: list[object]) -> None:
     if isinstance(target, list):
         target.extend(items)
-    elif not isinstance(target, Made):  # a list of a class of its own: holds no state by name
+    elif not isinstance(target, CallRecord):  # a list of a class of its own: holds no state by name
         raise NotReadableError(f"appends to a {type(target).__name__}")

@@ -21,7 +21,7 @@ from typing import IO, Self
 import numpy as np
 import torch
 
-from prrmse.nets.opcodes import Global, Made, NotReadableError, OtherFormatError, Persistent, read_pickle
+from prrmse.nets.opcodes import CallRecord, Global, NotReadableError, OtherFormatError, Persistent, read_pickle
 
 LEGACY_MAGIC, LEGACY_PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
 
@@ -213,7 +213,7 @@ class TorchFile:
 
     def is_tensor(self, node: object) -> bool:
         """Whether a node of the tree stands for a tensor or an array; be it one that `tensor` refuses."""
-        return isinstance(node, Made) and node.path in TENSORS
+        return isinstance(node, CallRecord) and node.path in TENSORS
 
     def tensor(self, node: object) -> torch.Tensor:
         """The tensor that a node stands for, on the CPU; nodes of one storage share their memory.
@@ -223,7 +223,7 @@ class TorchFile:
             NotReadableError: its numbers are damaged or missing.
         """
         for _ in range(DEEPEST):
-            if not isinstance(node, Made) or not isinstance(node.arguments, tuple):
+            if not isinstance(node, CallRecord) or not isinstance(node.arguments, tuple):
                 break
             arguments = node.arguments
             if node.path in REFUSED:
@@ -231,7 +231,7 @@ class TorchFile:
             if node.path in WRAPPED and arguments:
                 node = arguments[WRAPPED[node.path]]
             elif node.path in SUBCLASSED and len(arguments) > 2:  # the function, the class, the function's arguments
-                node = Made(arguments[0], arguments[2])
+                node = CallRecord(arguments[0], arguments[2])
             elif node.path in DENSE and len(arguments) >= 4:
                 return self._dense(node.path, arguments)
             elif node.path in ARRAYS:
@@ -272,7 +272,7 @@ class TorchFile:
 
     def _storage(self, node: object) -> torch.Tensor:
         """All numbers of a storage, one-dimensional."""
-        if isinstance(node, Made) and node.path == "torch.storage._load_from_bytes" and not self._inner:
+        if isinstance(node, CallRecord) and node.path == "torch.storage._load_from_bytes" and not self._inner:
             match node.arguments:  # how pickle itself stores a tensor: as a file of torch in its bytes
                 case (content,) if isinstance(data := _bytes(content), bytes):
                     inner = TorchFile(io.BytesIO(data), len(data), inner=True)
@@ -320,7 +320,7 @@ def _described(reference: Persistent) -> tuple[str, tuple[torch.dtype, int]]:
 
 
 def _whole_numbers(values: object) -> tuple[int, ...]:
-    if isinstance(values, Made) and values.path == "torch.Size":
+    if isinstance(values, CallRecord) and values.path == "torch.Size":
         values = values.arguments[0] if isinstance(values.arguments, tuple) and values.arguments else None
     if not isinstance(values, tuple | list):
         raise TensorError("has no sizes or strides")
@@ -333,7 +333,7 @@ def _whole_numbers(values: object) -> tuple[int, ...]:
 def _array(state: object) -> torch.Tensor:
     """A NumPy array by the state that it pickles: version, shape, dtype, whether in Fortran's order, bytes."""
     match state:
-        case (_, shape, Made(arguments=(str(code), *_)) as dtype, order, content) if dtype.path == "numpy.dtype":
+        case (_, shape, CallRecord(arguments=(str(code), *_)) as dtype, order, content) if dtype.path == "numpy.dtype":
             sizes, data = _whole_numbers(shape), _bytes(content)
             big = isinstance(dtype.state, tuple) and len(dtype.state) > 1 and dtype.state[1] == ">"
             if code not in NUMPY_NUMBERS or data is None:
@@ -351,15 +351,15 @@ def _bytes(node: object) -> bytes | None:
     match node:
         case bytes() | bytearray():
             return bytes(node)
-        case Made(arguments=(str(text), "latin1" | "latin-1")) if node.path == "_codecs.encode":
+        case CallRecord(arguments=(str(text), "latin1" | "latin-1")) if node.path == "_codecs.encode":
             try:
                 return text.encode("latin-1")
             except UnicodeError:
                 return None
-        case Made(arguments=()) if node.path in ("builtins.bytes", "__builtin__.bytes"):
+        case CallRecord(arguments=()) if node.path in ("builtins.bytes", "__builtin__.bytes"):
             return b""
-        case Made(arguments=(inner, *_)) if node.path in ("builtins.bytearray", "__builtin__.bytearray"):
-            return _bytes(inner) if not isinstance(inner, Made) or inner.path == "_codecs.encode" else None
+        case CallRecord(arguments=(inner, *_)) if node.path in ("builtins.bytearray", "__builtin__.bytearray"):
+            return _bytes(inner) if not isinstance(inner, CallRecord) or inner.path == "_codecs.encode" else None
     return None
 
 

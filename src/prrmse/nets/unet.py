@@ -35,7 +35,7 @@ class Down(nn.Module):
 
 
 class Up(nn.Module):
-    """Double the resolution, concatenate the encoder's map (skip first), then convolve."""
+    """Double the resolution, concatenate the encoder's feature map (skip first), then convolve."""
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()

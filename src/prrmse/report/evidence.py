@@ -74,9 +74,9 @@ def evidence_sections(tables: Mapping[str, pd.DataFrame], params: Mapping[str, A
         Section(
             "Alone and together",
             "`joint`: W, B and the RM and RV of the BN behind; `cumulative`: of this layer and all before; "
-            "`reestimated`: W, then all running statistics re-estimated on unlabelled training images; `by_itself`: "
-            "re-estimated without a swap. Mean drop over layers; for `cumulative` the drop when all but the final "
-            "convolution are swapped.",
+            "`reestimated`: W, then all running statistics re-estimated on unlabelled training images; "
+            "`statistics_only`: re-estimated without a swap. Mean drop over layers; for `cumulative` the drop "
+            "when all but the final convolution are swapped.",
             joint_summary(tables["joint"]),
             "joint",
             "Drop in Dice, one layer at a time and cumulatively",
@@ -118,14 +118,14 @@ def evidence_sections(tables: Mapping[str, pd.DataFrame], params: Mapping[str, A
 
 
 def joint_summary(joint: pd.DataFrame) -> pd.DataFrame:
-    """Mean drop by net, source and variant; of ``cumulative`` the last; ``by_itself``: re-estimation without a swap."""
+    """Mean drop by net, source and variant; of ``cumulative`` the last; ``statistics_only``: without a swap."""
     layers = joint[joint["layer"] > 0]
     table = layers.pivot_table(index=["net", "source"], columns="variant", values="drop", sort=False)
     ends = layers[layers["variant"] == "cumulative"].groupby(["net", "source"], sort=False)["drop"].last()
     table["cumulative"] = ends
-    table["by_itself"] = joint[joint["layer"] == 0].set_index(["net", "source"])["drop"]
+    table["statistics_only"] = joint[joint["layer"] == 0].set_index(["net", "source"])["drop"]
     counts = joint.groupby(["net", "source"], sort=False)[["n_patients", "n_seeds"]].max()
-    table = table[["alone", "joint", "reestimated", "by_itself", "cumulative"]]
+    table = table[["alone", "joint", "reestimated", "statistics_only", "cumulative"]]
     return table.join(counts).reset_index().rename_axis(columns=None)
 
 

@@ -174,7 +174,7 @@ def non_reusable_are_channel_raising(tables: Tables, settings: Verdict) -> Answe
     return Answer(decide(more <= _alpha(settings), less <= _alpha(settings)), text)
 
 
-def rmse_not_from_likeness(tables: Tables, settings: Verdict) -> Answer:
+def rmse_independent_of_data_and_task(tables: Tables, settings: Verdict) -> Answer:
     """Is the RMSE of kernels smaller for pairs that share the task, or the data set, than for pairs that share nothing?
 
     Estimands: the two relative differences, of means over kernels and pairs, mean over networks. Unit: the seed;
@@ -300,7 +300,7 @@ CLAIMS: list[tuple[str, Callable[[Tables, Verdict], Answer]]] = [
         "PSPNet's non-reusable kernels are the first, those that raise the channel count, and the one behind each",
         non_reusable_are_channel_raising,
     ),
-    ("The size of RMSE does not follow from data set or task alike", rmse_not_from_likeness),
+    ("The size of RMSE does not follow from data set or task alike", rmse_independent_of_data_and_task),
     ("Loading pretrained parameters does not always help", pretrained_not_always_helps),
     ("The source with the smallest RMSE helps most", smallest_rmse_helps_most),
 ]

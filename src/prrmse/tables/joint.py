@@ -14,8 +14,8 @@ def joint_effects(parts: pd.DataFrame, settings: Verdict) -> pd.DataFrame:
 
     ``together``: the drop when the first layers of the network are swapped together, as many of them as are harmless
     one by one (`joint` within the tolerance, mean over seeds and patients); NaN for fewer than two.
-    ``recovered``: the drop of a kernel alone less that with the running statistics estimated again, mean over layers;
-    what estimating them again does without any swap is taken off.
+    ``recovered``: the drop of a kernel alone less that with re-estimated running statistics, mean over layers;
+    the drop from re-estimating them without a swap is subtracted.
 
     Args:
         parts: net, target, source, seed, variant (alone, joint, cumulative, reestimated), layer, patient, dice,

@@ -245,7 +245,7 @@ def seconds_table(scores: pd.DataFrame, gains: pd.DataFrame) -> pd.DataFrame:
 def layer_correlations(layers: pd.DataFrame, random_drops: pd.DataFrame, settings: Verdict) -> pd.DataFrame:
     """Does a layer's distance predict the drop from swapping its kernel? Spearman over kernels, mean over sources.
 
-    Signs are such that 1 means: the larger the distance (the smaller the likeness), the larger the drop.
+    Signs are such that 1 means: the larger the distance (the smaller the similarity), the larger the drop.
     ``drop_random`` is the drop from a random kernel in the same layer: the baseline, which does not depend
     on the source. Intervals are over kernels (`correlation_interval`): the sources share one network, whose layers are
     few, and another set of layers could give another correlation, however many sources there are.
