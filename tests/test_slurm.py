@@ -28,7 +28,7 @@ FAST_POLLING += ["--latency-wait", "10"]
 
 
 class Cluster:
-    """Three nodes on loopback: cpu1, cpu2 and gpu1, which has two GPUs that are none."""
+    """Three nodes on loopback: cpu1, cpu2 and gpu1, which has two simulated GPUs."""
 
     def __init__(self, path: Path) -> None:
         self.path = path

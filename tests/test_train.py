@@ -253,7 +253,7 @@ def test_resizing_as_matrices_has_the_gradients_of_torch(net, slices):
 
 @pytest.mark.parametrize("net", [UNet(width=4), PSPNet(width=8, head_width=32)])
 def test_no_gradient_on_a_gpu_depends_on_the_order_of_its_threads(net):
-    """By tensors that are on no GPU but take its ways through torch."""
+    """By fake CUDA tensors (`FakeTensorMode`)."""
     with FakeTensorMode(allow_non_fake_inputs=True):
         for part in net.train().modules():
             for name, value in {**part._parameters, **part._buffers}.items():

@@ -63,7 +63,7 @@ def test_tables_have_every_pair_of_the_inventory(finished):
     assert pairs["pspnet"].tolist() == [126, 126]
     assert set(swap["class"]) == {"background", "RV", "myocardium", "LV", "mean", "mean_with_background"}
     transfer = pd.read_csv(finished.path / "results/tables/transfer.csv", keep_default_na=False)
-    assert set(transfer["n_train"]) == {2, 4}, "50 patients were asked, 4 are there"
+    assert set(transfer["n_train"]) == {2, 4}, "50 patients were requested, 4 were available"
 
 
 def test_second_run_does_nothing_even_with_new_file_times(finished):

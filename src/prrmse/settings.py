@@ -123,8 +123,10 @@ class Dataset(Section):
     crop: Literal["image", "label"] = Field(
         "image", description="centre of the crop: the image's, or the labels' (an oracle region of interest)"
     )
-    patients: Annotated[int, Field(ge=2)] | None = Field(None, description="use only the first so many patients")
-    max_slices_per_volume: Count | None = Field(None, description="keep so many slices around the middle")
+    patients: Annotated[int, Field(ge=2)] | None = Field(
+        None, description="use only this many patients, the first ones"
+    )
+    max_slices_per_volume: Count | None = Field(None, description="keep this many slices around the middle")
     frames: Annotated[tuple[str, ...], Field(min_length=1), Unique] | None = Field(
         None, description="keep only these frames, e.g. ED"
     )

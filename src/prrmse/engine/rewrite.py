@@ -30,7 +30,7 @@ from prrmse.learning.separable import matrices
 REWRITES = ("normalisation", "folding", "concatenation", "resize_1x1", "resize", "winograd")
 # Less work by this factor, or the small matrices are not worth it (`make bench` on two cores).
 RESIZED_GAIN = 2.5
-# A product of Winograd's transforms takes the time of so many of a convolution's; and less work by this factor.
+# A product of Winograd's transforms takes the time of this many of a convolution's; and less work by this factor.
 TRANSFORM_COST, WINOGRAD_GAIN = 3.0, 1.75
 LINEAR_MODES = {"nearest", "nearest-exact", "bilinear", "bicubic"}
 

@@ -26,7 +26,7 @@ class Batch(NamedTuple):
     patient: torch.Tensor
 
     def parts(self, slices: int) -> Iterator[Batch]:
-        """Views of so many slices each."""
+        """Views of this many slices each."""
         return map(Batch, *(tensor.split(slices) for tensor in self))
 
 
@@ -61,7 +61,7 @@ def prediction_of(made: Any) -> torch.Tensor:
 
 
 def with_channels(image: torch.Tensor, channels: int) -> torch.Tensor:
-    """The image ``[N, C, H, W]`` as a network of so many channels takes it: a grey one is repeated.
+    """The image ``[N, C, H, W]`` as a network of this many channels takes it: a grey one is repeated.
 
     Raises:
         InputError: it has several channels, and not that many.

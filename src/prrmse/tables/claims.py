@@ -33,7 +33,7 @@ from prrmse.tables.inference import (
 
 Tables = Mapping[str, pd.DataFrame]
 
-# Claim 3: so many biases must be reusable, and fewer than so many of UNet's kernels.
+# Claim 3: at least this fraction of biases must be reusable, and less than this fraction of UNet's kernels.
 BIASES, KERNELS = 0.9, 0.5
 # Claim 6: an RMSE that is smaller by less than this, relatively, does not count as smaller.
 RMSE_MARGIN = 0.05
