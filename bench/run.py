@@ -34,7 +34,7 @@ def main() -> None:
         "sweep": lambda: against_whole_passes(8 if quick else 200),
         "width": lambda: at_paper_width(2 if quick else 48, 40 if quick else 9),
         "floor": lambda: against_the_floor(8 if quick else 200),
-        "precision": lambda: by_evaluation_precision(4 if quick else 50),
+        "precision": lambda: by_evaluation_precision(2 if quick else 50),
         "training": lambda: against_others(2 if quick else 24),
         "sharing": lambda: side_by_side(4 if quick else 60),
         "growth": lambda: growth(options.folder, 4 if quick else 50),
