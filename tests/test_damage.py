@@ -125,6 +125,7 @@ def test_the_same_for_other_formats(tmp_path, ending):
         (b"TransformMatrix = 1", b"TransformMatrix = 1 0 0 0 1"),
         (b"BinaryData = True", b"NDims = 3"),
         (b"BinaryData = True", b"\xff\xfe"),
+        (b"CompressedData = True", b"CompressedData = True\nHeaderSize = 99999999999"),
     ],
 )
 def test_a_metaimage_that_simpleitk_would_read_beyond_its_memory(tmp_path, old, new):
@@ -135,6 +136,28 @@ def test_a_metaimage_that_simpleitk_would_read_beyond_its_memory(tmp_path, old, 
     assert old in content
     path.write_bytes(content.replace(old, new))
     refused(nnunet, root, r"p1_0000\.mha: truncated or not MetaImage")
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (b"encoding: gzip", b"encoding: " + b"x" * 5000),
+        (b"type: unsigned char", b"type: " + b"x" * 5000),
+        (b"dimension: 3", b"dimension: 9999"),
+        (b"dimension: 3", b"dimension: 3\nDimension: 3"),
+        (b"kinds:", b"byte skip: 99999999999\nkinds:"),
+        (b"NRRD0004", b"NRRX0004"),
+        (b"kinds:", b"k\xff:"),
+    ],
+)
+def test_a_nrrd_that_its_library_would_read_beyond_its_memory(tmp_path, old, new):
+    """The first two crash Python in SimpleITK 2.5."""
+    root = write_nnunet(tmp_path, ".nrrd")
+    path = root / "imagesTr" / "p1_0000.nrrd"
+    content = path.read_bytes()
+    assert old in content
+    path.write_bytes(content.replace(old, new, 1))
+    refused(nnunet, root, r"p1_0000\.nrrd: truncated or not NRRD")
 
 
 def test_pages_in_a_circle_end(tmp_path):
@@ -200,6 +223,7 @@ def test_rvsc_dicom_that_asks_for_too_much(rvsc_root):
     for changes, message in (
         ({"Rows": 60_000, "Columns": 60_000}, "its header says .* pixels"),
         ({"NumberOfFrames": 3}, "expected one grey image .* found 3 frames"),
+        ({"PixelData": 2 * file.PixelData}, "pixels, its header says"),
         ({"PixelSpacing": [-1.5, 1.25]}, "pixel spacing .* is not positive"),
         ({"CardiacNumberOfImages": -4}, "-4 images a cycle"),
     ):
@@ -236,6 +260,22 @@ def test_t1_exchanged_contours_and_sizes_that_are_none(tmp_path):
     refused(t1, path, r"T1\.mat: the struct `Dataset` has no field Img")
 
 
+@pytest.mark.parametrize("kind", ["link", "storage"])
+def test_t1_opens_no_other_file(tmp_path, kind):
+    path, other = tmp_path / "T1.mat", tmp_path / "secret"
+    write_t1(path, patients=1, slices=1, times=2)
+    other.write_bytes(bytes(10**6))
+    with h5py.File(path, "r+") as file:
+        image = file["#refs#/Img0"]
+        if kind == "link":
+            del file["Dataset/Img"]
+            file["Dataset/Img"] = h5py.ExternalLink(str(other), "/x")
+        else:
+            stored = file.create_dataset("y", image.shape, "f8", external=[(str(other), 0, 8 * image.size)])
+            file["Dataset/Img"][0, 0] = stored.ref
+    refused(t1, path, r"T1\.mat: .*in another file")
+
+
 def test_a_processed_set_that_asks_for_too_much(sets, tmp_path, monkeypatch):
     monkeypatch.setattr(slices, "MAX_BYTES", 2**20)
     whole = sets["processed"][0].read_bytes()
@@ -245,6 +285,12 @@ def test_a_processed_set_that_asks_for_too_much(sets, tmp_path, monkeypatch):
         member.write(bytes(2**24))
     with pytest.raises(InputError, match=r"d\.npz: .*asks for 16\d+ bytes"):
         load_slices(path)
+    monkeypatch.undo()
+    header = b"{'descr': '<f4', 'fortran_order': False, 'shape': (1073741824,)}"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
+        file.writestr("image.npy", b"\x93NUMPY\1\0" + struct.pack("<H", len(header)) + header)
+    with pytest.raises(InputError, match=r"d\.npz: .*image\.npy asks for more than it holds"):
+        load_slices(path)
     found = dict(np.load(sets["processed"][0]))
     for changes, message in (
         ({"image": found["image"] * np.nan}, "NaN"),
@@ -252,6 +298,8 @@ def test_a_processed_set_that_asks_for_too_much(sets, tmp_path, monkeypatch):
         ({"label": found["label"][:1]}, "of 2 slices"),
         ({"meta": np.array("[]")}, "not a complete processed"),
         ({"index_split": np.array(["train", "dev"])}, "index is not whole"),
+        ({"index_patient": np.array(["p1", "p1"])}, "the patient p1 is in two splits"),
+        ({"index_patient": np.zeros(2, "M8[s]")}, "index is not whole"),
     ):
         np.savez(path, **{**found, **changes})
         with pytest.raises(InputError, match=rf"d\.npz: .*{message}"):

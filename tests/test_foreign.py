@@ -423,7 +423,7 @@ def test_a_tensor_with_several_names_fits_by_any_of_them(offered, tmp_path):
 def test_networks_by_import_path(tmp_path, monkeypatch):
     (tmp_path / "mine.py").write_text("import torch\ndef small(width=2): return torch.nn.Conv2d(1, width, 1)\nx = 3\n")
     monkeypatch.syspath_prepend(tmp_path)
-    assert build_network("mine:small", {"width": 5}).out_channels == 5
+    assert build_network("mine:small", {"width": 5}, trust=True).out_channels == 5
     assert build_network("unet", {"width": 2}).final_name == "outc"
     for spec, arguments, message in [
         ("vnet", {}, "neither one of unet, pspnet nor an import path"),
@@ -433,5 +433,5 @@ def test_networks_by_import_path(tmp_path, monkeypatch):
         ("builtins:dict", {}, "gives a dict"),
     ]:
         with pytest.raises(InputError, match=message):
-            build_network(spec, arguments)
+            build_network(spec, arguments, trust=True)
     sys.modules.pop("mine", None)

@@ -42,7 +42,7 @@ def test_the_commands_inspect_and_compare_it(nnunet_run, contents, capsys):  # n
     first, second = map(str, nnunet_run.checkpoints)
     main(["inspect", first, "--json"])
     pairs = json.loads(capsys.readouterr().out)
-    network = build_network(NETWORK, nnunet_run.arguments())
+    network = build_network(NETWORK, nnunet_run.arguments(), trust=True)
     kernels = {x.weight.data_ptr() for x in network.modules() if isinstance(x, nn.Conv2d | nn.ConvTranspose2d)}
     assert len({pair["tensor"] for pair in pairs if pair["kind"] == "W"}) >= len(kernels)
     main(["compare", first, second, "--json"])
@@ -54,14 +54,14 @@ def test_the_commands_inspect_and_compare_it(nnunet_run, contents, capsys):  # n
 
 def test_each_tensor_is_one_pair(nnunet_run):  # noqa: F811
     path = nnunet_run.checkpoints[0]
-    network = build_network(NETWORK, nnunet_run.arguments())
+    network = build_network(NETWORK, nnunet_run.arguments(), trust=True)
     of_network = [(x.kind, x.tensor) for x in api.inspect(network).itertuples()]
     assert len(of_network) == len({x.data_ptr() for x in network.parameters()})
     assert sorted((x.kind, x.tensor) for x in api.inspect(path).itertuples()) == sorted(of_network)
 
 
 def image_and_network(run, content):
-    network = build_network(NETWORK, run.arguments())
+    network = build_network(NETWORK, run.arguments(), trust=True)
     network.load_state_dict(content["network_weights"])
     return torch.randn(2, 1, 40, 40, generator=torch.Generator().manual_seed(0)), network.eval()
 
@@ -86,14 +86,14 @@ def test_a_sweep_equals_parameters_set_in_place(nnunet_run, contents):  # noqa: 
 
 def test_the_commands_sweep_it_and_start_from_it(nnunet_run, contents, tmp_path, capsys):  # noqa: F811
     first, second = map(str, nnunet_run.checkpoints)
-    network = ["--network", NETWORK, "--arguments", json.dumps(nnunet_run.arguments())]
+    network = ["--trust", "--network", NETWORK, "--arguments", json.dumps(nnunet_run.arguments())]
     data = ["--data", str(nnunet_run.raw), "--size", "48", "--split", "all", "--device", "cpu", "--threads", "1"]
     main(["sweep", first, second, *network, *data, "--json"])
     rows = json.loads(capsys.readouterr().out)
     assert {row["kind"] for row in rows} == {"W", "B", "RW", "RB"}
     assert any(row["drop"] for row in rows)
     main(["warmstart", first, "--source", second, *network, "--out", str(tmp_path / "warm.safetensors")])
-    warm = build_network(NETWORK, nnunet_run.arguments())
+    warm = build_network(NETWORK, nnunet_run.arguments(), trust=True)
     fitted, _ = api.fit(warm.state_dict(), load_file(tmp_path / "warm.safetensors"))
     warm.load_state_dict(fitted)
     reused = json.loads((tmp_path / "warm.json").read_text())["reused"]

@@ -42,9 +42,10 @@ from prrmse.learning.snapshot import discard, snapshot_of
 from prrmse.learning.training_run import training_run
 from prrmse.names import Layer
 from prrmse.nets.build import NETS, seeded_network
-from prrmse.nets.checkpoint import write_state
+from prrmse.nets.checkpoint import layers_of, write_state
 from prrmse.nets.foreign import fit, read_state
 from prrmse.nets.layers import fill, inventory, inventory_of_state, replaced, swap, without_kind
+from prrmse.outputs import check_outputs
 from prrmse.seeding import derive_seed
 from prrmse.settings import Compute, FrozenStatistics, Training, Verdict
 from prrmse.tables.bootstrap import bootstrap_mean
@@ -205,10 +206,13 @@ def advise(
     pixels = (
         sample_pixels(evaluate, PIXELS, derive_seed("advise", "pixels")) if isinstance(evaluate, Evaluation) else None
     )
-    verdicts, ranking = [], []
+    verdicts: list[pd.DataFrame] = []
+    ranking = []
     for name, source in sources.items():
         fitted, _ = fit(own, state_of(source))
         table = sweep(model, fitted, evaluate, engine=engine, memory_mb=memory_mb)
+        if not verdicts and isinstance(evaluate, Evaluation):
+            _tell_weak_target(table, settings.tolerance)
         drops = drops_by_patient(table.rename(columns={"case": "patient", "score": "dice"}), PAIR)
         verdict = mean_drops(drops, settings, "advise", name)
         verdict["reusable"] = is_reusable(verdict, settings)
@@ -237,6 +241,19 @@ def advise(
     return Advice(ordered.reset_index(drop=True), pd.concat(verdicts, ignore_index=True))
 
 
+def _tell_weak_target(table: pd.DataFrame, tolerance: float) -> None:
+    """A Dice within the tolerance cannot drop by more than the tolerance: then everything seems reusable."""
+    own = table.groupby("case")["baseline"].first()
+    if own.mean() <= tolerance:
+        log.warning(
+            "the target's own Dice is %.3f, within the tolerance of %g: every pair counts as reusable, which says "
+            "nothing; train the target first",
+            *(own.mean(), tolerance),
+        )
+    if len(own) < 2:
+        log.warning("one patient only: intervals over patients say nothing; evaluate on more")
+
+
 class Trained(NamedTuple):
     """What `train` made: the network, its Dice by patient and class, and the patients that it was trained on."""
 
@@ -260,6 +277,7 @@ def train(
     settings: Training | None = None,
     compute: Compute | None = None,
     seed: int = 0,
+    trust: bool = False,
 ) -> Trained:
     """Train a network on a data set's training patients, write its checkpoint, measure Dice on others.
 
@@ -278,15 +296,23 @@ def train(
         split: that Dice is measured on: ``val``, ``test``, ``train`` or ``all``.
         settings, compute: of the training; defaults of the classes if None.
         seed: of initialisation, patients and batches.
+        trust: run the network's code wherever it comes from (`prrmse.nets.build.build_network`).
 
     Raises:
         InputError: nothing of ``start`` fits; a tensor to freeze that it does not bring; a split without slices; a
             network that does not take the slices.
     """
     settings, compute = settings or Training(), compute or Compute()
+    if path is not None:
+        check_outputs({"out": path}, (start,))
+    if samples is not None and samples < 1:
+        raise InputError(f"<samples>: {samples} training patients; name 1 or more, or leave it out for all")
+    available = len(part_of(slices, "train").patients())
+    if samples is not None and samples > available:
+        log.warning("%d training patients were asked for, there are %d; all are taken", samples, available)
     arguments = dict(arguments or {})
     model = f"{slices.meta['dataset']}-seg"
-    made = seeded_network(network, arguments, network, "init", "", seed)
+    made = seeded_network(network, arguments, network, "init", "", seed, trust=trust)
     taken: Mapping[str, torch.Tensor] = {}
     name = str(start) if isinstance(start, str | Path) else "the start"
     if start is not None:
@@ -302,7 +328,7 @@ def train(
     if strange := [layer.tensor for layer in frozen if layer.tensor not in taken]:
         raise InputError(f"<freeze>: names {strange[0]}, which <start> does not bring; name its file there")
     evaluation = evaluation_for(made, part_of(slices, split), compute)
-    drawn = draw_patients(slices, samples or len(part_of(slices, "train").patients()), seed)
+    drawn = draw_patients(slices, available if samples is None else samples, seed)
     header: dict[str, Any] = {
         "net": network,
         "arguments": arguments,
@@ -411,6 +437,7 @@ def warmstart(
     Returns:
         The list.
     """
+    check_outputs({"out": path}, (source,))
     own = model.state_dict()
     fitted, _ = fit(own, state_of(source))
     taken = [layer.tensor for layer in layers]
@@ -438,7 +465,7 @@ def _read(source: StateLike) -> tuple[dict[str, torch.Tensor], list[Layer]]:
         with safe_open(source, framework="numpy") as f:
             header = (f.metadata() or {}).get("prrmse")
         if header:
-            return state, [Layer(**layer) for layer in json.loads(header)["layers"]]
+            return state, layers_of(header, state, source)
     return state, inventory_of_state(state)
 
 

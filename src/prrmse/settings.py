@@ -25,7 +25,7 @@ Unique = AfterValidator(_unique)
 Share = Annotated[float, Field(ge=0, le=1)]
 FrozenStatistics = Literal["both", "literal", "reestimated"]
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*$")]
-Text = Annotated[str, StringConstraints(min_length=1)]
+Text = Annotated[str, StringConstraints(min_length=1, pattern=r"^[^\x00]*$")]
 
 
 class Section(BaseModel):
@@ -37,9 +37,11 @@ class Section(BaseModel):
 class Training(Section):
     """One training."""
 
-    steps: Count = Field(1000, description="optimiser steps; equal for every model, so that sources are comparable")
+    steps: int = Field(
+        1000, ge=1, le=10_000_000, description="optimiser steps; equal for every model, so that sources are comparable"
+    )
     batch_size: int = Field(
-        16, ge=2, description="slices a step; at least 2, since BN needs more than one value per channel"
+        16, ge=2, le=100_000, description="slices a step; at least 2, since BN needs more than one value per channel"
     )
     learning_rate: Positive = Field(0.001, description="Adam's first learning rate; decays to 0 by a cosine schedule")
     weight_decay: float = Field(0.0, ge=0, description="Adam's L2 penalty")
@@ -61,11 +63,17 @@ class Compute(Section):
         description="dtype of matrix products in evaluations and sweeps; in bfloat16 one Dice computed in two ways can "
         "differ by some 1e-3",
     )
-    threads: Count = Field(
-        1, description="CPU threads of one job; part of the recipe, since it decides how sums are rounded"
+    threads: int = Field(
+        1,
+        ge=1,
+        le=1024,
+        description="CPU threads of one job; part of the recipe, since it decides how sums are rounded",
     )
-    evaluation_batch_size: Count = Field(
-        16, description="batch size of evaluation; a fast sweep takes as many slices as swap.memory_mb allows"
+    evaluation_batch_size: int = Field(
+        16,
+        ge=1,
+        le=100_000,
+        description="batch size of evaluation; a fast sweep takes as many slices as swap.memory_mb allows",
     )
     resume_seconds: float = Field(60.0, ge=0, description="interval between snapshots of a running training")
 
@@ -91,7 +99,7 @@ HALVES = Split(kind="random", train=0.5, val=0.5, seed=0)
 class Phantom(Section):
     """A generated cohort."""
 
-    patients: int = Field(ge=2, description="size of the cohort")
+    patients: int = Field(ge=2, le=100_000, description="size of the cohort")
     seed: Seed = Field(description="of the cohort")
 
 
@@ -200,6 +208,11 @@ class OwnNetwork(StartingNetwork):
         return
 
     @property
+    def trust(self) -> bool:
+        """Nobody has to vouch for it."""
+        return False
+
+    @property
     def keywords(self) -> dict[str, Any]:
         """Keyword arguments of its constructor."""
         return self.arguments.model_dump()
@@ -239,6 +252,11 @@ class ForeignNetwork(StartingNetwork):
     factory: Annotated[str, StringConstraints(pattern=r"^[\w.]+:[\w.]+$")] = Field(
         description="import path module:callable of any torch.nn.Module with convolutions, e.g. "
         "monai.networks.nets:UNet"
+    )
+    trust: bool = Field(
+        False,
+        description="you have read the factory's code and let it run; not needed for networks of torch.nn, "
+        "torchvision, monai, segmentation_models_pytorch, timm and dynamic_network_architectures (SECURITY.md)",
     )
     arguments: dict[str, Any] = Field({}, description="keyword arguments of the factory")
     in_channels: Count = Field(1, description="image channels that it takes; a grey image is repeated")
@@ -306,7 +324,7 @@ class Verdict(Section):
         "mean", description="compare the mean drop with the tolerance (paper-like), or the upper end of its interval"
     )
     level: Annotated[float, Field(gt=0, lt=1)] = Field(0.95, description="coverage of the bootstrap interval")
-    resamples: int = Field(2000, ge=100, description="bootstrap resamples of the patients")
+    resamples: int = Field(2000, ge=100, le=1_000_000, description="bootstrap resamples of the patients")
     rn_fraction: Share = Field(
         0.5,
         description="a network is an RN if at least this fraction of its kernels (W, not the final one) is reusable",
@@ -357,7 +375,9 @@ class Evidence(Section):
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1), Unique] = Field(
         (0, 1, 2, 3, 4), description="run seeds: sampled patients and order of batches of each fine-tuning"
     )
-    pixels: int = Field(4000, ge=100, description="pixels that the scores see, equally many of each patient and class")
+    pixels: int = Field(
+        4000, ge=100, le=10_000_000, description="pixels that the scores see, equally many of each patient and class"
+    )
 
 
 class Figures(Section):

@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pandas as pd
@@ -17,7 +17,8 @@ from torch import nn
 
 from prrmse import api
 from prrmse.config.checks import checked
-from prrmse.data.prepare import prepare
+from prrmse.data.prepare import prepare, raw_files
+from prrmse.data.reading import MAX_TEXT_BYTES, read_bytes, unique_keys
 from prrmse.data.slices import Slices, load_slices
 from prrmse.errors import InputError
 from prrmse.files import write_text
@@ -27,9 +28,12 @@ from prrmse.nets.build import build_network, seeded_network
 from prrmse.nets.checkpoint import load_network
 from prrmse.nets.foreign import fit, read_state, state_entries
 from prrmse.nets.layers import inventory
-from prrmse.settings import Compute, Dataset, Training, Verdict
+from prrmse.outputs import check_outputs
+from prrmse.settings import Compute, Dataset, Swap, Training, Verdict
 from prrmse.tables.means import mean_over_patients
 from prrmse.tables.store import write_table
+
+FORMATS = get_args(Dataset.model_fields["format"].annotation)
 
 
 def inspect(a: argparse.Namespace) -> None:
@@ -44,6 +48,7 @@ def inspect(a: argparse.Namespace) -> None:
 
 def compare(a: argparse.Namespace) -> None:
     """Print the distances of two checkpoints, what does not fit, and draw."""
+    check_outputs({"figure": a.figure}, (a.a, a.b))
     states = opened([a.a, a.b], a.entry)
     distances, fits = api.compare(states[a.a], states[a.b])
     odd = fits[fits["status"] != "same"]
@@ -64,10 +69,12 @@ def compare(a: argparse.Namespace) -> None:
 
 def sweep(a: argparse.Namespace) -> None:
     """Print the change of Dice when each pair is taken from the source."""
+    check_outputs({"table": a.table, "figure": a.figure}, (a.target, a.source, *data_files(a)))
     states = opened([a.target, a.source], a.entry)
     network, evaluation = target_on_data(a, states[a.target])
     source = fitting(network, a.source, states[a.source], a.target)
-    table = api.sweep(network, source, evaluation, engine=a.engine, memory_mb=a.memory_mb)
+    tolerance, memory_mb = checked(Verdict, tolerance=a.tolerance).tolerance, memory_of(a)
+    table = api.sweep(network, source, evaluation, engine=a.engine, memory_mb=memory_mb)
     means = table.groupby(api.PAIR, sort=False)[["baseline", "score"]].mean().reset_index()
     means["drop"] = means["baseline"] - means["score"]
     if a.table:
@@ -75,19 +82,20 @@ def sweep(a: argparse.Namespace) -> None:
     if a.figure:
         from prrmse.figures.tool import drops_by_layer
 
-        drops_by_layer(means, a.tolerance, a.figure)
+        drops_by_layer(means, tolerance, a.figure)
     show(means, a.json)
 
 
 def advise(a: argparse.Namespace) -> None:
     """Rank sources for a target; write the advice."""
+    check_outputs({"advice_out": a.out}, (a.target, *a.sources, *data_files(a)))
     paths = short_names(a.sources)
     states = opened([a.target, *a.sources], a.entry)
     network, evaluation = target_on_data(a, states[a.target])
     settings = checked(Verdict, tolerance=a.tolerance, rule=a.rule)
     # All are opened before any of them takes minutes.
     sources = {name: fitting(network, path, states[path], a.target) for name, path in paths.items()}
-    advice = api.advise(network, sources, evaluation, settings=settings, engine=a.engine, memory_mb=a.memory_mb)
+    advice = api.advise(network, sources, evaluation, settings=settings, engine=a.engine, memory_mb=memory_of(a))
     found = {
         "target": str(a.target),
         "tolerance": a.tolerance,
@@ -114,12 +122,14 @@ def advise(a: argparse.Namespace) -> None:
 
 def warmstart(a: argparse.Namespace) -> None:
     """Write the target's state, or that of a new network, with the advised pairs of a source."""
+    check_outputs({"out": a.out}, (a.target, a.source, a.advice))
     own_files = [path for path in (a.target, None if a.advice else a.source) if path]
     states = opened(own_files, a.entry)
     if a.target:
-        network = target_network(a.target, states[a.target], a.network, a.arguments, partial=a.partial)
+        network = target_network(a, states[a.target])
     elif a.network:
-        network = seeded_network(a.network, parse_arguments(a.arguments), a.network, "init", "", a.seed)
+        arguments = parse_arguments(a.arguments)
+        network = seeded_network(a.network, arguments, a.network, "init", "", a.seed, trust=a.trust)
     else:
         raise InputError("warmstart: name a checkpoint to start from, or --network to initialise a new one")
     layers = api.reaching_pairs(network)
@@ -129,6 +139,7 @@ def warmstart(a: argparse.Namespace) -> None:
         raise InputError(f"warmstart: --exclude {', '.join(sorted(unknown))}: no such pair; see prrmse inspect")
     if a.advice:
         chosen, source, entries = advised(a.advice, a.source, layers)
+        check_outputs({"out": a.out}, (source,))
         state = opened([source], a.entry or entries, strict=bool(a.entry))[source]
     elif a.source:
         source, state = a.source, states[a.source]
@@ -146,6 +157,7 @@ def warmstart(a: argparse.Namespace) -> None:
 
 def train(a: argparse.Namespace) -> None:
     """Train a network on the training patients, write it, print Dice on the others."""
+    check_outputs({"out": a.out}, (a.start, a.freeze, *data_files(a)))
     trained = api.train(
         a.network,
         slices_of(a),
@@ -160,6 +172,7 @@ def train(a: argparse.Namespace) -> None:
         settings=checked(Training, steps=a.steps, batch_size=a.batch, learning_rate=a.learning_rate, augment=a.augment),
         compute=compute_of(a),
         seed=a.seed,
+        trust=a.trust,
     )
     table = mean_over_patients(trained.dice, ["class"])
     show(table.assign(n_train=len(trained.patients)), a.json)
@@ -193,9 +206,10 @@ def read_json(path: str, what: str) -> Any:
     Raises:
         InputError: it cannot be read, or is no JSON.
     """
+    content = read_bytes(Path(path), f"name {what}", MAX_TEXT_BYTES)
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as e:
+        return json.loads(content.decode("utf-8-sig"), object_pairs_hook=unique_keys)
+    except (ValueError, RecursionError) as e:
         raise InputError(f"{path}: cannot be read as {what} ({e})") from None
 
 
@@ -241,12 +255,13 @@ def fitting(network: nn.Module, path: str, state: api.StateLike, target: str) ->
 
 def target_on_data(a: argparse.Namespace, state: api.StateLike) -> tuple[nn.Module, Evaluation]:
     """The target, and the slices that it is measured on."""
-    network = target_network(a.target, state, a.network, a.arguments, partial=a.partial)
+    network = target_network(a, state)
     return network, api.evaluation_for(network, api.part_of(slices_of(a), a.split), compute_of(a))
 
 
-def target_network(target: str, state: api.StateLike, name: str | None, arguments: str, *, partial: bool) -> nn.Module:
+def target_network(a: argparse.Namespace, state: api.StateLike) -> nn.Module:
     """The target: a checkpoint of ours rebuilds itself; for any other the network is named."""
+    target, name = a.target, a.network
     if name is None:
         if Path(target).suffix != ".safetensors":
             raise InputError(f"{target}: not a checkpoint of this program; name its network with --network")
@@ -254,10 +269,10 @@ def target_network(target: str, state: api.StateLike, name: str | None, argument
             return load_network(target)[0]
         except InputError as e:
             raise InputError(f"{e}; if it is of another program, name its network with --network") from None
-    network = build_network(name, parse_arguments(arguments))
+    network = build_network(name, parse_arguments(a.arguments), trust=a.trust)
     fitted, table = fit(network.state_dict(), api.state_of(state))
     odd = table[~table["status"].isin(["same", "surplus"]) & ~table["tensor"].str.endswith("num_batches_tracked")]
-    if len(odd) and not partial:
+    if len(odd) and not a.partial:
         raise InputError(
             f"{target}: does not fit {name}: {len(odd)} of {len(table)} tensors, first {odd.iloc[0]['tensor']} "
             f"({odd.iloc[0]['status']}: {odd.iloc[0]['shape']}, not {odd.iloc[0]['shape_other'] or 'there'}); correct "
@@ -290,15 +305,35 @@ def compute_of(a: argparse.Namespace) -> Compute:
     )
 
 
+def memory_of(a: argparse.Namespace) -> float:
+    """``--memory-mb``."""
+    return checked(Swap, memory_mb=a.memory_mb, sources={"target": ("source",)}).memory_mb
+
+
+def data_files(a: argparse.Namespace) -> list[str]:
+    """The files that ``--data`` stands for."""
+    return raw_files(a.format, a.data) if Path(a.data).is_dir() and a.format in FORMATS else [a.data]
+
+
 def slices_of(a: argparse.Namespace) -> Slices:
-    """A processed ``.npz``, or a data set as distributed, resampled as asked."""
+    """A processed ``.npz``, or a data set as distributed, resampled as asked.
+
+    Raises:
+        InputError: as `prepare` and `load_slices`; or a processed set has not the spacing or size that is asked for.
+    """
     path = Path(a.data)
-    if path.suffix == ".npz":
-        return load_slices(path)
     spec = checked(
         Dataset, format=a.format, root=str(path), spacing_mm=a.spacing, size=a.size, case_pattern=a.case_pattern or None
     )
-    return prepare(path.resolve().name, spec)
+    if path.suffix != ".npz":
+        return prepare(path.resolve().name, spec)
+    slices = load_slices(path)
+    for name, found in (("spacing_mm", slices.meta["spacing_mm"]), ("size", slices.image.shape[-1])):
+        if getattr(spec, name) not in (found, Dataset.model_fields[name].default):
+            raise InputError(
+                f"<{name}>: {path} was processed with {found}; leave that out, or name the data set's folder"
+            )
+    return slices
 
 
 def show(table: pd.DataFrame, as_json: bool = False) -> None:

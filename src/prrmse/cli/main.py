@@ -6,12 +6,12 @@ import argparse
 import json
 import os
 import sys
-from typing import Any, get_args
+from typing import Any, NoReturn, get_args
 
 from prrmse.config.checks import check_data, check_networks
 from prrmse.config.params import PARAMETERS, read_params, use_params
 from prrmse.config.reference import reference, schema
-from prrmse.errors import InputError
+from prrmse.failures import FIX, exit_status, one_line
 from prrmse.log import show_messages
 from prrmse.settings import Compute, Dataset, FrozenStatistics, Section, Swap, Training, Transfer, Verdict
 
@@ -31,6 +31,12 @@ FLAGS = {
     "evaluation_batch_size": "--batch",
     "learning_rate": "--learning-rate",
     "device": "--device",
+    "samples": "--samples",
+    "out": "--out",
+    "advice_out": "--out",
+    "table": "--table",
+    "figure": "--figure",
+    "trust": "--trust",
     "start": "--start",
     "freeze": "--freeze",
     "entry": "--entry",
@@ -39,12 +45,21 @@ FLAGS = {
 }
 
 
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line; argparse prints the usage before it."""
+
+    def error(self, message: str) -> NoReturn:
+        print(f"error: {one_line(message)}; see {self.prog} --help", file=sys.stderr)
+        raise SystemExit(FIX)
+
+
 def main(arguments: list[str] | None = None) -> int:
-    """Entry point of ``prrmse``; exit status 0, 1 if ``diff`` finds a difference, 2 if the user must fix something."""
-    parser = argparse.ArgumentParser(
+    """Entry point of ``prrmse``; exit status 0, 1 if ``diff`` finds a difference, otherwise as `exit_status`."""
+    parser = Parser(
         prog="prrmse",
         description="Which pretrained parameters can be reused, in which layers.",
-        epilog="Exit status: 0 done; 1 diff found a difference; 2 something must be fixed, and one line says what.",
+        epilog="Exit status: 0 done; 1 diff found a difference; 2 something must be fixed, and one line says what; 3 a "
+        "defect of prrmse, whose traceback PRRMSE_DEBUG=1 shows.",
     )
     commands = parser.add_subparsers(dest="command", required=True)
     check = commands.add_parser("check", help="check a parameter file and that its data sets are there")
@@ -62,15 +77,7 @@ def main(arguments: list[str] | None = None) -> int:
     _add_tools(commands)
     parsed = parser.parse_args(arguments)
     show_messages()
-    try:
-        return parsed.act(parsed) or 0
-    except BrokenPipeError:  # the reader, e.g. head, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except InputError as e:
-        names = PARAMETERS if parsed.command in ("check", "use") else FLAGS
-        print(f"error: {e.said(names)}", file=sys.stderr)
-        return 2
+    return exit_status(lambda: parsed.act(parsed), PARAMETERS if parsed.command in ("check", "use") else FLAGS)
 
 
 def _add_tools(commands: Any) -> None:
@@ -182,6 +189,9 @@ def _add_network(tool: argparse.ArgumentParser, *, needed: bool = False) -> None
     text = "unet, pspnet or module:callable" + ("" if needed else "; for checkpoints that are not of this program")
     tool.add_argument("--network", required=needed, help=text)
     tool.add_argument("--arguments", default="{}", help="of the network, as a JSON object")
+    tool.add_argument(
+        "--trust", action="store_true", help="run the code of --network, which you have read; see SECURITY.md"
+    )
     if needed:
         return
     tool.add_argument("--partial", action="store_true", help="go on if not all of the target's tensors fit the network")
@@ -213,7 +223,8 @@ def _tool(name: str, a: argparse.Namespace) -> None:
     from prrmse.learning.device import set_up_process
 
     if "device" in a:
-        set_up_process(a.device, a.threads)
+        compute = commands.compute_of(a)
+        set_up_process(compute.device, compute.threads)
     getattr(commands, name)(a)
 
 
@@ -224,9 +235,11 @@ def _default(section: type[Section], name: str) -> Any:
 
 def _check(a: argparse.Namespace) -> None:
     params = read_params(*a.files)
-    check_networks(params)
+    left = check_networks(params, run_trusted=False)
     check_data(params)
     print(f"{' + '.join(a.files)}: fine")
+    for name in left:
+        print(f"nets.{name}: {params.nets.foreign[name].factory} was not built, since a check runs no code of its own")
 
 
 def _use(a: argparse.Namespace) -> None:

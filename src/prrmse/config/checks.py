@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import os
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
 from prrmse.errors import InputError
+from prrmse.failures import one_line
 from prrmse.files import package_file
 from prrmse.names import models
 from prrmse.settings import ForeignNetwork, Network, Params, Section
@@ -28,9 +32,9 @@ def check_params(params: Any, where: str = "params.yaml") -> Params:
         # By way of JSON, in which a list is what YAML calls one and a number is no text.
         found = Params.model_validate_json(json.dumps(params, default=str))
     except ValidationError as e:
-        raise InputError(f"{where}: {_explain(e)}") from None
-    except (ValueError, TypeError) as e:  # e.g. keys that are no text
-        raise InputError(f"{where}: {e}") from None
+        raise InputError(f"{where}: {one_line(_explain(e))}") from None
+    except (ValueError, TypeError, RecursionError) as e:  # e.g. keys that are no text
+        raise InputError(f"{where}: {' '.join(str(e).split())[:300]}; fix it") from None
     _check_references(found, where)
     return found
 
@@ -99,11 +103,15 @@ def _check_references(params: Params, where: str) -> None:
         if not name.endswith("-seg"):
             raise InputError(f"{where}: {key}: {name} is no segmentation model; Dice needs one, e.g. acdc-seg")
 
-    roots: dict[str, str] = {}
-    for name, dataset in params.datasets.items():
-        if dataset.phantom and (other := roots.setdefault(dataset.root, name)) != name:
+    roots = {name: Path(os.path.normpath(Path.cwd() / dataset.root)) for name, dataset in params.datasets.items()}
+    for one, other in itertools.combinations(params.datasets, 2):
+        first, second = roots[one], roots[other]
+        overlap = first == second or first in second.parents or second in first.parents
+        if overlap and (params.datasets[one].phantom or params.datasets[other].phantom):
+            kind = "phantom" if params.datasets[one].phantom else "data set"
             raise InputError(
-                f"{where}: datasets.{name}.root: {dataset.root} is that of the phantom {other}; name another"
+                f"{where}: datasets.{other}.root: {params.datasets[other].root} is that of the {kind} {one}, in it or "
+                "around it; name another"
             )
     swaps = params.swap.sources
     for target, sources in swaps.items():
@@ -160,8 +168,15 @@ def check_data(params: Params) -> None:
                 )
 
 
-def check_networks(params: Params) -> None:
+def check_networks(params: Params, *, run_trusted: bool = True) -> list[str]:
     """Check that every network that is not ours can be built, and that the weights that one starts from are there.
+
+    Args:
+        params: checked.
+        run_trusted: build also those that run only because ``trust`` says so.
+
+    Returns:
+        The names of those that were not built for that reason.
 
     Raises:
         InputError: names the key, and what is wrong.
@@ -175,13 +190,18 @@ def check_networks(params: Params) -> None:
             if not path.is_file():
                 raise InputError(f"nets.{name}.pretrained: {path}: no such file; name a .safetensors, .pt or .pth file")
     foreign: Mapping[str, ForeignNetwork] = params.nets.foreign
+    left = []
     for name, spec in foreign.items():
-        from prrmse.nets.build import build_network
+        from prrmse.nets.build import build_network, needs_trust
         from prrmse.nets.layers import inventory  # imports torch
 
+        if spec.trust and not run_trusted and needs_trust(spec.factory, spec.keywords):
+            left.append(name)
+            continue
         try:
-            pairs = inventory(build_network(spec.factory, spec.keywords))
+            pairs = inventory(build_network(spec.factory, spec.keywords, trust=spec.trust and run_trusted))
         except InputError as e:
-            raise InputError(f"nets.{name}.factory: {e}") from None
+            raise InputError(f"nets.{name}.factory: {e.args[0]}".replace("<trust>", f"<trust:{name}>")) from None
         if not pairs:
             raise InputError(f"nets.{name}.factory: {spec.factory} has no convolution and no normalisation")
+    return left

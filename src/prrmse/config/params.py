@@ -13,6 +13,7 @@ from pydantic import BaseModel, TypeAdapter
 from pydantic.fields import FieldInfo
 
 from prrmse.config.checks import check_params
+from prrmse.data.reading import read_bytes
 from prrmse.errors import InputError
 from prrmse.files import package_file, sha256_of, write_text
 from prrmse.settings import ForeignNetwork, Networks, Params, StartingNetwork
@@ -27,6 +28,7 @@ PARAMETERS = {
     "in_channels": "nets.{}.in_channels",
     "out_channels": "nets.{}.out_channels",
     "pretrained": "nets.{}.pretrained",
+    "trust": "nets.{}.trust: true",
     "memory_mb": "swap.memory_mb",
     "evaluation_batch_size": "compute.evaluation_batch_size",
     "device": "compute.device",
@@ -59,8 +61,14 @@ def use_params(overlay: str | Path, path: str | Path = "params.yaml") -> list[tu
     read_params(path, overlay)
     yaml_with_comments = YAML()
     yaml_with_comments.width = 120
-    document = yaml_with_comments.load(Path(path).read_text())
-    changes = list(_write_into(document, yaml_with_comments.load(Path(overlay).read_text())))
+    try:
+        document, above = (yaml_with_comments.load(Path(p).read_text(encoding="utf-8-sig")) for p in (path, overlay))
+        changes = list(_write_into(document, above))
+    except MemoryError:
+        raise
+    except Exception as e:
+        said = " ".join(str(e).split())[:300]
+        raise InputError(f"{overlay}: cannot be written into {path} ({said}); write it in plain YAML") from None
     text = StringIO()
     yaml_with_comments.dump(document, text)
     write_text(text.getvalue(), path)
@@ -91,27 +99,59 @@ def _merge(below: Any, above: Any) -> Any:
     return {**below, **{key: _merge(below.get(key), value) for key, value in above.items()}}
 
 
+# Far more than parameters need; references to references can multiply a few bytes to gigabytes.
+MOST_BYTES, MOST_VALUES = 2**18, 100_000
+
+
 class _Loader(yaml.SafeLoader):
-    """Refuses a key that stands twice: YAML would silently take the last one."""
+    """Refuses a key that stands twice, of which YAML would silently take the last, and too many values."""
+
+    def get_single_node(self) -> yaml.Node | None:
+        node: yaml.Node | None = super().get_single_node()
+        if node is not None:
+            _count(node, {})
+        return node
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        for i, key in enumerate(keys):
-            if key in keys[:i]:
-                raise yaml.MarkedYAMLError(None, None, f"key {key!r} stands twice", node.value[i][0].start_mark)
+        seen: set[Hashable] = set()
+        for part, _ in node.value:
+            key = self.construct_object(part, deep=True)
+            if not isinstance(key, Hashable):
+                raise yaml.MarkedYAMLError(None, None, "a key that is no text", part.start_mark)
+            if key in seen:
+                raise yaml.MarkedYAMLError(None, None, f"key {key!r} stands twice", part.start_mark)
+            seen.add(key)
         return super().construct_mapping(node, deep)
 
 
+def _count(node: yaml.Node, known: dict[int, int]) -> int:
+    """Values below a node, those that are referred to counted each time.
+
+    Raises:
+        yaml.YAMLError: too many, or a node that holds itself.
+    """
+    if id(node) not in known:
+        known[id(node)] = MOST_VALUES  # until it is known: a node within itself has no end
+        parts = node.value if isinstance(node, yaml.SequenceNode) else []
+        if isinstance(node, yaml.MappingNode):
+            parts = [part for pair in node.value for part in pair]
+        total = 1 + sum(_count(part, known) for part in parts)
+        if total > MOST_VALUES:
+            raise yaml.MarkedYAMLError(None, None, f"more than {MOST_VALUES} values, or one in itself", node.start_mark)
+        known[id(node)] = total
+    return known[id(node)]
+
+
 def _read(path: str | Path) -> Any:
+    content = read_bytes(Path(path), "run from the folder that holds params.yaml", MOST_BYTES)
     try:
-        with open(path, encoding="utf-8") as f:
-            return yaml.load(f, _Loader)
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file; run from the folder that holds params.yaml") from None
-    except (OSError, UnicodeDecodeError) as e:
-        raise InputError(f"{path}: cannot be read as UTF-8 text ({e})") from None
-    except (yaml.YAMLError, ValueError, TypeError) as e:
-        raise InputError(f"{path}: not valid YAML: {' '.join(str(e).split())}") from None
+        return yaml.load(content.decode("utf-8-sig"), _Loader)
+    except UnicodeDecodeError as e:
+        raise InputError(f"{path}: cannot be read as UTF-8 text ({e}); save it as UTF-8") from None
+    except MemoryError:
+        raise
+    except Exception as e:  # PyYAML's own errors, and what Python says to values that are none, e.g. !!timestamp x
+        raise InputError(f"{path}: not valid YAML: {' '.join(str(e).split())[:300]}") from None
 
 
 def section(params: Mapping[str, Any], *keys: str) -> str:

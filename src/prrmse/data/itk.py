@@ -19,6 +19,8 @@ LENGTHS = {
     ),
     **dict.fromkeys(("TransformMatrix", "Rotation", "Orientation"), 2),
 }
+# Of a NRRD.
+LONGEST_FIELD = 200
 
 
 def require_simpleitk(path: Path) -> None:
@@ -72,17 +74,44 @@ def _check_header(path: Path) -> None:
     """Refuse what SimpleITK would read beyond its memory, and pixels in another file, read unseen and untracked."""
     with path.open("rb") as file:
         header = file.read(2**16).replace(b"\r", b"")
-    if path.suffix == ".mha":
-        with naming(path, "MetaImage", "download it again"):
-            name = _check_metaimage(header)
-    else:
-        found = re.search(rb"^data ?file\s*:\s*(.*)$", header.split(b"\n\n")[0], re.MULTILINE | re.IGNORECASE)
-        name = found[1].decode(errors="replace") if found else "LOCAL"
+    kind, check = ("MetaImage", _check_metaimage) if path.suffix == ".mha" else ("NRRD", _check_nrrd)
+    with naming(path, kind, "download it again"):
+        name = check(header, path.stat().st_size)
     if name != "LOCAL":
         raise InputError(f"{path}: its pixels are in another file ({one_line(name)}); save both as one file")
 
 
-def _check_metaimage(header: bytes) -> str:
+def _check_nrrd(header: bytes, size: int) -> str:
+    """``data file`` of a header. A long value that it does not know crashes the library that ITK reads NRRD with.
+
+    Raises:
+        ValueError: a field is too long, there twice, or not of plain characters; or a number in it cannot be.
+    """
+    lines = header.split(b"\n\n")[0].split(b"\n")
+    if not lines[0].startswith(b"NRRD000"):
+        raise ValueError("it does not begin with NRRD")
+    fields: dict[str, str] = {}
+    for line in lines:
+        text = line.decode("utf-8" if line.startswith(b"#") or b":=" in line else "ascii")
+        key, sign, value = text.partition(":")
+        if text.startswith("#") or value.startswith("="):  # a comment, or a pair of the user's
+            continue
+        if len(text) > LONGEST_FIELD or not text.isprintable():
+            raise ValueError(f"line {text[:40]!r}")
+        name = re.sub(r"[ -]", "", key).lower()
+        if sign and name in fields:
+            raise ValueError(f"{key} is there twice")
+        fields[name] = value.strip()
+    for name in ("lineskip", "byteskip"):
+        if not -1 <= int(fields.get(name, "0")) <= size:
+            raise ValueError(f"{name} {fields[name]}")
+    n = int(fields.get("dimension", "0"))
+    if not 2 <= n <= 4 or len(fields.get("sizes", "").split()) != n:
+        raise ValueError("dimension or sizes")
+    return fields.get("datafile", "LOCAL")
+
+
+def _check_metaimage(header: bytes, size: int) -> str:
     """``ElementDataFile`` of a header. ITK copies as many numbers as it says into arrays of ten, unchecked.
 
     Raises:
@@ -104,5 +133,8 @@ def _check_metaimage(header: bytes) -> str:
     for key, length in LENGTHS.items():
         values = [float(value) for value in fields.get(key, "").split()]
         if key in fields and (len(values) != n**length or not all(map(math.isfinite, values))):
+            raise ValueError(f"{key} = {fields[key][:80]}")
+    for key in ("CompressedDataSize", "HeaderSize"):
+        if not -1 <= int(fields.get(key, "0")) <= size or (key == "CompressedDataSize" and fields.get(key) == "-1"):
             raise ValueError(f"{key} = {fields[key][:80]}")
     return fields["ElementDataFile"]

@@ -155,6 +155,8 @@ def _prepare(name: str, dataset: Dataset) -> Slices:
         labels.append(label[known])
         ids = zip(volume.slice_ids[keep], known, strict=True)
         rows += [(volume.patient, volume.frame, i) for i, is_known in ids if is_known]
+    if not folders:
+        raise InputError(f"{root}: holds no patients; download it again")
     unknown = sorted(set(dataset.frames or ()) - frames)
     if unknown:
         raise InputError(

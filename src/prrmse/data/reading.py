@@ -85,14 +85,20 @@ def read_json(path: Path, advice: str) -> Any:
     """
     content = read_bytes(path, advice, MAX_TEXT_BYTES)
     with naming(path, "valid JSON", "fix the file"):
-        return json.loads(content, object_pairs_hook=_unique)
+        return json.loads(content, object_pairs_hook=unique_keys)
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        twice = next(key for i, (key, _) in enumerate(pairs) if key in dict(pairs[:i]))
-        raise ValueError(f"the key {twice!r} is there twice")
+def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """For `json.loads`: a dict.
+
+    Raises:
+        ValueError: a key is there twice.
+    """
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise ValueError(f"the key {key!r} is there twice")
+        found[key] = value
     return found
 
 

@@ -142,6 +142,8 @@ def _read_dicom(path: Path) -> tuple[np.ndarray, tuple[float, float], int]:
                 f"spacing {spacing}, {phases} images a cycle; unpack it again"
             )
         pixels = file.pixel_array
+        if pixels.shape != shape[1:3]:
+            raise InputError(f"{path}: holds {pixels.shape} pixels, its header says {shape[1:3]}; unpack it again")
     return as_float32(pixels), (spacing[0], spacing[1]), phases
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -107,11 +108,27 @@ def load_slices(path: str | Path) -> Slices:
             unpacked = sum(member.file_size for member in file.infolist())
             if unpacked > max(MAX_BYTES, MAX_RATIO * path.stat().st_size):
                 raise ValueError(f"asks for {unpacked} bytes")
+            for member in file.infolist():
+                _check_array(file, member)
         with np.load(path, allow_pickle=False) as z:
             index = pd.DataFrame({name: z[f"index_{name}"] for name in INDEX_COLUMNS})
             found = Slices(z["image"], z["label"], index, json.loads(str(z["meta"])))
         _check(found)
     return found
+
+
+def _check_array(file: zipfile.ZipFile, member: zipfile.ZipInfo) -> None:
+    """Refuse an array whose header asks for more than its member holds; NumPy would allocate it first.
+
+    Raises:
+        ValueError: it does, or it is no array.
+    """
+    with file.open(member) as stream:
+        version = np.lib.format.read_magic(stream)
+        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, _, dtype = read(stream)
+    if min(shape, default=0) < 0 or math.prod(shape) * max(1, dtype.itemsize) > member.file_size:
+        raise ValueError(f"{member.filename} asks for more than it holds")
 
 
 def _check(slices: Slices) -> None:
@@ -130,8 +147,13 @@ def _check(slices: Slices) -> None:
         raise ValueError("the description is not whole")
     if not slices.classes or not set(np.unique(label).tolist()) <= {0, *slices.classes, IGNORE}:
         raise ValueError(f"labels are not among {sorted(slices.classes)}")
-    if not set(slices.index["split"]) <= set(SPLITS) or slices.index["slice"].dtype.kind != "i":
+    names = slices.index[["patient", "frame", "split"]]
+    is_text = all(isinstance(name, str) for column in names for name in names[column])
+    if not is_text or not set(slices.index["split"]) <= set(SPLITS) or slices.index["slice"].dtype.kind != "i":
         raise ValueError("the index is not whole")
+    twice = names.groupby("patient")["split"].nunique()
+    if (twice > 1).any():
+        raise ValueError(f"the patient {twice[twice > 1].index[0]} is in two splits")
 
 
 def draw_patients(slices: Slices, samples: int, seed: int) -> Slices:

@@ -86,12 +86,14 @@ def _open(path: Path) -> h5py.File:
 
 
 def _field(file: h5py.File, name: str, path: Path) -> h5py.Dataset:
-    if "Dataset" not in file:
+    if not isinstance(file.get("Dataset", getlink=True), h5py.HardLink):
         raise InputError(f"{path}: has no struct `Dataset`; name the T1 mapping set's file as the root")
     if name not in file["Dataset"]:
         raise InputError(
             f"{path}: the struct `Dataset` has no field {name}; expected {', '.join(FIELDS)}; download it again"
         )
+    if not isinstance(file["Dataset"].get(name, getlink=True), h5py.HardLink):
+        raise InputError(f"{path}: the field {name} lies elsewhere or in another file; {ADVICE}")
     return file["Dataset"][name]
 
 
@@ -101,6 +103,8 @@ def _element(file: h5py.File, name: str, p: int, where: str) -> np.ndarray:
         check_size(where, references.shape)
         found = file[references[:].reshape(-1)[p]]
         check_size(f"{where}: field {name}", found.shape)
+        if found.external or found.is_virtual:
+            raise InputError(f"{where}: the numbers of field {name} are in another file; {ADVICE}")
         if found.dtype.kind not in "biuf" or found.dtype.itemsize > 8:
             raise InputError(f"{where}: field {name} holds {found.dtype}, expected plain numbers; {ADVICE}")
         return np.asarray(found[()])

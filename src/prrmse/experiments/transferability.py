@@ -75,7 +75,7 @@ def transferability(
         engine, memory_mb: see `prrmse.engine.sweep.sweep`.
     """
     own = Target.load(target, data, spec, compute)
-    source_network, source_header = load_network(source, spec.factory)
+    source_network, source_header = load_network(source, spec.factory, trust=spec.trust)
     state = {name: tensor.clone() for name, tensor in source_network.state_dict().items()}
     net, model, source_model = own.header["net"], own.header["model"], source_header["model"]
     initial = initialised_network(net, spec, init, model, own.header["seed"]).state_dict()

@@ -42,7 +42,7 @@ class Target:
         Raises:
             InputError: as `load_network` and `load_slices`.
         """
-        return cls(*load_network(checkpoint, spec.factory), load_slices(data), spec, compute)
+        return cls(*load_network(checkpoint, spec.factory, trust=spec.trust), load_slices(data), spec, compute)
 
     def on(self, slices: Slices) -> Evaluation:
         """Slices as the network takes them."""

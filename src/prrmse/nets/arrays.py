@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy.typing as npt
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 
 from prrmse.errors import InputError
 
@@ -24,7 +24,8 @@ def read_arrays(path: str | Path) -> tuple[Arrays, dict[str, Any]]:
         InputError: the file is missing, truncated or foreign.
     """
     with _opened(path) as f:
-        return {name: f.get_tensor(name) for name in f.keys()}, _header(f, path)  # noqa: SIM118 (not a dict)
+        header = _header(f, path)
+        return {name: f.get_tensor(name) for name in f.keys()}, header  # noqa: SIM118 (not a dict)
 
 
 def read_header(path: str | Path) -> dict[str, Any]:
@@ -39,11 +40,16 @@ def read_header(path: str | Path) -> dict[str, Any]:
 
 @contextmanager
 def _opened(path: str | Path) -> Iterator[Any]:
+    if not Path(path).is_file():  # a pipe would block for ever
+        raise InputError(f"{path}: no such file, or no file; run the workflow again, or name another")
     try:
         with safe_open(path, framework="numpy") as f:
             yield f
-    except (FileNotFoundError, SafetensorError, OSError) as e:
-        raise InputError(f"{path}: not a complete safetensors file ({e}); delete it and run again") from None
+    except (InputError, MemoryError):
+        raise
+    except Exception as e:  # beside SafetensorError: numbers that NumPy does not have, names that are no paths
+        text = " ".join(str(e).split())[:300] or type(e).__name__
+        raise InputError(f"{path}: not a complete safetensors file ({text}); delete it and run again") from None
 
 
 def _header(f: Any, path: str | Path) -> dict[str, Any]:
@@ -51,7 +57,9 @@ def _header(f: Any, path: str | Path) -> dict[str, Any]:
     if header is None:
         raise InputError(f"{path}: not a checkpoint of this program (its header has no key prrmse)")
     try:
-        found: dict[str, Any] = json.loads(header)
-    except (ValueError, RecursionError) as e:
-        raise InputError(f"{path}: not a complete checkpoint (its header is no JSON: {e}); run again") from None
+        found = json.loads(header)
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict):
+        raise InputError(f"{path}: its header is damaged; delete it and run again")
     return found

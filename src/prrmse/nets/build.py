@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, get_type_hints
 
 import torch
 from torch import nn
@@ -16,6 +16,19 @@ from prrmse.nets.unet import UNet
 from prrmse.seeding import derive_seed
 
 NETS: dict[str, type[UNet] | type[PSPNet]] = {"unet": UNet, "pspnet": PSPNet}
+# Packages whose networks are built without asking: their classes make nothing of their arguments but networks.
+# nnU-Net's own factory is not among them, since it imports and calls whatever its arguments name.
+KNOWN = (
+    "prrmse.nets",
+    "torch.nn",
+    "torchvision.models",
+    "monai.networks",
+    "segmentation_models_pytorch",
+    "timm",
+    "dynamic_network_architectures",
+)
+# Arguments by which timm opens a pickle, which can run any code.
+OPENING = {"checkpoint_path"}
 
 
 def build(net: str, **arguments: Any) -> UNet | PSPNet:
@@ -25,45 +38,94 @@ def build(net: str, **arguments: Any) -> UNet | PSPNet:
     return NETS[net](**arguments)
 
 
-def build_network(spec: str, arguments: Mapping[str, Any]) -> nn.Module:
+def needs_trust(spec: str, arguments: Mapping[str, Any]) -> bool:
+    """Whether building this network may run code that nobody vouches for; told by its name, nothing is imported."""
+    module, _, name = spec.partition(":")
+    return bool(name) and (not _is_known(module) or bool(OPENING & arguments.keys()))
+
+
+def _is_known(module: str) -> bool:
+    return any(module == known or module.startswith(f"{known}.") for known in KNOWN)
+
+
+def build_network(spec: str, arguments: Mapping[str, Any], *, trust: bool = False) -> nn.Module:
     """A network by name (``unet``, ``pspnet``) or by import path, e.g. ``torchvision.models:resnet18``.
 
     Args:
         spec: the name; or ``package.module:callable``, which is imported and called. Only you may name it: it is never
             read from a checkpoint.
         arguments: keyword arguments of the callable.
+        trust: run it wherever it comes from. Otherwise it must be a network of a package in `KNOWN`, or a function
+            there that says it returns one.
 
     Raises:
-        InputError: it cannot be imported, called, or makes no ``torch.nn.Module``.
+        InputError: it is not trusted (then nothing of it was imported, or only a known package), cannot be imported,
+            called, or makes no ``torch.nn.Module``.
     """
     factory: Any = NETS.get(spec)
     if factory is None:
         module, _, name = spec.partition(":")
         if not name:
             raise InputError(f"network {spec!r}: neither one of {', '.join(NETS)} nor an import path module:callable")
+        if not trust and needs_trust(spec, arguments):
+            raise _not_trusted(spec)
         try:
             factory = importlib.import_module(module)
             for part in name.split("."):
                 factory = getattr(factory, part)
-        except (ImportError, AttributeError) as e:
-            raise InputError(f"network {spec}: cannot be imported ({e}); install it or fix the path") from None
+        except Exception as e:  # importing can fail in any way
+            raise InputError(f"network {spec}: cannot be imported ({_line(e)}); install it or fix the path") from None
+        if not trust and not _gives_network(factory):
+            raise _not_trusted(spec)
     try:
         network = factory(**arguments)
     except TypeError as e:
-        raise InputError(f"network {spec}: {e}; it takes {_signature(factory)}") from None
+        raise InputError(f"network {spec}: {_line(e)}; it takes {_signature(factory)}") from None
+    except MemoryError:
+        raise
+    except Exception as e:
+        raise InputError(f"network {spec}: cannot be built with these arguments ({_line(e)}); correct them") from None
     if not isinstance(network, nn.Module):
         raise InputError(f"network {spec}: gives a {type(network).__name__}, not a torch.nn.Module")
     return network
 
 
-def seeded_network(spec: str, arguments: Mapping[str, Any], *identity: object) -> nn.Module:
+def _not_trusted(spec: str) -> InputError:
+    return InputError(
+        f"network {spec}: is of none of the packages that are known ({', '.join(KNOWN)}) and its code would be run; "
+        "read it, then state that you trust it by <trust>"
+    )
+
+
+def _gives_network(factory: Any) -> bool:
+    """A class of networks of a known package, or a function there that says it returns a network.
+
+    A path may lead out of the package that it begins with (``torch.nn:modules.module.os.system``); and not every
+    function of a package of networks is harmless, e.g. those that open checkpoints.
+    """
+    if not _is_known(str(getattr(factory, "__module__", ""))):
+        return False
+    if isinstance(factory, type):
+        return issubclass(factory, nn.Module)
+    try:
+        returned = get_type_hints(factory).get("return")
+    except Exception:  # its annotations name what is not there
+        return False
+    return isinstance(returned, type) and issubclass(returned, nn.Module)
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300] or type(error).__name__
+
+
+def seeded_network(spec: str, arguments: Mapping[str, Any], *identity: object, trust: bool = False) -> nn.Module:
     """`build_network` whose random draws derive from what they are for (`prrmse.seeding.derive_seed`)."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(*identity))
-        return build_network(spec, arguments)
+        return build_network(spec, arguments, trust=trust)
 
 
-def _signature(factory: Any) -> str:
+def _signature(factory: Callable[..., Any]) -> str:
     try:
         return str(inspect.signature(factory))
     except (TypeError, ValueError):

@@ -10,16 +10,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 from safetensors.torch import save_file
 from torch import nn
 
 from prrmse.errors import InputError
 from prrmse.files import atomic
+from prrmse.names import KINDS, Layer
 from prrmse.nets.arrays import read_arrays
 from prrmse.nets.build import build, build_network
 from prrmse.nets.layers import norm_eps, tensor_names
+from prrmse.settings import PSPNetArguments, Section, UNetArguments
 
 LIBRARIES = ("torch", "torchvision", "numpy")
+AGAIN = "it is damaged, or was changed; delete it and run again"
+ARGUMENTS: dict[str, type[Section]] = {"unet": UNetArguments, "pspnet": PSPNetArguments}
 
 
 def save_checkpoint(network: nn.Module, path: str | Path, header: dict[str, Any]) -> None:
@@ -59,16 +64,47 @@ def load_checkpoint(path: str | Path) -> tuple[dict[str, torch.Tensor], dict[str
     """
     arrays, header = read_arrays(path)
     state = {name: torch.from_numpy(array) for name, array in arrays.items()}
-    aliases = {other: state[name] for name, others in header.get("names", {}).items() for other in others}
-    return {**state, **aliases}, header
+    aliases = header.get("names", {})
+    if not isinstance(aliases, dict) or not all(
+        name in state and isinstance(others, list) and all(isinstance(other, str) for other in others)
+        for name, others in aliases.items()
+    ):
+        raise InputError(f"{path}: its header names tensors that it does not hold; {AGAIN}")
+    return {**state, **{other: state[name] for name, others in aliases.items() for other in others}}, header
 
 
-def load_network(path: str | Path, factory: str | None = None) -> tuple[nn.Module, dict[str, Any]]:
+def layers_of(header: str, state: Mapping[str, torch.Tensor], path: str | Path) -> list[Layer]:
+    """The layers that a header lists.
+
+    Args:
+        header: its JSON text.
+        state: the tensors of the file.
+        path: the file, for errors.
+
+    Raises:
+        InputError: it lists none, or others than the file holds.
+    """
+    try:
+        found = [Layer(**layer) for layer in json.loads(header)["layers"]]
+        scalars = [state[layer.tensor].numel() for layer in found]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise InputError(f"{path}: its header lists no layers, or others than it holds; {AGAIN}") from None
+    for layer, count in zip(found, scalars, strict=True):
+        types = [type(value) for value in layer]
+        if types != [str, int, str, str, int, bool] or layer.kind not in KINDS or layer.scalars != count:
+            raise InputError(f"{path}: its header describes {layer.tensor} wrongly; {AGAIN}")
+    return found
+
+
+def load_network(
+    path: str | Path, factory: str | None = None, *, trust: bool = False
+) -> tuple[nn.Module, dict[str, Any]]:
     """The network of a checkpoint, in evaluation mode, and the header.
 
     Args:
         path: the checkpoint.
         factory: import path of a network that is not ours. It must come from you: what a file names is not imported.
+        trust: as in `prrmse.nets.build.build_network`.
 
     Raises:
         InputError: as `load_checkpoint`; or the network is not ours and ``factory`` is not given; or it has other
@@ -79,7 +115,12 @@ def load_network(path: str | Path, factory: str | None = None) -> tuple[nn.Modul
         raise InputError(f"{path}: of the network {header['factory']}; if you trust it, give that as --network")
     if "arguments" not in header:
         raise InputError(f"{path}: holds weights, not what network they are of; name it with --network")
-    network = build_network(factory, header["arguments"]) if factory else build(header["net"], **header["arguments"])
+    arguments = header["arguments"]
+    if not factory:
+        arguments = _checked_arguments(header, state, path)
+    elif not isinstance(arguments, dict):
+        raise InputError(f"{path}: its header holds no arguments of a network; {AGAIN}")
+    network = build_network(factory, arguments, trust=trust) if factory else build(header["net"], **arguments)
     try:
         network.load_state_dict(state, strict=True)
     except RuntimeError as e:
@@ -88,3 +129,33 @@ def load_network(path: str | Path, factory: str | None = None) -> tuple[nn.Modul
             f"{' '.join(str(e).split())[:200]}; use the version of the library that it was written with"
         ) from None
     return network.eval(), header
+
+
+def _checked_arguments(
+    header: Mapping[str, Any], state: Mapping[str, torch.Tensor], path: str | Path
+) -> dict[str, Any]:
+    """The arguments of one of our networks, if it then has the file's tensors; found out without memory for them.
+
+    Raises:
+        InputError: they are none, or ask for other tensors: those of a damaged header can be gigabytes.
+    """
+    net = header.get("net")
+    if not isinstance(net, str) or net not in ARGUMENTS:
+        raise InputError(f"{path}: its header names the network {str(net)[:80]!r}; known are {', '.join(ARGUMENTS)}")
+    try:
+        arguments: dict[str, Any] = ARGUMENTS[net].model_validate(header["arguments"]).model_dump()
+        with torch.device("meta"):
+            wanted = build(net, **arguments).state_dict()
+    except (ValidationError, RuntimeError, ValueError, TypeError):
+        raise InputError(f"{path}: its header holds no arguments of {net}; {AGAIN}") from None
+    odd = [
+        x
+        for x in wanted.keys() | state.keys()
+        if x not in wanted or x not in state or wanted[x].shape != state[x].shape
+    ]
+    if odd:
+        raise InputError(
+            f"{path}: does not fit {net} with the arguments in its header: {len(odd)} tensors differ, e.g. {min(odd)}; "
+            "use the version of the library that it was written with"
+        )
+    return arguments

@@ -21,7 +21,7 @@ def initialised_network(net: str, spec: Network, init: str, model: str, seed: in
         seed: run seed; used by ``independent`` only.
     """
     identity = (net, "init") if init == "shared" else (net, "init", model, seed)
-    network = seeded_network(spec.factory or net, spec.keywords, *identity)
+    network = seeded_network(spec.factory or net, spec.keywords, *identity, trust=spec.trust)
     if spec.weights is not None:
         load_pretrained(net, network, spec.weights)
     return network

@@ -109,8 +109,10 @@ def _by_mapping(own: State, offered: State, mapping: Path) -> State:
         InputError: it cannot be read, or names what the network or the file has not.
     """
     try:
+        if not mapping.is_file():  # a pipe would block for ever
+            raise FileNotFoundError("no such file")
         names = json.loads(mapping.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as e:
+    except (OSError, ValueError, RecursionError) as e:
         raise InputError(f"match {mapping}: neither name, order nor a JSON file that can be read ({e})") from None
     if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
         raise InputError(f"match {mapping}: must be one object, the network's names to the file's")

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from prrmse.data.slices import load_slices
 from prrmse.nets.arrays import read_arrays
 from prrmse.run.manifest import read_manifest
+from prrmse.tables.store import read_texts
 
 
 def compare_runs(a: str | Path, b: str | Path) -> list[str]:
@@ -63,7 +63,7 @@ def _inside(a: Path, b: Path, file: str) -> list[str]:
 
 
 def _tables(a: Path, b: Path) -> list[str]:
-    x, y = (pd.read_csv(path, dtype=str, keep_default_na=False) for path in (a, b))
+    x, y = (read_texts(path) for path in (a, b))
     columns = [str(name) for name in x]
     if not x.columns.equals(y.columns) or len(x) != len(y):
         return [f"{len(x)} rows, columns {columns} | {len(y)} rows, columns {[str(name) for name in y]}"]

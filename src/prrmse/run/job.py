@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from prrmse.config.params import PARAMETERS, parse_sections
-from prrmse.errors import InputError
+from prrmse.failures import exit_status
 from prrmse.log import show_messages
 
 
@@ -19,7 +19,7 @@ def run(
 ) -> None:
     """Parse the command line, run, report errors in one line.
 
-    Exit status: 0 done, 2 the user has to correct something.
+    Exit status: 0 done, otherwise as `exit_status`.
 
     Args:
         main: what to run; it gets the arguments as attributes.
@@ -38,12 +38,13 @@ def run(
         parser.add_argument(f"--{name}", required=True, nargs="*")
     arguments = parser.parse_args()
     show_messages()
-    try:
+
+    def act() -> None:
         if compute := getattr(arguments, "params", {}).get("compute"):
             from prrmse.learning.device import set_up_process  # imports torch
 
             set_up_process(compute.device, compute.threads)
         main(arguments)
-    except InputError as e:
-        print(f"error: {e.said(PARAMETERS)}", file=sys.stderr)
-        raise SystemExit(2) from None
+
+    if status := exit_status(act, PARAMETERS):
+        raise SystemExit(status)

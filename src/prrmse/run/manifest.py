@@ -12,6 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from prrmse.data.reading import MAX_TEXT_BYTES, read_bytes
 from prrmse.errors import InputError
 from prrmse.files import sha256_of
 
@@ -85,12 +86,13 @@ def read_manifest(folder: str | Path) -> dict[str, Any]:
         InputError: there is none, or it is no manifest.
     """
     path = Path(folder) / MANIFEST
+    content = read_bytes(path, "a complete run of the workflow writes it", MAX_TEXT_BYTES)
     try:
-        found = json.loads(path.read_text())
+        found = json.loads(content)
+        if not all(isinstance(x, str) for pair in found["files"].items() for x in pair):
+            raise TypeError
         return {key: found[key] for key in ("commit", "changed", "environment", "params", "files")}
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file; a complete run of the workflow writes it") from None
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise InputError(f"{path}: not a manifest; delete it and run the workflow again") from None
 
 

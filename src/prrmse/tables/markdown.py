@@ -6,6 +6,9 @@ import re
 
 import pandas as pd
 
+# What would end a cell, begin code or a tag of HTML, or make a link: names come from data sets.
+SPECIAL = re.compile(r"[\\|`]|<(?=[A-Za-z/!?])|\[(?=[^\]]*\]\()")
+
 
 def markdown_table(table: pd.DataFrame) -> str:
     """The table in GitHub's Markdown: floats with three decimals, a dash for what is missing."""
@@ -20,4 +23,4 @@ def _cell(value: object) -> str:
         return "-" if pd.isna(value) else f"{value:.3f}"
     if value is None or value is pd.NA or value is pd.NaT:
         return "-"
-    return re.sub(r"([\\|])", r"\\\1", str(value)).replace("\n", " ")
+    return SPECIAL.sub(r"\\\g<0>", " ".join(str(value).splitlines()))

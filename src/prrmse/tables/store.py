@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -29,12 +30,31 @@ def read_table(path: str | Path) -> pd.DataFrame:
     """One CSV; ``none`` is a name, not a missing value.
 
     Raises:
-        InputError: the file is missing or empty; names it.
+        InputError: the file is missing, empty, or no table; names it.
     """
+    return _read(path, na_values=[""])
+
+
+def read_texts(path: str | Path) -> pd.DataFrame:
+    """One CSV as it is written, every cell a text.
+
+    Raises:
+        InputError: as `read_table`.
+    """
+    return _read(path, dtype=str)
+
+
+def _read(path: str | Path, **options: Any) -> pd.DataFrame:
+    if not Path(path).is_file():  # a pipe would block for ever
+        raise InputError(f"{path}: no such file; run the workflow again")
     try:
-        return pd.read_csv(path, keep_default_na=False, na_values=[""])
-    except (FileNotFoundError, pd.errors.EmptyDataError) as e:
-        raise InputError(f"{path}: not a complete table ({e}); delete it and run again") from None
+        table: pd.DataFrame = pd.read_csv(path, keep_default_na=False, **options)
+        return table
+    except MemoryError:
+        raise
+    except Exception as e:  # a damaged file can raise anything
+        said = " ".join(str(e).split())[:300] or type(e).__name__
+        raise InputError(f"{path}: not a complete table ({said}); delete it and run again") from None
 
 
 def with_ids(table: pd.DataFrame, ids: dict[str, object]) -> pd.DataFrame:

@@ -1,0 +1,427 @@
+"""Whatever is given to the program ends in the right values or in one line; a defect of its own in one line too."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import yaml
+from damage import write_nnunet
+from safetensors.torch import load_file, save_file
+
+from prrmse import api
+from prrmse.cli.main import main
+from prrmse.config.checks import check_networks, check_params
+from prrmse.config.params import read_params
+from prrmse.data.slices import Slices, save_slices
+from prrmse.errors import InputError
+from prrmse.failures import DEBUG, DEFECT, FIX, exit_status
+from prrmse.learning.evaluate import Evaluation
+from prrmse.nets.arrays import read_header
+from prrmse.nets.build import build, build_network
+from prrmse.nets.checkpoint import load_network, save_checkpoint
+from prrmse.nets.layers import inventory
+from prrmse.run.manifest import read_manifest
+from prrmse.settings import Compute
+from prrmse.tables.paper import transfer_latex, transfer_markdown
+from prrmse.tables.store import read_table
+
+ROOT = Path(__file__).parents[1]
+NETWORK = ["--network", "unet", "--arguments", '{"width": 2}']
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A checkpoint of ours, one of another program, a processed data set and one as distributed."""
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    network = build("unet", width=2).eval()
+    layers = [layer._asdict() for layer in inventory(network)]
+    save_checkpoint(network, "own.safetensors", {"net": "unet", "arguments": {"width": 2}, "layers": layers})
+    torch.save(network.state_dict(), "other.pth")
+    rng = np.random.default_rng(0)
+    label = np.zeros((4, 16, 16), np.uint8)
+    label[:, 4:12, 4:12] = 1
+    index = pd.DataFrame({"patient": list("abcd"), "frame": "1", "slice": 0, "split": ["train", "train", "val", "val"]})
+    meta = {"dataset": "d", "classes": {"1": "a"}, "spacing_mm": 1.5, "provenance": "synthetic"}
+    save_slices(Slices(rng.standard_normal((4, 16, 16)).astype(np.float32), label, index, meta), "d.npz")
+    write_nnunet(tmp_path / "set", ".nii.gz")
+    Path("advice.json").write_text(
+        json.dumps({
+            "sources": {"a": "own.safetensors"},
+            "ranking": [{"source": "a"}], "entries": [],
+            "verdicts": [{"source": "a", "tensor": x["tensor"], "final": False, "reusable": True, "effect": True} for x in layers],
+        })
+    )  # fmt: skip
+    return tmp_path
+
+
+def refused(capsys, *command):
+    """The one line that a command ends with."""
+    try:
+        status = main([str(part) for part in command])
+    except SystemExit as e:
+        status = e.code
+    said = capsys.readouterr()
+    lines = [line for line in said.err.splitlines() if line.startswith("error: ")]
+    assert status == FIX, said
+    assert len(lines) == 1 and "Traceback" not in said.err, said.err
+    assert said.err.endswith(lines[0] + "\n")
+    return lines[0]
+
+
+WARM = ["warmstart", "own.safetensors"]
+SWEEP = ["sweep", "own.safetensors", "other.pth", "--data", "d.npz", "--threads", "1"]
+
+
+@pytest.mark.parametrize(
+    ("command", "expected"),
+    [
+        ([*WARM, "--advice", "warm.json", "--out", "warm.safetensors"], "--out: warm.json would be overwritten"),
+        ([*WARM, "--source", "other.pth", "--out", "warm.json"], "--out: warm.json: must end in .safetensors"),
+        ([*WARM, "--source", "other.pth", "--out", "own.safetensors"], "--out: own.safetensors would be overwritten"),
+        ([*WARM, "--source", "link.safetensors", "--out", "hard.safetensors"], "hard.safetensors would be overwritten"),
+        ([*WARM, "--advice", "advice.json", "--out", "own.safetensors"], "own.safetensors would be overwritten"),
+        (
+            ["warmstart", *NETWORK, "--advice", "advice.json", "--out", "own.safetensors"],
+            "own.safetensors would",
+        ),
+        ([*SWEEP, "--table", "d.npz"], "--table: d.npz: must end in .csv"),
+        ([*SWEEP, "--figure", "x.bmp"], "--figure: x.bmp: must end in .png or .svg or .pdf"),
+        ([*SWEEP, "--table", "set"], "--table: set: must end in .csv"),
+        ([*SWEEP, "--table", "x.csv/y.csv"], "--table: x.csv/y.csv: nothing can be written in"),
+        ([*SWEEP, "--table", "folder.csv"], "--table: folder.csv is a folder; name a file"),
+        ([*SWEEP, "--table", "x" * 300 + ".csv"], "choose another"),
+        (
+            ["advise", "own.safetensors", "other.pth", "--data", "set", "--size", "16", "--out", "set/dataset.json"],
+            "--out: set/dataset.json would be overwritten, but is an input",
+        ),
+        (
+            ["train", *NETWORK, "--data", "d.npz", "--start", "own.safetensors", "--out", "own.safetensors"],
+            "--out: own.safetensors would be overwritten",
+        ),
+        (
+            ["train", *NETWORK, "--data", "d.npz", "--freeze", "x.json", "--out", "x.safetensors"],
+            "--out: x.json would be",
+        ),
+    ],
+)
+def test_an_output_overwrites_no_input(folder, capsys, command, expected):
+    Path("warm.json").write_text(Path("advice.json").read_text())
+    Path("x.json").write_text('{"reused": []}')
+    Path("x.csv").touch()
+    Path("folder.csv").mkdir()
+    os.link("own.safetensors", "hard.safetensors")
+    Path("link.safetensors").symlink_to("own.safetensors")
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    assert expected in refused(capsys, *command)
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+
+
+def test_the_library_overwrites_no_input_either(folder):
+    network = build("unet", width=2)
+    with pytest.raises(InputError, match=r"own\.safetensors would be overwritten"):
+        api.warmstart(network, "own.safetensors", inventory(network), "own.safetensors")
+    with pytest.raises(InputError, match=r"must end in \.safetensors"):
+        api.warmstart(network, "own.safetensors", inventory(network), "w.json")
+
+
+# --- code that params.yaml and --network name ---
+
+OUTSIDE = ["os:system", "os:mkdir", "runpy:run_path", "torch.hub:load", "torch:load", "monai.bundle:load", "mine:Net"]
+INSIDE = [
+    "torch.nn:modules.module.functools.partial",
+    "torch.nn:Module.__init__.__globals__",
+    "torchvision.models:resnet.partial",
+    "timm.models:load_state_dict",
+    "torchvision.models:list_models",
+]
+
+
+@pytest.mark.parametrize("spec", [*OUTSIDE, *INSIDE])
+def test_code_of_others_is_not_run_without_consent(spec, tmp_path, monkeypatch):
+    marker = tmp_path / "ran"
+    (tmp_path / "mine.py").write_text(f"import pathlib\npathlib.Path({str(marker)!r}).touch()\nNet = None\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(InputError, match="is of none of the packages that are known") as e:
+        build_network(spec, {"path": str(marker)})
+    assert "\n" not in str(e.value)
+    assert not marker.exists()
+
+
+@pytest.mark.parametrize(
+    ("spec", "arguments"),
+    [
+        ("torchvision.models:resnet18", {"num_classes": 2}),
+        ("torchvision.models:get_model", {"name": "resnet18"}),
+        ("torch.nn:Conv2d", {"in_channels": 1, "out_channels": 2, "kernel_size": 3}),
+        ("prrmse.nets.unet:UNet", {"width": 2}),
+    ],
+)
+def test_known_networks_need_no_consent(spec, arguments):
+    assert inventory(build_network(spec, arguments))
+
+
+def test_a_pickle_is_not_opened_through_an_argument():
+    with pytest.raises(InputError, match="known"):
+        build_network("timm:create_model", {"model_name": "resnet18", "checkpoint_path": "evil.pth"})
+
+
+def with_factory(**spec):
+    params = yaml.safe_load((ROOT / "params.yaml").read_text())
+    params["nets"]["mine"] = {"out_channels": 4, **spec}
+    return params
+
+
+def test_a_check_runs_no_code_of_others_even_with_consent(tmp_path, capsys, monkeypatch):
+    marker = tmp_path / "ran"
+    path = tmp_path / "p.yaml"
+    monkeypatch.chdir(ROOT)
+    for trust in (False, True):
+        spec = {"factory": "os:mkdir", "arguments": {"path": str(marker)}, "trust": trust}
+        path.write_text(yaml.safe_dump(with_factory(**spec)))
+        if trust:
+            assert main(["check", str(path)]) == 0
+            assert "nets.mine: os:mkdir was not built" in capsys.readouterr().out
+        else:
+            assert "trust it by nets.mine.trust: true" in refused(capsys, "check", path)
+        assert not marker.exists()
+    params = check_params(with_factory(factory="os:mkdir", arguments={"path": str(marker)}, trust=True))
+    with pytest.raises(InputError, match="gives a NoneType"):
+        check_networks(params)
+    assert marker.exists(), "with consent the workflow runs it"
+
+
+def test_a_command_runs_no_code_of_others_without_consent(folder, capsys):
+    line = refused(capsys, *SWEEP, "--network", "os:mkdir", "--arguments", '{"path": "ran"}')
+    assert "trust it by --trust" in line
+    assert not Path("ran").exists()
+    assert "gives a NoneType" in refused(
+        capsys, *SWEEP, "--trust", "--network", "os:mkdir", "--arguments", '{"path": "ran"}'
+    )
+    assert Path("ran").exists()
+
+
+# --- settings ---
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("a: &a [x]\nb: &b [" + "*a," * 9 + "]\n", None),
+        ("\n".join(f"x{i}: &x{i} [{','.join([f'*x{i - 1}' if i else 'y'] * 10)}]" for i in range(9)), "100000 values"),
+        ("seeds: &x [*x]", "one in itself"),
+        ("seeds: " + "[" * 3000, "not valid YAML"),
+        ("seeds: [" + "1," * 600_000 + "1]", "more than the 262144"),
+        ("? [1]\n: 2", "a key that is no text"),
+        ("init: !!timestamp x", "not valid YAML"),
+        ("init: 2026-02-30", "not valid YAML"),
+        ("init: !!python/object/apply:os.system ['x']", "not valid YAML"),
+        ("seeds: [1" + "0" * 5000 + "]", "p.yaml"),
+    ],
+)
+def test_yaml_that_asks_for_much_or_is_none(tmp_path, text, expected):
+    path = tmp_path / "p.yaml"
+    path.write_text((ROOT / "params.yaml").read_text().replace("seeds:", "seed_s:", 1) + "\n" + text)
+    with pytest.raises(InputError) as e:
+        read_params(path)
+    assert expected is None or expected in str(e.value)
+    assert "p.yaml" in str(e.value) and "\n" not in str(e.value)
+
+
+@pytest.mark.parametrize("root", ["data/phantom/acdc", "./data/phantom/acdc/", "data/phantom/acdc/in", "data/phantom"])
+def test_a_phantom_shares_its_folder_with_nobody(root):
+    params = yaml.safe_load((ROOT / "params.yaml").read_text())
+    for phantom in (params["datasets"]["t1"]["phantom"], None):
+        params["datasets"]["t1"] |= {"root": root, "phantom": phantom}
+        with pytest.raises(InputError, match=r"datasets\.t1\.root: .* phantom acdc"):
+            check_params(params)
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (["--spacing", "-1"], "--spacing"),
+        (["--spacing", "nan"], "--spacing"),
+        (["--spacing", "3"], "--spacing: d.npz was processed with 1.5"),
+        (["--size", "32"], "--size: d.npz was processed with 16"),
+        (["--size", "17"], "--size"),
+        (["--threads", "0"], "--threads"),
+        (["--batch", "0"], "--batch"),
+        (["--tolerance", "nan"], "--tolerance"),
+        (["--memory-mb", "nan"], "--memory-mb"),
+        (["--memory-mb", "-1"], "--memory-mb"),
+        (["--format", "bmp"], "--format"),
+        (["--device", "tpu"], "--device: invalid choice"),
+        (["--no-such-option"], "unrecognized arguments: --no-such-option; see prrmse"),
+        (["--data", "a\0b"], "--data"),
+    ],
+)
+def test_options_that_mean_nothing(folder, capsys, options, expected):
+    assert expected in refused(capsys, *SWEEP, *options)
+
+
+@pytest.mark.parametrize("samples", ["0", "-1"])
+def test_a_training_needs_patients(folder, capsys, samples):
+    command = ["train", *NETWORK, "--data", "d.npz", "--steps", "1", "--out", "x.safetensors", "--samples", samples]
+    assert f"--samples: {samples} training patients" in refused(capsys, *command)
+
+
+def test_an_untrained_target_and_a_single_patient_are_told(folder, caplog):
+    network = build("unet", width=2).eval()
+    slices = Slices(
+        np.zeros((1, 16, 16), np.float32),
+        np.full((1, 16, 16), 3, np.uint8),
+        pd.DataFrame({"patient": ["a"], "frame": "1", "slice": 0, "split": "val"}),
+        {"dataset": "d", "classes": {"1": "a", "2": "b", "3": "c"}, "spacing_mm": 1.0, "provenance": "synthetic"},
+    )
+    with torch.no_grad():
+        network.outc.bias[:] = torch.tensor([9.0, 0, 0, 0])
+    evaluation = Evaluation(slices, Compute(device="cpu"), 4, 1)
+    api.advise(network, {"a": network.state_dict()}, evaluation)
+    assert "within the tolerance of 0.05: every pair counts as reusable" in caplog.text
+    assert "one patient only" in caplog.text
+
+
+# --- headers of our own checkpoints ---
+
+
+def rewritten(change):
+    """``own.safetensors`` with a changed header."""
+    header = read_header("own.safetensors")
+    change(header)
+    save_file(load_file("own.safetensors"), "bad.safetensors", metadata={"prrmse": json.dumps(header)})
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda h: h["arguments"].update(width=20_000),
+        lambda h: h["arguments"].update(width=2**40),
+        lambda h: h["arguments"].update(width="2"),
+        lambda h: h["arguments"].update(depth=3),
+        lambda h: h.update(arguments=[]),
+        lambda h: h.update(arguments={"width": 3}),
+        lambda h: h.update(net="vnet"),
+        lambda h: h.update(net=["unet"]),
+        lambda h: h.pop("net"),
+        lambda h: h.update(names={"absent": ["x"]}),
+        lambda h: h.update(names=[1]),
+    ],
+)
+def test_a_header_that_fits_no_network(folder, change):
+    rewritten(change)
+    with pytest.raises(InputError, match=r"bad\.safetensors: ") as e:
+        load_network("bad.safetensors")
+    assert "\n" not in str(e.value)
+
+
+@pytest.mark.parametrize(
+    "layers",
+    [3, [{"kind": "W"}], None, [{"kind": "W", "layer": 1, "module": "", "tensor": "no", "scalars": 1, "final": False}]],
+)
+def test_a_header_that_lists_other_layers(folder, capsys, layers):
+    rewritten(lambda h: h.update(layers=layers))
+    assert "bad.safetensors: its header" in refused(capsys, "inspect", "bad.safetensors")
+
+
+@pytest.mark.parametrize("read", [load_network, read_header, read_table, read_manifest])
+def test_a_pipe_is_not_waited_for(tmp_path, read):
+    path = tmp_path / "results" / "manifest.json"
+    path.parent.mkdir()
+    os.mkfifo(path)
+    with pytest.raises(InputError, match=r"manifest\.json"):
+        read(tmp_path if read is read_manifest else path)
+
+
+@pytest.mark.parametrize("content", [b"", b"a,b\n\x86,1\n", b"a,b\n1,2,3\n4,5,6,7\n", b'a,b\n"1,2\n'])
+def test_a_table_that_is_none(tmp_path, content):
+    path = tmp_path / "a.csv"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=r"a\.csv: not a complete table"):
+        read_table(path)
+
+
+# --- what nobody foresaw ---
+
+
+def failing(error):
+    def act():
+        raise error
+
+    return act
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (OSError(errno.ENOSPC, "x", "a/b"), "a/b: No space left on device; free some space"),
+        (OSError(errno.ENOSPC, "x"), "a file: No space left on device"),
+        (RuntimeError("io: x (os error 28)"), "No space left on device"),
+        (PermissionError(errno.EACCES, "x", "a/b"), "a/b: Permission denied; check its owner"),
+        (FileNotFoundError(errno.ENOENT, "x", "a/b"), "a/b: No such file or directory"),
+        (MemoryError(), "out of memory; close other programs, choose a smaller --batch"),
+        (RuntimeError("DefaultCPUAllocator: not enough memory: you"), "out of memory"),
+        (OSError(errno.ENOMEM, "Cannot allocate memory"), "out of memory"),
+        (InputError("<size>: two\nlines"), r"--size: two\nlines"),
+        (InputError("x" * 5000), "xxx ... xxx"),
+    ],
+)
+def test_disk_and_memory_have_lines_of_their_own(capsys, error, expected):
+    names = {"evaluation_batch_size": "--batch", "size": "--size", "memory_mb": "--memory-mb"}
+    assert exit_status(failing(error), names) == FIX
+    said = capsys.readouterr().err
+    assert said.startswith("error: ") and said.count("\n") == 1 and len(said) < 1100
+    assert expected in said
+
+
+def test_a_defect_is_one_line_and_its_traceback_is_kept(capsys, monkeypatch, tmp_path):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.delenv(DEBUG, raising=False)
+    assert exit_status(failing(KeyError("a\nb")), {}) == DEFECT
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert said.startswith("error: a defect of prrmse, not yours: KeyError: ")
+    (kept,) = tmp_path.iterdir()
+    assert str(kept) in said and "Traceback" in kept.read_text() and "act()" in kept.read_text()
+    assert kept.stat().st_mode & 0o077 == 0
+    monkeypatch.setenv(DEBUG, "1")
+    assert exit_status(failing(KeyError("a")), {}) == DEFECT
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_a_job_ends_in_one_line_too(tmp_path):
+    script = tmp_path / "job.py"
+    script.write_text(
+        '"""x"""\nfrom prrmse.run.job import run\n\n\ndef main(a):\n    raise KeyError("odd")\n\n\nrun(main, "x")\n'
+    )
+    environment = {**os.environ, "TMPDIR": str(tmp_path), "PYTHONPATH": str(ROOT / "src")}
+    done = subprocess.run([sys.executable, script, "--x", "1"], capture_output=True, text=True, env=environment)
+    assert done.returncode == DEFECT
+    assert done.stderr.count("\n") == 1 and done.stderr.startswith("error: a defect of prrmse")
+
+
+# --- names from data sets in texts ---
+
+
+def test_names_of_classes_are_escaped():
+    names = ["<script>alert(1)</script>", r"\input{/etc/passwd}", "a|b", "![x](http://y)", "`c`", "d\ne", "0.1 < 0.2"]
+    rows = [
+        {"net": "unet", "samples": 2, "arm": "scratch", "source": "none", "seed": 0, "n_train": 2, "class": name}
+        for name in ["background", *names, "mean", "mean_with_background"]
+    ]
+    transfer = pd.DataFrame(rows).assign(dice=0.5, n_patients=2)
+    data = pd.DataFrame({"provenance": ["real"]})
+    markdown, latex = transfer_markdown(transfer, data), transfer_latex(transfer, data)
+    assert r"\input{" not in latex and r"\textbackslash input\{" in latex
+    assert "\\<script>" in markdown and "!\\[x](" in markdown and r"\`c\`" in markdown and "0.1 < 0.2" in markdown
+    header, rule = markdown.splitlines()[:2]
+    assert header.replace(r"\|", "").count("|") == rule.count("|") > len(names)
