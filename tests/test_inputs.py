@@ -58,7 +58,9 @@ def folder(tmp_path, monkeypatch):
         json.dumps({
             "sources": {"a": "own.safetensors"},
             "ranking": [{"source": "a"}], "entries": [],
-            "verdicts": [{"source": "a", "tensor": x["tensor"], "final": False, "reusable": True, "effect": True} for x in layers],
+            "verdicts": [
+                {"source": "a", "tensor": x["tensor"], "final": False, "reusable": True, "effect": True} for x in layers
+            ],
         })
     )  # fmt: skip
     return tmp_path
