@@ -48,3 +48,13 @@ rule reuse:
         rules.rmse.output,
         rules.bn_shift.output,
         rules.verdict.output,
+
+
+if workflow.is_main_process:
+    from prrmse.run.records import distrusted_results
+
+    if found := distrusted_results(workflow.rules):
+        logger.warning(
+            f"{len(found)} results have no whole note of what they were made with, the first is {found[0]}: "
+            "made anew (to take them as they are: snakemake --touch)"
+        )

@@ -73,6 +73,13 @@ def test_gpus_are_found_by_nvidia_smi(job, tmp_path):
     assert printed == ["0"] * 3
 
 
+def test_a_file_where_the_locks_would_be_breaks_no_job(job, tmp_path):
+    (tmp_path / f"prrmse-{os.getuid()}").touch()
+    (tmp_path / ".cache").touch()
+    _, printed = job(CUDA_VISIBLE_DEVICES="4,7", HOME=str(tmp_path))
+    assert printed == ["None", "None", "4,7"]
+
+
 def state_of_the_process():
     """What a library call could change for everybody else."""
     return {

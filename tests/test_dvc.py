@@ -76,6 +76,13 @@ def test_snakemake_first_then_commit_leaves_nothing_to_do_for_dvc(recorded, tmp_
     folder.git("init", "-q", "-b", "main")
     folder.git("add", "-A")
     folder.git("commit", "-qm", "Start")
+    # What `dvc exp run`, `dvc exp apply` and a hook of git do first: whatever is not recorded is deleted.
+    folder.run("dvc", "checkout", "--force")
+    assert not (folder.path / "results/checkpoints").exists()
+    again = folder.must("snakemake", "--cores", "1")
+    computed = jobs(again)
+    kept = again.count("taken from what an earlier run kept")
+    assert kept == sum(computed[rule] for rule in ("base", "swap", "transfer")), "no training and no sweep was lost"
     folder.must("dvc", "commit", "-f", "-q")
     assert "up to date" in folder.must("dvc", "status")
     folder.must("dvc", "repro")
@@ -176,13 +183,8 @@ def test_a_killed_repro_and_its_locks_do_not_stop_the_next(clone):
     wait_for(lambda: any(path.read_bytes() != old for path, old in before.items() if path.exists()))
     os.killpg(run.pid, signal.SIGKILL)
     run.wait()
-    done = clone.run("dvc", "repro")
-    if done.returncode:  # Snakemake cannot know that the run that held its lock is dead; it says so
-        assert "--unlock" in done.stdout
-        clone.must("snakemake", "--unlock")
-        done = clone.run("dvc", "repro")
-    assert done.returncode == 0, done.stdout[-3000:]
-    assert jobs(done.stdout)["base"] < 8, "models that were finished are not trained again"
+    printed = clone.must("dvc", "repro")
+    assert jobs(printed)["base"] < 8, "models that were finished are not trained again"
     assert "up to date" in clone.must("dvc", "status")
 
 

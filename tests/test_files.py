@@ -1,5 +1,6 @@
 """Every file is written whole or not at all, whoever writes it and whenever it is stopped."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -15,9 +16,10 @@ from torch import nn
 from prrmse.api import warmstart
 from prrmse.config.params import use_params
 from prrmse.data.slices import save_slices
+from prrmse.errors import InputError
 from prrmse.figures.style import Drawing, panel_grid, save
 from prrmse.figures.tool import distances_by_layer, drops_by_layer
-from prrmse.files import atomic, write_text
+from prrmse.files import atomic, own_folder, write_text
 from prrmse.nets.build import build
 from prrmse.nets.checkpoint import save_checkpoint
 from prrmse.nets.layers import inventory
@@ -140,3 +142,77 @@ def test_a_process_killed_while_it_writes_leaves_no_half_file(tmp_path):
     assert all(name.startswith(".") and ".partial" in name for name in left), "git and DVC ignore these"
     write_text("whole", path)
     assert path.read_text() == "whole"
+
+
+@pytest.mark.parametrize("mask", [0o022, 0o077])
+def test_a_file_has_the_mode_of_any_new_file(mask, tmp_path):
+    """A checkpoint too: its writer would make it readable by its owner alone."""
+    before = os.umask(mask)
+    try:
+        save_checkpoint(build("unet", **ARGUMENTS["unet"]), tmp_path / "a.safetensors", {"net": "unet"})
+        write_text("x", tmp_path / "a.txt")
+    finally:
+        os.umask(before)
+    assert {path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == {0o666 & ~mask}
+
+
+@pytest.mark.parametrize("call", ["write", "fsync"])
+def test_a_full_disk_is_one_line_that_names_it(call, tmp_path, monkeypatch):
+    path = tmp_path / "deep/a.csv"
+    path.parent.mkdir()
+    path.write_bytes(OLD)
+
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(*((os, "fsync", full) if call == "fsync" else (Path, "write_text", full)))
+    with pytest.raises(InputError) as found:
+        write_text("new", path)
+    disk = next(folder for folder in path.parents if folder.is_mount())
+    assert str(found.value) == (
+        f"{path}: cannot be written (No space left on device); make room on {disk} and run again: "
+        "nothing that was finished is lost"
+    )
+    assert path.read_bytes() == OLD
+    assert [p.name for p in path.parent.iterdir()] == ["a.csv"]
+
+
+def test_an_error_of_another_kind_is_not_taken_for_one_of_the_disk(tmp_path):
+    with pytest.raises(FileNotFoundError), atomic(tmp_path / "a") as partial:
+        partial.write_bytes((tmp_path / "not there").read_bytes())
+
+
+def in_its_place(kind: str, folder: Path) -> None:
+    """What somebody else may have put where our folder would be."""
+    if kind == "file":
+        folder.touch()
+    elif kind == "link":
+        (folder.parent / "somewhere").mkdir(mode=0o700)
+        folder.symlink_to(folder.parent / "somewhere")
+    elif kind == "dangling link":
+        folder.symlink_to(folder.parent / "nowhere")
+    elif kind == "open folder":
+        folder.mkdir()
+        folder.chmod(0o777)
+    elif kind == "foreign folder":
+        folder.mkdir(mode=0o700)
+        os.chown(folder, 12345, 12345)
+
+
+@pytest.mark.parametrize("kind", ["file", "link", "dangling link", "open folder", "foreign folder"])
+def test_locks_and_sockets_are_only_where_this_user_alone_can_write(kind, tmp_path, monkeypatch):
+    if kind == "foreign folder" and os.getuid():
+        pytest.skip("only root can give a folder away")
+    for name in ("tmp", "home"):
+        (tmp_path / name).mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "tmp"))
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    usual = tmp_path / f"tmp/prrmse-{os.getuid()}"
+    assert own_folder() == usual
+    usual.rmdir()
+    in_its_place(kind, usual)
+    cache = tmp_path / "home/.cache/prrmse"
+    assert own_folder() == cache
+    assert cache.stat().st_mode & 0o777 == 0o700
+    cache.chmod(0o755)
+    assert own_folder() is None

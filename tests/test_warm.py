@@ -156,3 +156,12 @@ def test_idle_server_ends_and_leaves_no_socket(tmp_path):
     server.communicate(timeout=20)
     assert server.returncode == 0
     assert not [*tmp_path.glob("tmp/prrmse-*/*")]
+
+
+def test_a_file_where_the_socket_would_be_breaks_no_job(tmp_path):
+    place = Place(tmp_path)
+    (tmp_path / f"tmp/prrmse-{os.getuid()}").touch()
+    (tmp_path / ".cache").touch()
+    place.script("print('done')")
+    out, err = place.warm(HOME=str(tmp_path)).communicate()
+    assert (out, err) == ("done\n", "")

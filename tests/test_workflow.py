@@ -15,6 +15,7 @@ import pytest
 import yaml
 from cohorts import write_nifti
 from tiny import CHANGES, ROOT, Folder, rules
+from torture import notes
 
 from prrmse.tables.ranking import SCORES
 
@@ -159,16 +160,20 @@ def test_a_killed_run_goes_on_where_it_stopped(finished, tmp_path):
     while not first and time.monotonic() < deadline:
         first = [*sorted((folder.path / "results/checkpoints").glob("*/*/*.safetensors"))]
         time.sleep(0.05)
+    assert first, "no model was trained in 300 s"
+    unlocked = folder.run("snakemake", "--unlock")
+    assert unlocked.returncode != 0
+    assert f"a run is at work here (process {run.pid}" in unlocked.stdout
     os.killpg(run.pid, signal.SIGKILL)
     run.wait()
-    assert first, "no model was trained in 300 s"
-    locked = folder.snakemake()
-    assert locked.returncode != 0
-    assert "cannot be locked" in locked.stdout
-    assert "--unlock" in locked.stdout
-    folder.must("snakemake", "--unlock")
+    assert [*folder.path.glob(".snakemake/locks/*")], "as if it still ran"
     folder.must("snakemake", "--cores", "1")
+    assert folder.must("prrmse", "verify").endswith("files are as they were written\n")
     assert folder.must("prrmse", "diff", str(finished.path), ".") == "the same bytes in every file\n"
+
+
+def test_a_damaged_note_of_snakemake_hides_no_change(finished):
+    assert notes.campaign(finished, 40, seed=0).stale == 0
 
 
 def test_network_and_data_of_ones_own_by_params_alone(tmp_path):

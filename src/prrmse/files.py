@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import hashlib
 import os
+import stat
+import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from glob import escape
@@ -11,6 +15,10 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from prrmse.errors import InputError
+
+# What the user, not the program, has to put right.
+_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
+_watching: list[set[Path]] = []
 
 
 def sha256_of(path: str | Path) -> str:
@@ -32,18 +40,52 @@ def atomic(path: str | Path) -> Iterator[Path]:
     Whatever happens to the process or the machine, ``path`` is then the old file or the whole new one: the content is
     on the disk before the name changes (fsync of the file, then of the folder). After an error nothing is left; after a
     kill a hidden file with ``.partial`` in its name may be. The neighbour keeps the ending, because many
-    writers choose the format by it. Missing folders are made.
+    writers choose the format by it. Missing folders are made. The file's mode is that of any new file here, whatever
+    mode the writer chose.
+
+    Raises:
+        InputError: the disk is full, or the folder cannot be written to.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(_partial(path, os.getpid()))
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(partial, "wb") as file:
+            mode = os.fstat(file.fileno()).st_mode & 0o777
         yield partial
+        partial.chmod(mode)
         _flush(partial)
         os.replace(partial, path)
+        _flush(path.parent)
+    except OSError as e:
+        if e.errno not in _DISK:
+            raise
+        raise InputError(f"{path}: cannot be written ({e.strerror}){_remedy(e.errno, path)}") from None
     finally:
-        partial.unlink(missing_ok=True)
-    _flush(path.parent)
+        with contextlib.suppress(OSError):
+            partial.unlink()
+    for files in _watching:
+        files.add(path)
+
+
+@contextmanager
+def written() -> Iterator[set[Path]]:
+    """Context that gathers every file which `atomic` puts in place."""
+    files: set[Path] = set()
+    _watching.append(files)
+    try:
+        yield files
+    finally:
+        _watching.remove(files)
+
+
+def _remedy(number: int | None, path: Path) -> str:
+    if number not in (errno.ENOSPC, errno.EDQUOT):
+        return ""
+    folder = path.parent.absolute()
+    while not os.path.ismount(folder) and folder != folder.parent:
+        folder = folder.parent
+    return f"; make room on {folder} and run again: nothing that was finished is lost"
 
 
 def package_file(name: str) -> Path:
@@ -61,9 +103,11 @@ def package_file(name: str) -> Path:
     return Path(found.submodule_search_locations[0]) / inner
 
 
-def partials(path: Path) -> list[Path]:
-    """What killed writers of ``path`` left (and what living ones write)."""
-    return [*path.parent.glob(_partial(Path(escape(str(path))), "*"))]
+def remove_partials(paths: Iterable[Path]) -> None:
+    """Delete what killed writers of these files left; no living one may be at work."""
+    for path in paths:
+        for partial in path.parent.glob(_partial(Path(escape(str(path))), "*")):
+            partial.unlink(missing_ok=True)
 
 
 def _partial(path: Path, process: int | str) -> str:
@@ -82,3 +126,19 @@ def write_text(text: str, path: str | Path) -> None:
     """Write a text file, UTF-8, whole or not at all."""
     with atomic(path) as partial:
         partial.write_text(text, encoding="utf-8")
+
+
+def own_folder() -> Path | None:
+    """A folder for locks and sockets that this user alone can reach, the same for all processes; None if there is none.
+
+    In the folder for temporary files, where others may have put something in its place; then in the user's cache.
+    """
+    for folder in (Path(tempfile.gettempdir()) / f"prrmse-{os.getuid()}", Path("~/.cache/prrmse").expanduser()):
+        with contextlib.suppress(OSError):
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            with contextlib.suppress(FileExistsError):
+                folder.mkdir(mode=0o700)
+            found = folder.lstat()
+            if stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and not found.st_mode & 0o077:
+                return folder
+    return None

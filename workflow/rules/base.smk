@@ -31,7 +31,7 @@ rule base:
     shell:
         "python -m prrmse.run.warm workflow/scripts/base.py --net {wildcards.net:q} --model {wildcards.model:q}"
         " --seed {wildcards.seed:q} --data {input.data:q} --params {params.json:q}"
-        " --checkpoint {output.checkpoint:q} --table {output.table:q} 2>&1 | tee {log:q}"
+        " --checkpoint {output.checkpoint:q} --table {output.table:q} --code {params.code:q} 2>&1 | tee {log:q}"
 
 
 rule base_table:
@@ -53,4 +53,4 @@ rule base_table:
     message:
         "base_table: how good the base models are"
     shell:
-        "python workflow/scripts/base_table.py --table {output:q} --parts @<(lines {input.parts:q}) 2>&1 | tee {log:q}"
+        "python workflow/scripts/base_table.py --table {output:q} --parts @<(lines {input.parts:q}) --code {params.code:q} 2>&1 | tee {log:q}"

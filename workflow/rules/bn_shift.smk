@@ -31,4 +31,4 @@ rule bn_shift:
         "bn_shift: shift and scale of every BN output"
     shell:
         "python workflow/scripts/bn_shift.py --table {output:q} --targets @<(lines {input.targets:q})"
-        " --sources @<(lines {input.sources:q}) 2>&1 | tee {log:q}"
+        " --sources @<(lines {input.sources:q}) --code {params.code:q} 2>&1 | tee {log:q}"

@@ -23,4 +23,4 @@ rule claims:
         "claims: what holds, what does not"
     shell:
         "python workflow/scripts/claims.py --target {params.target:q} --params {params.json:q} --table {output:q}"
-        " --tables @<(lines {input.tables:q} {input.drops:q}) 2>&1 | tee {log:q}"
+        " --tables @<(lines {input.tables:q} {input.drops:q}) --code {params.code:q} 2>&1 | tee {log:q}"

@@ -1,5 +1,7 @@
 """What all rules share: checked parameters, the names of the grid, and the code each rule runs."""
 
+import os
+import re
 import shutil
 import sys
 
@@ -15,22 +17,36 @@ shell.prefix("export PYTHONPATH=src; lines() {{ printf '%s\\n' \"$@\"; }}; ")
 from prrmse.config.params import completed, section
 from prrmse.figures.titles import figure_titles
 from prrmse.names import CONTROLS, models, split_model
-from prrmse.run.code import code_digest
+from prrmse.run.code import SOURCES, code_digest, sources_digest
 
 # The processes that run single jobs, on a cluster one each, need no second check.
 if workflow.is_main_process:
     from prrmse.config.checks import check_data, check_networks, check_params
     from prrmse.config.params import PARAMETERS
     from prrmse.errors import InputError
+    from prrmse.run.kept import ANEW, forget_old
+    from prrmse.run.locks import hold_run, running
     from prrmse.run.manifest import check_untouched
 
     try:
+        if "--unlock" in sys.argv and (other := running()):
+            raise InputError(f"a run is at work here ({other}); end it first")
+        executes = not {"-n", "--dry-run", "--dryrun"} & set(sys.argv)
+        if executes and "snakemake" in sys.argv[0]:
+            if other := hold_run():
+                logger.warning(f"another run is at work here ({other})")
+            forget_old()
         checked = check_params(config)
         check_networks(checked)
         check_data(checked)
         check_untouched()
     except InputError as e:
         raise WorkflowError(f"error: {e.said(PARAMETERS)}") from None
+
+    # For the jobs, which get the environment.
+    os.environ[SOURCES] = sources_digest()
+    if any(re.match(r"--force|-[a-zA-Z]*[fFR]", argument) for argument in sys.argv[1:]):
+        os.environ[ANEW] = "1"
 
 config.update(completed(config))
 

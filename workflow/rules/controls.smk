@@ -36,7 +36,7 @@ rule control:
     shell:
         "python -m prrmse.run.warm workflow/scripts/control.py --net {wildcards.net:q} --target {wildcards.target:q}"
         " --control {wildcards.control:q} --seed {wildcards.seed:q} --checkpoint {input.target:q}"
-        " --other {input.other:q} --data {input.data:q} --params {params.json:q} --table {output:q} 2>&1 | tee {log:q}"
+        " --other {input.other:q} --data {input.data:q} --params {params.json:q} --table {output:q} --code {params.code:q} 2>&1 | tee {log:q}"
 
 
 rule controls:
@@ -59,4 +59,4 @@ rule controls:
         "controls: every swap and its controls"
     shell:
         "python workflow/scripts/controls.py --params {params.json:q} --swaps {input.swaps:q} --out results/evidence"
-        " --parts @<(lines {input.parts:q}) 2>&1 | tee {log:q}"
+        " --parts @<(lines {input.parts:q}) --code {params.code:q} 2>&1 | tee {log:q}"

@@ -25,7 +25,7 @@ rule phantom:
         "phantom: draw the cohort {wildcards.dataset}"
     shell:
         "python workflow/scripts/phantom.py --dataset {wildcards.dataset:q} --params {params.json:q}"
-        " --manifest {output:q} 2>&1 | tee {log:q}"
+        " --manifest {output:q} --code {params.code:q} 2>&1 | tee {log:q}"
 
 
 rule prepare:
@@ -44,7 +44,7 @@ rule prepare:
         "prepare: read, check and resample {wildcards.dataset}"
     shell:
         "python workflow/scripts/prepare.py --dataset {wildcards.dataset:q} --params {params.json:q}"
-        " --data {output:q} 2>&1 | tee {log:q}"
+        " --data {output:q} --code {params.code:q} 2>&1 | tee {log:q}"
 
 
 rule data_table:
@@ -61,4 +61,4 @@ rule data_table:
     message:
         "data_table: what each set holds"
     shell:
-        "python workflow/scripts/data_table.py --table {output:q} --data @<(lines {input.data:q}) 2>&1 | tee {log:q}"
+        "python workflow/scripts/data_table.py --table {output:q} --data @<(lines {input.data:q}) --code {params.code:q} 2>&1 | tee {log:q}"

@@ -30,4 +30,4 @@ rule evidence:
         "evidence: results/evidence/evidence.html"
     shell:
         "python workflow/scripts/evidence.py --params {params.json:q} --data {input.data:q} --folder results/evidence"
-        " 2>&1 | tee {log:q}"
+        " --code {params.code:q} 2>&1 | tee {log:q}"

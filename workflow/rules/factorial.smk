@@ -75,4 +75,4 @@ rule factorial:
         "factorial: initialisation against architecture"
     shell:
         "python workflow/scripts/factorial.py --params {params.json:q} --other-init {params.other:q}"
-        " --out results/evidence --own @<(lines {input.own:q}) --other @<(lines {input.other:q}) 2>&1 | tee {log:q}"
+        " --out results/evidence --own @<(lines {input.own:q}) --other @<(lines {input.other:q}) --code {params.code:q} 2>&1 | tee {log:q}"

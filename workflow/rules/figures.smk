@@ -25,4 +25,4 @@ rule figures:
         "figures: draw them all"
     shell:
         "python workflow/scripts/figures.py --params {params.json:q} --out results/figures"
-        " --tables @<(lines {input.tables:q}) 2>&1 | tee {log:q}"
+        " --tables @<(lines {input.tables:q}) --code {params.code:q} 2>&1 | tee {log:q}"

@@ -31,7 +31,7 @@ rule joint:
         "python -m prrmse.run.warm workflow/scripts/joint.py --net {wildcards.net:q} --target {wildcards.target:q}"
         " --source {wildcards.source:q} --seed {wildcards.seed:q} --target-checkpoint {input.target:q}"
         " --source-checkpoint {input.source:q} --data {input.data:q} --params {params.json:q}"
-        " --table {output:q} 2>&1 | tee {log:q}"
+        " --table {output:q} --code {params.code:q} 2>&1 | tee {log:q}"
 
 
 rule joint_table:
@@ -59,4 +59,4 @@ rule joint_table:
         "joint_table: what fits alone, and what fits together"
     shell:
         "python workflow/scripts/joint_table.py --params {params.json:q} --swaps {input.swaps:q} --out results/evidence"
-        " --parts @<(lines {input.parts:q}) 2>&1 | tee {log:q}"
+        " --parts @<(lines {input.parts:q}) --code {params.code:q} 2>&1 | tee {log:q}"

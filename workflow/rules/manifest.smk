@@ -33,4 +33,4 @@ rule manifest:
         "manifest: results/manifest.json"
     shell:
         "python workflow/scripts/manifest.py --params {params.json:q} --manifest {output:q}"
-        " --files @<(lines {input.files:q}) 2>&1 | tee {log:q}"
+        " --files @<(lines {input.files:q}) --code {params.code:q} 2>&1 | tee {log:q}"

@@ -24,4 +24,4 @@ rule metrics:
         "metrics: results/metrics.json"
     shell:
         "python workflow/scripts/metrics.py --metrics {output.metrics:q} --plots results/plots"
-        " --tables @<(lines {input.tables:q}) 2>&1 | tee {log:q}"
+        " --tables @<(lines {input.tables:q}) --code {params.code:q} 2>&1 | tee {log:q}"

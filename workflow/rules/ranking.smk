@@ -42,7 +42,7 @@ rule transferability:
         "python -m prrmse.run.warm workflow/scripts/transferability.py --net {wildcards.net:q}"
         " --source {wildcards.source:q} --seed {wildcards.seed:q} --target-checkpoint {input.target:q}"
         " --source-checkpoint {input.source:q} --data {input.data:q} --params {params.json:q} --table {output.scores:q} --layers {output.layers:q}"
-        " --seconds {output.seconds:q} 2>&1 | tee {log:q}"
+        " --seconds {output.seconds:q} --code {params.code:q} 2>&1 | tee {log:q}"
 
 
 rule gain:
@@ -80,7 +80,7 @@ rule gain:
         "python -m prrmse.run.warm workflow/scripts/gain.py --net {wildcards.net:q} --arm {wildcards.arm:q}"
         " --source {wildcards.source:q} --source-seed {wildcards.source_seed:q} --seed {wildcards.seed:q}"
         " --data {input.data:q} --checkpoint {input.source:q} --params {params.json:q}"
-        " --table {output.table:q} --seconds {output.seconds:q} 2>&1 | tee {log:q}"
+        " --table {output.table:q} --seconds {output.seconds:q} --code {params.code:q} 2>&1 | tee {log:q}"
 
 
 rule ranking:
@@ -124,4 +124,4 @@ rule ranking:
         " --out results/evidence --scores @<(lines {input.scores:q}) --layers @<(lines {input.layers:q})"
         " --score-seconds @<(lines {input.score_seconds:q}) --gains @<(lines {input.gains:q})"
         " --gain-seconds @<(lines {input.gain_seconds:q}) --controls @<(lines {input.controls:q})"
-        " 2>&1 | tee {log:q}"
+        " --code {params.code:q} 2>&1 | tee {log:q}"

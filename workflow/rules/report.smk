@@ -23,4 +23,4 @@ rule report:
         "report: results/report.html"
     shell:
         "python workflow/scripts/report.py --params {params.json:q} --figures results/figures"
-        " --report {output:q} --tables @<(lines {input.tables:q}) 2>&1 | tee {log:q}"
+        " --report {output:q} --tables @<(lines {input.tables:q}) --code {params.code:q} 2>&1 | tee {log:q}"

@@ -22,4 +22,4 @@ rule rmse:
         "rmse: kernels and biases of every two base models"
     shell:
         "python workflow/scripts/rmse.py --table {output:q}"
-        " --checkpoints @<(lines {input.checkpoints:q}) 2>&1 | tee {log:q}"
+        " --checkpoints @<(lines {input.checkpoints:q}) --code {params.code:q} 2>&1 | tee {log:q}"

@@ -30,7 +30,7 @@ rule swap:
         "python -m prrmse.run.warm workflow/scripts/swap.py --net {wildcards.net:q} --target {wildcards.target:q}"
         " --source {wildcards.source:q} --seed {wildcards.seed:q} --target-checkpoint {input.target:q}"
         " --source-checkpoint {input.source:q} --data {input.data:q} --params {params.json:q}"
-        " --table {output:q} 2>&1 | tee {log:q}"
+        " --table {output:q} --code {params.code:q} 2>&1 | tee {log:q}"
 
 
 rule swap_table:
@@ -54,4 +54,4 @@ rule swap_table:
         "swap_table: means over patients"
     shell:
         "python workflow/scripts/swap_table.py --table {output.table:q} --drops {output.drops:q}"
-        " --parts @<(lines {input.parts:q}) 2>&1 | tee {log:q}"
+        " --parts @<(lines {input.parts:q}) --code {params.code:q} 2>&1 | tee {log:q}"

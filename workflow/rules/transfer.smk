@@ -41,7 +41,7 @@ rule transfer:
         "python -m prrmse.run.warm workflow/scripts/transfer.py --net {wildcards.net:q} --samples {wildcards.samples:q}"
         " --arm {wildcards.arm:q} --source {wildcards.source:q} --seed {wildcards.seed:q}"
         " --data {input.data:q} --checkpoint {input.source:q} --verdict {input.verdict:q}"
-        " --params {params.json:q} --table {output:q} 2>&1 | tee {log:q}"
+        " --params {params.json:q} --table {output:q} --code {params.code:q} 2>&1 | tee {log:q}"
 
 
 rule transfer_table:
@@ -62,4 +62,4 @@ rule transfer_table:
         "transfer_table: the paper's table, its numbers and ours"
     shell:
         "python workflow/scripts/transfer_table.py --table {output.table:q} --markdown {output.markdown:q}"
-        " --latex {output.latex:q} --data {input.data:q} --parts @<(lines {input.parts:q}) 2>&1 | tee {log:q}"
+        " --latex {output.latex:q} --data {input.data:q} --parts @<(lines {input.parts:q}) --code {params.code:q} 2>&1 | tee {log:q}"

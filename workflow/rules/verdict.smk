@@ -22,4 +22,4 @@ rule verdict:
         "verdict: reusable layers, reusable networks"
     shell:
         "python workflow/scripts/verdict.py --params {params.json:q} --drops {input.drops:q}"
-        " --verdict {output.verdict:q} --network {output.network:q} 2>&1 | tee {log:q}"
+        " --verdict {output.verdict:q} --network {output.network:q} --code {params.code:q} 2>&1 | tee {log:q}"

@@ -1,21 +1,22 @@
 """Train one base model and evaluate it."""
 
 from argparse import Namespace
+from functools import partial
 from pathlib import Path
 
 from prrmse.experiments.base import train_base
 from prrmse.learning.snapshot import discard, snapshot_of
-from prrmse.run.job import run
+from prrmse.run.job import Afterwards, run
 from prrmse.tables.store import write_table
 
 
-def main(a: Namespace) -> None:
+def main(a: Namespace) -> Afterwards:
     p = a.params
     checkpoint = Path(a.checkpoint)
     settings = p[f"nets.{a.net}"], p["init"], p["base"], p["compute"]
     part = train_base(a.net, a.model, int(a.seed), Path(a.data), *settings, checkpoint)
     write_table(part.assign(net=a.net, model=a.model, seed=int(a.seed)), a.table)
-    discard(snapshot_of(checkpoint))
+    return partial(discard, snapshot_of(checkpoint))
 
 
-run(main, "net", "model", "seed", "data", "params", "checkpoint", "table")
+run(main, "net", "model", "seed", "data", "params", "checkpoint", "table", keep=True)

@@ -17,4 +17,4 @@ def main(a: Namespace) -> None:
     write_table(part.assign(net=a.net, target=a.target, source=a.control, seed=int(a.seed)), a.table)
 
 
-run(main, "net", "target", "control", "seed", "checkpoint", "data", "params", "table", optional=["other"])
+run(main, "net", "target", "control", "seed", "checkpoint", "data", "params", "table", optional=["other"], keep=True)

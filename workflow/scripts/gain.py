@@ -2,6 +2,7 @@
 
 import time
 from argparse import Namespace
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -10,11 +11,11 @@ from prrmse.experiments.probe import probe
 from prrmse.experiments.transfer import transfer_run
 from prrmse.learning.snapshot import discard, snapshot_of
 from prrmse.learning.target import FewPatients
-from prrmse.run.job import run
+from prrmse.run.job import Afterwards, run
 from prrmse.tables.store import write_table
 
 
-def main(a: Namespace) -> None:
+def main(a: Namespace) -> Afterwards:
     p = a.params
     table = Path(a.table)
     few = FewPatients(
@@ -30,11 +31,12 @@ def main(a: Namespace) -> None:
     ids = {"net": a.net, "arm": a.arm, "source": a.source, "source_seed": int(a.source_seed), "seed": int(a.seed)}
     write_table(part[part["class"] == "mean"].drop(columns="class").assign(**ids), table)
     write_table(pd.DataFrame([{**ids, "seconds": seconds}]), a.seconds)
-    discard(snapshot_of(table))
+    return partial(discard, snapshot_of(table))
 
 
 run(
     main,
     *("net", "arm", "source", "source-seed", "seed", "data", "params", "table", "seconds"),
     optional=["checkpoint"],
+    keep=True,
 )

@@ -1,16 +1,17 @@
 """One run of the transfer experiment."""
 
 from argparse import Namespace
+from functools import partial
 from pathlib import Path
 
 from prrmse.experiments.transfer import transfer_run
 from prrmse.learning.snapshot import discard, snapshot_of
 from prrmse.learning.target import FewPatients
-from prrmse.run.job import run
+from prrmse.run.job import Afterwards, run
 from prrmse.tables.store import read_table, write_table
 
 
-def main(a: Namespace) -> None:
+def main(a: Namespace) -> Afterwards:
     p = a.params
     table = Path(a.table)
     few = FewPatients(
@@ -29,7 +30,19 @@ def main(a: Namespace) -> None:
     )
     ids = {"net": a.net, "samples": int(a.samples), "arm": a.arm, "source": a.source, "seed": int(a.seed)}
     write_table(part.assign(**ids), a.table)
-    discard(snapshot_of(table))
+    return partial(discard, snapshot_of(table))
 
 
-run(main, "net", "samples", "arm", "source", "seed", "data", "params", "table", optional=["checkpoint", "verdict"])
+run(
+    main,
+    "net",
+    "samples",
+    "arm",
+    "source",
+    "seed",
+    "data",
+    "params",
+    "table",
+    optional=["checkpoint", "verdict"],
+    keep=True,
+)

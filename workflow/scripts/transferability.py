@@ -34,4 +34,5 @@ run(
         "layers",
         "seconds",
     ),
+    keep=True,
 )

@@ -54,12 +54,12 @@ class Parser(argparse.ArgumentParser):
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Entry point of ``prrmse``; exit status 0, 1 if ``diff`` finds a difference, otherwise as `exit_status`."""
+    """Entry point of ``prrmse``; status 0, 1 if ``diff`` or ``verify`` finds something, otherwise as `exit_status`."""
     parser = Parser(
         prog="prrmse",
         description="Which pretrained parameters can be reused, in which layers.",
-        epilog="Exit status: 0 done; 1 diff found a difference; 2 something must be fixed, and one line says what; 3 a "
-        "defect of prrmse, whose traceback PRRMSE_DEBUG=1 shows.",
+        epilog="Exit status: 0 done; 1 diff found a difference, verify a damaged file; 2 something must be fixed, and "
+        "one line says what; 3 a defect of prrmse, whose traceback PRRMSE_DEBUG=1 shows.",
     )
     commands = parser.add_subparsers(dest="command", required=True)
     check = commands.add_parser("check", help="check a parameter file and that its data sets are there")
@@ -74,6 +74,11 @@ def main(arguments: list[str] | None = None) -> int:
     diff = commands.add_parser("diff", help="say where two runs first differ (exit status 1 if they do)")
     diff.add_argument("runs", nargs=2, metavar="RUN", help="a folder that holds results/manifest.json")
     diff.set_defaults(act=_diff)
+    verify = commands.add_parser(
+        "verify", help="read every result of a run and say which are not as they were written (exit status 1 if any)"
+    )
+    verify.add_argument("run", nargs="?", default=".", metavar="RUN", help="a folder that holds results/")
+    verify.set_defaults(act=_verify)
     _add_tools(commands)
     parsed = parser.parse_args(arguments)
     show_messages()
@@ -253,3 +258,14 @@ def _diff(a: argparse.Namespace) -> int:
     lines = compare_runs(*a.runs)
     print("\n".join(lines) if lines else "the same bytes in every file")
     return int(bool(lines))
+
+
+def _verify(a: argparse.Namespace) -> int:
+    from prrmse.run.hashes import damaged, recorded, remedy
+
+    found = damaged(a.run)
+    for file in found:
+        print(f"{file}: not as it was written; to make it anew: {remedy(file)}")
+    if not found:
+        print(f"{len(recorded(a.run))} files are as they were written")
+    return int(bool(found))

@@ -10,19 +10,22 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import itertools
+import logging
 import os
 import shutil
 import subprocess
-import tempfile
 from collections.abc import Iterator
 from functools import cache
-from pathlib import Path
-from typing import IO, Any
+from typing import Any
+from urllib.parse import quote
 
 import torch
 
 from prrmse.errors import InputError
+from prrmse.files import own_folder
 from prrmse.settings import Compute
+
+log = logging.getLogger(__name__)
 
 # cuBLAS is deterministic with this set.
 CUBLAS = "CUBLAS_WORKSPACE_CONFIG"
@@ -68,23 +71,22 @@ def lease_gpu() -> str | None:
         return None
     import fcntl  # absent on Windows
 
-    folder = Path(tempfile.gettempdir()) / f"prrmse-{os.getuid()}"
-    folder.mkdir(mode=0o700, exist_ok=True)
+    folder = own_folder()
+    if folder is None:
+        log.warning("no folder for locks, so every job takes the first GPU; set TMPDIR to a folder of your own")
+        return None
     for slot in itertools.count():
         for gpu in gpus:
-            lock = open(folder / f"gpu-{gpu}-{slot}.lock", "w")  # noqa: SIM115 (held until the process ends)
+            path = folder / f"gpu-{quote(gpu, safe='')}-{slot}.lock"
+            lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)  # held until the process ends
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                lock.close()
+                os.close(lock)
                 continue
-            _leases.append(lock)
             os.environ["CUDA_VISIBLE_DEVICES"] = gpu
             return gpu
     raise AssertionError("unreachable: slots are endless")
-
-
-_leases: list[IO[str]] = []
 
 
 def _visible_gpus() -> list[str]:

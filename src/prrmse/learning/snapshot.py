@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import logging
 import signal
@@ -16,7 +17,7 @@ import torch
 from torch import nn
 
 from prrmse.data.slices import Slices
-from prrmse.files import atomic, digest_of, partials
+from prrmse.files import atomic, digest_of, remove_partials
 from prrmse.learning.optimiser import Optimiser
 
 log = logging.getLogger(__name__)
@@ -62,8 +63,11 @@ class Snapshot:
         if self.path is None or not (now or time.monotonic() - self._last >= self.every):
             return
         state = {"identity": self.identity, "step": step, "random": random_state()}
+        # Through memory: where a disk is full, torch's own writer says everything but that.
+        content = io.BytesIO()
+        torch.save({**state, "network": network.state_dict(), "optimiser": optimiser.adam.state_dict()}, content)
         with atomic(self.path) as partial:
-            torch.save({**state, "network": network.state_dict(), "optimiser": optimiser.adam.state_dict()}, partial)
+            partial.write_bytes(content.getbuffer())
         self._last = time.monotonic()
 
 
@@ -75,8 +79,7 @@ def snapshot_of(result: Path) -> Path:
 def discard(snapshot: Path) -> None:
     """Delete a snapshot, and what a killed process left while it wrote one: to be called once the result is on disk."""
     snapshot.unlink(missing_ok=True)
-    for partial in partials(snapshot):
-        partial.unlink(missing_ok=True)
+    remove_partials([snapshot])
 
 
 class StopRequest:

@@ -63,7 +63,7 @@ def train(
         The network, on the CPU, in evaluation mode.
 
     Raises:
-        InputError: the loss became NaN or infinite, or CUDA is asked for and there is none.
+        InputError: the loss became NaN or infinite, or CUDA is asked for and there is none, or everything is frozen.
     """
     device = choose_device(compute.device)
     dtype = choose_precision(compute.precision, device)
@@ -80,6 +80,8 @@ def train(
     where = [device.type, str(dtype), compute.threads]
     snapshot = Snapshot(resume, lambda: identity_of(network, slices, [*what, *where]), compute.resume_seconds)
     freezing = Freezing(network.train(), frozen, frozen_statistics)
+    if not any(p.requires_grad for p in network.parameters()):
+        raise InputError(f"{title}: every parameter is frozen, so nothing is left to train")
     network.to(device).to(memory_format=torch.channels_last)
     image = torch.from_numpy(slices.stacked).to(device)
     label = torch.from_numpy(slices.label).to(device, torch.int64)

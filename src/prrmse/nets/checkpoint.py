@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from pydantic import ValidationError
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import nn
 
 from prrmse.errors import InputError
@@ -53,7 +53,7 @@ def write_state(state: Mapping[str, torch.Tensor], path: Path, header: Mapping[s
     # Clones: safetensors refuses tensors that are parts of one block of memory.
     tensors = {k: v.detach().cpu().clone(memory_format=torch.contiguous_format) for k, v in state.items()}
     # One metadata key only: safetensors writes several in random order, which would change the bytes.
-    save_file(tensors, path, metadata={"prrmse": json.dumps(header, sort_keys=True)})
+    path.write_bytes(save(tensors, metadata={"prrmse": json.dumps(header, sort_keys=True)}))
 
 
 def load_checkpoint(path: str | Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:

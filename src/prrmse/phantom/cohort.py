@@ -50,8 +50,7 @@ def generate(dataset: str, root: Path, *, patients: int, seed: int, **options: A
         raise InputError(f"the seed of a phantom cohort is a whole number from 0; not {seed!r}")
     root = Path(root)
     chosen: AcdcOptions | RvscOptions | T1Options
-    # A half-written cohort must never pass for a whole one.
-    partial = root.with_name(root.name + ".partial")
+    partial = _partial(root)
     if dataset == "acdc":
         chosen = checked_options(AcdcOptions, options)
         write_acdc(_fresh(root, partial), patients, seed, chosen)
@@ -63,6 +62,25 @@ def generate(dataset: str, root: Path, *, patients: int, seed: int, **options: A
         write_t1(_fresh(root, partial), patients, seed, chosen)
     (partial / "PHANTOM.md").write_text(_note(dataset, patients, seed, dataclasses.asdict(chosen)), newline="\n")
     partial.rename(root)
+
+
+def remove(root: str | Path) -> None:
+    """Delete a cohort that `generate` wrote; a kill in the middle leaves nothing that is in the way of the next.
+
+    Raises:
+        InputError: the folder is no phantom.
+    """
+    root = Path(root)
+    if not (root / "PHANTOM.md").is_file():
+        raise InputError(f"{root} exists and is no phantom; name another folder")
+    shutil.rmtree(_partial(root), ignore_errors=True)
+    root.rename(_partial(root))
+    shutil.rmtree(_partial(root))
+
+
+def _partial(root: Path) -> Path:
+    """Where a cohort is while it is not whole: it must never pass for a whole one."""
+    return root.with_name(root.name + ".partial")
 
 
 def _fresh(root: Path, partial: Path) -> Path:

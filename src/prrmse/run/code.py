@@ -15,10 +15,14 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from prrmse.files import sha256_of
+
 PACKAGE = "prrmse"
 # They hand arguments and streams on, and decide no result.
 GLUE = ("prrmse.run.job", "prrmse.run.warm")
 EVERYTHING = "*"
+# Names the environment variable with which Snakemake tells its jobs what `sources_digest` was when it planned them.
+SOURCES = "PRRMSE_SOURCES"
 # Module, and a name that it binds; `EVERYTHING` for the module as a whole.
 Wanted = tuple[str, str]
 
@@ -33,6 +37,12 @@ def code_digest(script: str | Path, source: str | Path = "src") -> str:
     parts = [canonical(Path(script).read_text())]
     parts += [f"{name}: {text}" for name, text in used_by(script, source).items()]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def sources_digest(source: str | Path = "src", scripts: str | Path = "workflow/scripts") -> str:
+    """A hash of the program's files as they are: quick to take, but a comment changes it too."""
+    files = sorted([*Path(source).rglob("*.py"), *Path(scripts).glob("*.py")])
+    return hashlib.sha256("".join(f"{sha256_of(path)}  {path}\n" for path in files).encode()).hexdigest()
 
 
 def used_by(script: str | Path, source: str | Path = "src") -> dict[str, str]:

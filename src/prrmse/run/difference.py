@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 
 from prrmse.data.slices import load_slices
+from prrmse.errors import InputError
+from prrmse.files import sha256_of
 from prrmse.nets.arrays import read_arrays
-from prrmse.run.manifest import read_manifest
+from prrmse.run.manifest import MANIFEST, read_manifest
 from prrmse.tables.store import read_texts
 
 
@@ -21,17 +23,25 @@ def compare_runs(a: str | Path, b: str | Path) -> list[str]:
     what to look at first.
 
     Args:
-        a, b: folders that hold ``results/manifest.json``; the files themselves, where both have them, say more.
+        a, b: folders that hold ``results/manifest.json``, and the files themselves, which are read. Of a file that is
+            not there the manifest's hash counts.
 
     Raises:
-        InputError: a folder has no manifest.
+        InputError: a folder has no manifest, or one that names files outside it.
     """
     first, second = read_manifest(a), read_manifest(b)
-    files = list(dict.fromkeys([*first["files"], *second["files"]]))
-    differ = [file for file in files if first["files"].get(file) != second["files"].get(file)]
+    found = _hashes(Path(a), first["files"]), _hashes(Path(b), second["files"])
+    files = list(dict.fromkeys([*found[0], *found[1]]))
+    differ = [file for file in files if found[0].get(file) != found[1].get(file)]
     if not differ:
         return []
-    lines = [f"{len(differ)} of {len(files)} files differ; the first is {differ[0]}"]
+    changed = [
+        f"{Path(folder) / file}: changed since its manifest was written"
+        for folder, now, run in ((a, found[0], first), (b, found[1], second))
+        for file in now
+        if now[file] != run["files"][file]
+    ]
+    lines = [*changed, f"{len(differ)} of {len(files)} files differ; the first is {differ[0]}"]
     lines += [f"  {line}" for line in _inside(Path(a), Path(b), differ[0])]
     for key in ("commit", "changed"):
         if first[key] != second[key]:
@@ -39,6 +49,14 @@ def compare_runs(a: str | Path, b: str | Path) -> list[str]:
     for key in ("environment", "params"):
         lines += [f"{key}.{name}: {x} | {y}" for name, x, y in _changes(first[key], second[key])]
     return lines
+
+
+def _hashes(folder: Path, recorded: dict[str, str]) -> dict[str, str]:
+    """File -> hash of what is there now."""
+    for file in recorded:
+        if Path(file).is_absolute() or ".." in Path(file).parts:
+            raise InputError(f"{folder / MANIFEST}: names a file outside this folder: {file}")
+    return {f: sha256_of(folder / f) if (folder / f).is_file() else digest for f, digest in recorded.items()}
 
 
 def _changes(a: Any, b: Any, name: str = "") -> Iterator[tuple[str, Any, Any]]:

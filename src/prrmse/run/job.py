@@ -1,35 +1,53 @@
-"""What the scripts of the workflow share: arguments, logging, one-line errors."""
+"""What the scripts of the workflow share: arguments, logging, one-line errors, and records of what they made."""
 
 from __future__ import annotations
 
 import argparse
+import logging
+import os
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
-from prrmse.config.params import PARAMETERS, parse_sections
+from prrmse.config.params import PARAMETERS, parse_sections, plain
+from prrmse.errors import InputError
 from prrmse.failures import exit_status
+from prrmse.files import remove_partials, written
 from prrmse.log import show_messages
+from prrmse.run import hashes, kept, locks
+from prrmse.run.code import SOURCES, code_digest, sources_digest
+from prrmse.run.records import is_unfinished
+
+log = logging.getLogger(__name__)
+
+# To be called once the results of a job are safe.
+Afterwards = Callable[[], None]
 
 
 def run(
-    main: Callable[[argparse.Namespace], None],
+    main: Callable[[argparse.Namespace], Afterwards | None],
     *names: str,
     optional: Sequence[str] = (),
     lists: Sequence[str] = (),
+    keep: bool = False,
 ) -> None:
     """Parse the command line, run, report errors in one line.
 
-    Exit status: 0 done, otherwise as `exit_status`.
+    Files that are read are checked against their recorded hashes first (`prrmse.run.hashes`); hashes of those that were
+    written are recorded afterwards. Exit status: 0 done, otherwise as `exit_status`.
 
     Args:
-        main: what to run; it gets the arguments as attributes.
+        main: what to run; it gets the arguments as attributes. What it returns is called when its results are recorded.
         names: arguments of one value, all required. ``--params`` is what `prrmse.config.params.section` wrote; a
             process that is given ``compute`` is first set up for it (`prrmse.learning.device.set_up_process`).
         optional: arguments of one value or none (``--name`` alone), which is None.
         lists: arguments of several values. ``@FILE`` stands for the lines of a file, since the arguments of a program
             are limited in length.
+        keep: whether what it makes is kept for the next time (`prrmse.run.kept`): for jobs that take long and whose
+            result depends on nothing but their arguments and the files among these.
     """
     parser = argparse.ArgumentParser(description=sys.modules["__main__"].__doc__, fromfile_prefix_chars="@")
+    parser.add_argument("--code", help="digest of the program with which Snakemake planned this job")
     for name in names:
         parser.add_argument(f"--{name}", required=True, type=parse_sections if name == "params" else str)
     for name in optional:
@@ -38,13 +56,67 @@ def run(
         parser.add_argument(f"--{name}", required=True, nargs="*")
     arguments = parser.parse_args()
     show_messages()
-
-    def act() -> None:
-        if compute := getattr(arguments, "params", {}).get("compute"):
-            from prrmse.learning.device import set_up_process  # imports torch
-
-            set_up_process(compute.device, compute.threads)
-        main(arguments)
-
-    if status := exit_status(act, PARAMETERS):
+    if status := exit_status(lambda: _run(main, arguments, keep), PARAMETERS):
         raise SystemExit(status)
+
+
+def _run(main: Callable[[argparse.Namespace], Afterwards | None], arguments: argparse.Namespace, keep: bool) -> None:
+    if arguments.code:  # started by a run
+        locks.hold_job()
+    read = _files_of(arguments)
+    hashes.check(read)
+    imported = _imported()
+    if not _is_planned(arguments.code):
+        raise InputError("the program was changed since this run was started; run again")
+    if compute := getattr(arguments, "params", {}).get("compute"):
+        from prrmse.learning.device import set_up_process  # imports torch
+
+        set_up_process(compute.device, compute.threads)
+    key = _key(arguments, read) if keep and arguments.code and Path(".snakemake").is_dir() else None
+    if key and (files := kept.restore(key)) is not None:
+        from prrmse.learning.snapshot import discard, snapshot_of
+
+        log.info("taken from what an earlier run kept")
+        hashes.record(files)
+        for file in files:  # if it was killed before it could do so itself
+            discard(snapshot_of(file))
+        return
+    with written() as made:
+        afterwards = main(arguments)
+    results = [path for path in made if path.is_file() and not path.name.startswith(".")]
+    if _imported() - imported and not _is_planned(arguments.code):
+        raise InputError("the program was changed while this job ran; run again")
+    hashes.record(results)
+    remove_partials(made)
+    if key:
+        kept.keep(key, results)
+    if afterwards:
+        afterwards()
+
+
+def _files_of(arguments: argparse.Namespace) -> list[Path]:
+    """The files that are named on the command line, and those in the folders that are: what a job may read."""
+    values = [value for value in vars(arguments).values() if isinstance(value, str | list)]
+    names = [name for value in values for name in (value if isinstance(value, list) else [value])]
+    found = [part for name in names for part in ([Path(name)] if not Path(name).is_dir() else Path(name).iterdir())]
+    return sorted(path for path in found if path.is_file() and not is_unfinished(Path(), path.as_posix()))
+
+
+def _key(arguments: argparse.Namespace, read: list[Path]) -> str:
+    import torch
+
+    from prrmse.learning.device import describe
+
+    what = vars(arguments) | {"params": plain(arguments.params), "script": sys.argv[0], "torch": torch.__version__}
+    return kept.key_of(what | {"computed": describe(arguments.params["compute"])}, read)
+
+
+def _is_planned(code: str | None) -> bool:
+    """Whether the program is the one with which Snakemake planned this job."""
+    if code is None or os.environ.get(SOURCES) == sources_digest():
+        return True
+    return code.removeprefix("code ") == code_digest(sys.argv[0])
+
+
+def _imported() -> set[str]:
+    return {name for name in sys.modules if name.split(".")[0] == "prrmse"}

@@ -6,7 +6,6 @@ import json
 import platform
 import shutil
 import subprocess
-from base64 import urlsafe_b64encode
 from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -15,6 +14,8 @@ from typing import Any
 from prrmse.data.reading import MAX_TEXT_BYTES, read_bytes
 from prrmse.errors import InputError
 from prrmse.files import sha256_of
+from prrmse.run.hashes import phantom_files, recorded
+from prrmse.run.records import end_time
 
 PACKAGES = ("torch", "torchvision", "numpy", "pandas", "nibabel", "seaborn", "snakemake", "dvc")
 MANIFEST = Path("results/manifest.json")
@@ -97,40 +98,24 @@ def read_manifest(folder: str | Path) -> dict[str, Any]:
 
 
 def touched(folder: str | Path = ".") -> list[str]:
-    """Files of the last complete run whose content was changed by something other than the workflow.
+    """Results whose content was changed by something other than the workflow.
 
-    A file that Snakemake made anew since then has the time that Snakemake recorded for it, or is still marked as being
-    made, if the run was killed before it could record that; one that was only copied (``dvc pull``) has another time
-    but the same content. So a file was touched if none of these fits.
+    A file that Snakemake made has the time that it noted for it, or is still marked as being made, if the run was
+    killed before it could note that; one that was only copied (``dvc pull``) has another time but the recorded content.
+    So a file was touched if none of these fits. What was changed and has its old time is found by `damaged`.
     """
     folder = Path(folder)
-    if not (folder / MANIFEST).is_file():
-        return []
-    recorded = read_manifest(folder)["files"]
-    present = [file for file in recorded if (folder / file).is_file()]
-    changed = [f for f in present if not _made_by_snakemake(folder, f) and sha256_of(folder / f) != recorded[f]]
+    hashes = recorded(folder)
+    changed = [f for f in hashes if not _made_by_snakemake(folder, f) and sha256_of(folder / f) != hashes[f]]
     for lines in sorted(folder.glob("data/phantom/*.sha256")):
-        changed += _touched_phantom(lines)
+        written = lines.stat().st_mtime
+        files = [(digest, path) for digest, path in phantom_files(lines) if path.is_file()]
+        changed += [str(path) for digest, path in files if path.stat().st_mtime > written and sha256_of(path) != digest]
     return changed
 
 
 def _made_by_snakemake(folder: Path, file: str) -> bool:
-    key = urlsafe_b64encode(file.encode()).decode()
-    if (folder / ".snakemake/incomplete" / key).is_file():
-        return True
-    record = folder / ".snakemake/metadata" / key
-    try:
-        return bool(json.loads(record.read_text())["endtime"] == (folder / file).stat().st_mtime)
-    except (OSError, ValueError, KeyError):
-        return False
-
-
-def _touched_phantom(list_of_files: Path) -> list[str]:
-    root = list_of_files.with_suffix("")
-    entries = [line.split("  ", 1) for line in list_of_files.read_text().splitlines()]
-    files = [(digest, root / name) for digest, name in entries]
-    written = list_of_files.stat().st_mtime
-    return [str(f) for digest, f in files if f.is_file() and f.stat().st_mtime > written and sha256_of(f) != digest]
+    return end_time(folder, file) == (folder / file).stat().st_mtime
 
 
 def check_untouched() -> None:

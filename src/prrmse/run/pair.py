@@ -22,4 +22,4 @@ def run_on_pair(experiment: Callable[..., pd.DataFrame]) -> None:
         write_table(part.assign(net=a.net, target=a.target, source=a.source, seed=int(a.seed)), a.table)
 
     names = ("net", "target", "source", "seed", "target-checkpoint", "source-checkpoint", "data", "params", "table")
-    run(main, *names)
+    run(main, *names, keep=True)

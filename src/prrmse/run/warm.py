@@ -25,7 +25,6 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 import traceback
@@ -100,8 +99,8 @@ def _ask(connection: socket.socket, arguments: list[str]) -> int | None:
 def _connect() -> socket.socket | None:
     """A connection to the server of this user, interpreter and folder, started if need be; None if that fails."""
     address = _address()
-    if address.parent.stat().st_uid != os.getuid() or address.parent.stat().st_mode & 0o077:
-        return None  # somebody else could answer there
+    if address is None:
+        return None
     with open(address.with_suffix(".lock"), "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # of several jobs that start at once, one starts the server
         if connection := _try(address):
@@ -121,9 +120,12 @@ def _connect() -> socket.socket | None:
     return None
 
 
-def _address() -> Path:
-    folder = Path(tempfile.gettempdir()) / f"prrmse-{os.getuid()}"
-    folder.mkdir(mode=0o700, exist_ok=True)
+def _address() -> Path | None:
+    from prrmse.files import own_folder  # not by the other process, whose forks would have it as it is now
+
+    folder = own_folder()
+    if folder is None:
+        return None
     identity = [sys.executable, str(Path.cwd()), os.environ.get("PYTHONPATH", "")]
     return folder / hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16]
 

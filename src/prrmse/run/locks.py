@@ -1,0 +1,146 @@
+"""Which runs and jobs are at work in a folder, told by locks that the kernel drops when their holder is dead.
+
+Snakemake's own lock is a file that outlives a killed run. Every run holds ``.snakemake/run.lock``, shared with other
+runs, and every job ``.snakemake/jobs.lock``. A run that can have the first for itself alone knows that whoever left
+Snakemake's lock is dead. A job ends itself when no run is left, as a killed one would leave it behind.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import threading
+import time
+from pathlib import Path
+
+from prrmse.errors import InputError
+
+try:
+    import fcntl
+except ImportError:  # Windows, on which the workflow does not run
+    fcntl = None  # type: ignore[assignment]
+
+RUN, JOBS, SNAKEMAKE = Path(".snakemake/run.lock"), Path(".snakemake/jobs.lock"), Path(".snakemake/locks")
+RUN_SECONDS = 3.0
+JOBS_SECONDS = 60.0
+
+
+def hold_run() -> str | None:
+    """For the life of this process, be a run in the working folder; clear the lock of one that is dead.
+
+    Returns:
+        Of another run that lives, its process and machine.
+
+    Raises:
+        InputError: jobs of a dead run are still at work.
+    """
+    handle = _open(RUN)
+    if handle is None:
+        return None
+    if not _exclusive(handle, RUN_SECONDS):
+        with contextlib.suppress(OSError):
+            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        return _holder(handle)
+    if _is_from_here(handle):
+        jobs = _open(JOBS)
+        if jobs is not None:
+            if not _exclusive(jobs, JOBS_SECONDS):
+                raise InputError("jobs of a run that was killed are still at work here; run again when they have ended")
+            os.close(jobs)
+        for lock in SNAKEMAKE.glob("*.lock"):
+            lock.unlink(missing_ok=True)
+    _share(handle)
+    return None
+
+
+def running() -> str | None:
+    """Of the run that is at work in the working folder, its process and machine; None if there is none."""
+    handle = _open(RUN)
+    if handle is None:
+        return None
+    try:
+        return None if _exclusive(handle, 0) else _holder(handle)
+    finally:
+        os.close(handle)
+
+
+def hold_job() -> None:
+    """For the life of this process, be a job in the working folder; end with the run that started it.
+
+    A job of a cluster does not: there the scheduler owns it. Nor does a script that was started without a run.
+    """
+    handle = _open(JOBS)
+    if handle is None:
+        return
+    with contextlib.suppress(OSError):
+        fcntl.flock(handle, fcntl.LOCK_SH)
+    if "SLURM_JOB_ID" not in os.environ and running():
+        threading.Thread(target=_end_with_run, daemon=True).start()
+
+
+def _end_with_run() -> None:
+    with contextlib.suppress(OSError):
+        handle = os.open(RUN, os.O_RDONLY)
+        fcntl.flock(handle, fcntl.LOCK_EX)  # comes back when no run is left
+        os.close(handle)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _open(path: Path) -> int | None:
+    """None where there is no `.snakemake`, or nothing can be locked."""
+    if fcntl is None or not path.parent.is_dir():
+        return None
+    for how in (os.O_RDWR | os.O_CREAT, os.O_RDONLY):  # of another user's checkout it can only be read
+        with contextlib.suppress(OSError):
+            return os.open(path, how, 0o666)
+    return None
+
+
+def _exclusive(handle: int, seconds: float) -> bool:
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except OSError:
+            if time.monotonic() >= deadline:
+                return False
+        time.sleep(0.05)
+
+
+def _share(handle: int) -> None:
+    holder = {"process": os.getpid(), "host": socket.gethostname(), "boot": _boot()}
+    with contextlib.suppress(OSError):
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        os.truncate(handle, 0)
+        os.pwrite(handle, json.dumps(holder).encode(), 0)
+
+
+def _holder(handle: int) -> str:
+    with contextlib.suppress(ValueError, KeyError, TypeError):
+        holder = json.loads(_content(handle))
+        return f"process {holder['process']} on {holder['host']}"
+    return "process unknown"
+
+
+def _is_from_here(handle: int) -> bool:
+    """Whether the last run was on this machine: not every network disk tells one machine of another's locks."""
+    try:
+        holder = json.loads(_content(handle))
+        return bool(holder["host"] == socket.gethostname() or holder["boot"] == _boot())
+    except (ValueError, KeyError, TypeError):
+        return False
+
+
+def _content(handle: int) -> bytes:
+    return os.pread(handle, 10_000, 0)
+
+
+def _boot() -> str:
+    """Names this boot of the kernel, also in a container."""
+    with contextlib.suppress(OSError):
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    return ""

@@ -1,0 +1,80 @@
+"""Snakemake's own notes of what each file was made with: which of them can be believed.
+
+Snakemake passes over a note that it cannot read, or from which a field is missing, and then takes the file for up to
+date, whatever its parameters are by now. Here such a file is marked as unfinished, so that it is made anew.
+"""
+
+from __future__ import annotations
+
+import json
+from base64 import urlsafe_b64encode
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+# What Snakemake compares when it decides whether a job has to run.
+COMPARED = {"rule", "input", "params", "code", "endtime", "input_checksums", "record_format_version"}
+METADATA, INCOMPLETE = Path(".snakemake/metadata"), Path(".snakemake/incomplete")
+LONGEST_NAME = 254
+
+
+def note_of(kind: Path, file: str) -> Path:
+    """Where Snakemake notes something of a file: its name in base64, in folders where that is too long for one name."""
+    key = urlsafe_b64encode(file.encode()).decode()
+    parts = [key[i : i + LONGEST_NAME] for i in range(0, len(key), LONGEST_NAME)]
+    return kind.joinpath(*(f"@{part}" for part in parts[:-1]), parts[-1])
+
+
+def is_unfinished(folder: Path, file: str) -> bool:
+    """Whether Snakemake will make the file anew, because the job that made it was killed."""
+    return (folder / note_of(INCOMPLETE, file)).is_file()
+
+
+def end_time(folder: Path, file: str) -> float | None:
+    """The time of the file's last change by Snakemake; None if it has no note of it."""
+    try:
+        found = json.loads((folder / note_of(METADATA, file)).read_bytes())["endtime"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return found if isinstance(found, float) else None
+
+
+def distrusted_results(rules: Iterable[Any]) -> list[str]:
+    """`distrust` for all that these rules of Snakemake have made so far."""
+    from snakemake.persistence import RECORD_FORMAT_VERSION, MetadataRecord
+
+    outputs = [output for rule in rules for output in rule.output]
+    paths = [*Path("results").rglob("*"), *Path("data/processed").glob("*"), *Path("data/phantom").glob("*.sha256")]
+    names = sorted(path.as_posix() for path in paths if not path.name.startswith("."))
+    made = [name for name in names if any(output.match(name) for output in outputs)]
+    return distrust(made, MetadataRecord.model_validate, RECORD_FORMAT_VERSION)
+
+
+def distrust(outputs: Iterable[str], validate: Callable[[dict[str, Any]], object], version: int) -> list[str]:
+    """Mark as unfinished what has no note, or a damaged one.
+
+    Args:
+        outputs: files of the workflow.
+        validate: raises ValueError for a note whose values Snakemake cannot take.
+        version: of the form of notes that Snakemake compares in full.
+
+    Returns:
+        Those that are there and were not marked before.
+    """
+    found = [file for file in outputs if Path(file).is_file() and not is_unfinished(Path(), file)]
+    marked = [file for file in found if not _is_whole(note_of(METADATA, file), validate, version)]
+    for file in marked:
+        mark = note_of(INCOMPLETE, file)
+        mark.parent.mkdir(parents=True, exist_ok=True)
+        mark.write_text(json.dumps({"external_jobid": None}))
+        note_of(METADATA, file).unlink(missing_ok=True)
+    return marked
+
+
+def _is_whole(note: Path, validate: Callable[[dict[str, Any]], object], version: int) -> bool:
+    try:
+        found = json.loads(note.read_bytes())
+        validate(found)
+        return found["record_format_version"] == version and all(found[key] is not None for key in COMPARED)
+    except (OSError, ValueError, KeyError, TypeError):
+        return False

@@ -1,0 +1,269 @@
+"""What jobs record of their results, what is kept of them, and which of Snakemake's own notes are believed."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from snakemake.persistence import RECORD_FORMAT_VERSION, MetadataRecord
+from tiny import ROOT
+
+from prrmse.cli.main import main
+from prrmse.errors import InputError
+from prrmse.phantom.cohort import generate, remove
+from prrmse.run import hashes, kept
+from prrmse.run.manifest import MANIFEST
+from prrmse.run.records import COMPARED, INCOMPLETE, METADATA, distrust, note_of
+
+SEED = 0
+FILE = "results/tables/base.csv"
+SCRIPT = """
+from argparse import Namespace
+from functools import partial
+from pathlib import Path
+
+from prrmse.files import write_text
+from prrmse.run.job import Afterwards, run
+
+
+def main(a: Namespace) -> Afterwards:
+    Path("runs").open("a").write("x")
+    text = a.params["init"] + "".join(Path(part).read_text() for part in a.parts)
+    write_text(text, a.table)
+    return partial(Path("afterwards").touch)
+
+
+run(main, "params", "table", lists=["parts"], keep=True)
+"""
+COMPUTE = {"device": "cpu", "precision": "float32", "evaluation_precision": "float32", "threads": 1}
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch) -> Path:
+    """A working folder in which Snakemake has worked, with one input."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / ".snakemake").mkdir()
+    (tmp_path / "workflow/scripts").mkdir(parents=True)
+    (tmp_path / "workflow/scripts/job.py").write_text(SCRIPT)
+    (tmp_path / "src").symlink_to(ROOT / "src")
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results/part.csv").write_text("part")
+    hashes.record([Path("results/part.csv")])
+    return tmp_path
+
+
+def job(init: str = "shared", code: str | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
+    params = json.dumps({"init": init, "compute": COMPUTE})
+    if code is None:
+        from prrmse.run.code import code_digest
+
+        code_digest.__globals__["_module"].cache_clear()
+        code = code_digest("workflow/scripts/job.py")
+    arguments = ["--params", params, "--table", "results/out.csv", "--parts", "results/part.csv", "--code", code]
+    command = [sys.executable, "workflow/scripts/job.py", *arguments]
+    env = {**os.environ, "PYTHONPATH": str(ROOT / "src"), **environment}
+    return subprocess.run(command, env=env, text=True, capture_output=True, check=False)
+
+
+def runs() -> int:
+    return len(Path("runs").read_text()) if Path("runs").exists() else 0
+
+
+def test_a_job_whose_results_are_removed_takes_them_from_what_was_kept(folder):
+    """`dvc exp run`, `dvc checkout --force`, and a kill before Snakemake's note leave no result, or an unknown one."""
+    out = Path("results/out.csv")
+    assert job().returncode == 0
+    assert (out.read_text(), runs(), Path("afterwards").exists()) == ("sharedpart", 1, True)
+    assert hashes.recorded() == {
+        str(out): hashes.sha256_of(out),
+        "results/part.csv": hashes.sha256_of("results/part.csv"),
+    }
+    out.unlink()
+    again = job()
+    assert (again.returncode, out.read_text(), runs()) == (0, "sharedpart", 1), again.stderr
+    # Anything that decides the result is asked for anew: a parameter, the content of an input, the program, a force.
+    assert job("independent").returncode == 0
+    assert (out.read_text(), runs()) == ("independentpart", 2)
+    assert job("independent", PRRMSE_ANEW="1").returncode == 0
+    assert runs() == 3
+    Path("results/part.csv").write_text("other")
+    hashes.record([Path("results/part.csv")])
+    assert job("independent").returncode == 0
+    assert (out.read_text(), runs()) == ("independentother", 4)
+    # A kept file that was damaged is not believed; it is the result's own content, under another name.
+    out.write_text("damaged")
+    out.unlink()
+    assert job("independent").returncode == 0
+    assert (out.read_text(), runs()) == ("independentother", 5)
+    script = Path("workflow/scripts/job.py")
+    script.write_text(script.read_text().replace('"".join', '"/".join'))
+    assert job("independent").returncode == 0
+    assert runs() == 6
+
+
+def test_what_is_kept_takes_no_space_and_goes_when_it_is_old_and_superseded(folder):
+    result = folder / "results/a.csv"
+    result.write_text("a")
+    kept.keep("key", [Path("results/a.csv")])
+    assert (folder / kept.FOLDER / "key/0").stat().st_ino == result.stat().st_ino
+    old = time.time() - (kept.DAYS + 1) * 86400
+    os.utime(folder / kept.FOLDER / "key/files.json", (old, old))
+    kept.forget_old()
+    assert kept.restore("key") == [Path("results/a.csv")], "it is among the results"
+    result.unlink()
+    kept.forget_old()
+    assert kept.restore("key") is None
+
+
+def test_a_program_edited_after_the_run_was_planned_is_refused_before_anything_is_computed(folder):
+    done = job(code="code of another program")
+    assert (done.returncode, runs()) == (2, 0)
+    assert done.stderr == "error: the program was changed since this run was started; run again\n"
+
+
+def test_a_damaged_file_is_refused_by_the_job_that_reads_it_and_named_by_verify(folder, capsys):
+    part = Path("results/part.csv")
+    times = part.stat().st_atime_ns, part.stat().st_mtime_ns
+    assert main(["verify"]) == 0
+    assert capsys.readouterr().out == "1 files are as they were written\n"
+    part.write_text("pbrt")
+    os.utime(part, ns=times)  # as a bad disk does it
+    done = job()
+    assert (done.returncode, runs()) == (2, 0)
+    assert done.stderr.startswith("error: results/part.csv: not as it was written")
+    assert main(["verify"]) == 1
+    printed = capsys.readouterr().out
+    assert printed == (
+        "results/part.csv: not as it was written; to make it anew: "
+        "rm results/part.csv && snakemake --cores all results/part.csv\n"
+    )
+    mark = note_of(INCOMPLETE, "results/part.csv")
+    mark.parent.mkdir(parents=True)
+    mark.write_text("{}")
+    assert hashes.damaged.__module__ and hashes.recorded() == {}, "Snakemake makes it anew by itself"
+
+
+def test_verify_says_what_is_wrong_with_a_folder_without_records(tmp_path, capsys):
+    assert main(["verify", str(tmp_path)]) == 2
+    assert "no recorded hashes" in capsys.readouterr().err
+
+
+def test_verify_reads_every_file_of_a_phantom(folder, capsys):
+    generate("t1", "data/phantom/t1", patients=2, seed=0)
+    root = Path("data/phantom/t1")
+    files = sorted(path for path in root.rglob("*") if path.is_file())
+    lines = Path("data/phantom/t1.sha256")
+    lines.write_text("".join(f"{hashes.sha256_of(f)}  {f.relative_to(root)}\n" for f in files))
+    assert hashes.damaged() == []
+    content, times = files[1].read_bytes(), files[1].stat()
+    files[1].write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    os.utime(files[1], ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert main(["verify"]) == 1
+    assert "rm data/phantom/t1.sha256 && snakemake --cores all data/phantom/t1.sha256" in capsys.readouterr().out
+
+
+def test_diff_reads_the_files_and_stays_in_its_folders(tmp_path, capsys):
+    for name in ("a", "b"):
+        path = tmp_path / name / FILE
+        path.parent.mkdir(parents=True)
+        path.write_text("x,y\n1,2\n")
+        files = {FILE: hashes.sha256_of(path)}
+        record = {"commit": None, "changed": None, "environment": {}, "params": {}, "files": files}
+        (tmp_path / name / MANIFEST).write_text(json.dumps(record))
+    runs = [str(tmp_path / name) for name in ("a", "b")]
+    assert main(["diff", *runs]) == 0
+    (tmp_path / "b" / FILE).write_text("x,y\n1,3\n")
+    assert main(["diff", *runs]) == 1
+    assert f"{tmp_path / 'b' / FILE}: changed since its manifest was written" in capsys.readouterr().out
+    for name in ("/etc/passwd", "../a/params.yaml"):
+        (tmp_path / "b" / MANIFEST).write_text(json.dumps({**record, "files": {name: "0"}}))
+        assert main(["diff", *runs]) == 2
+        assert f"names a file outside this folder: {name}" in capsys.readouterr().err
+
+
+def test_a_phantom_whose_removal_was_killed_is_made_again(tmp_path, monkeypatch):
+    root = tmp_path / "phantom"
+    generate("t1", root, patients=2, seed=0)
+
+    def killed(path, **_):
+        if (Path(path) / "PHANTOM.md").is_file():  # which may be the first file to go
+            (Path(path) / "PHANTOM.md").unlink()
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr("shutil.rmtree", killed)
+        remove(root)
+    assert not root.exists()
+    generate("t1", root, patients=2, seed=0)
+    (root / "PHANTOM.md").unlink()
+    with pytest.raises(InputError, match="is no phantom"):
+        remove(root)
+
+
+RECORD = {
+    "rule": "base_table",
+    "input": ["results/base/unet/acdc-seg/seed0.csv"],
+    "log": ["logs/base_table.log"],
+    "shellcmd": "python workflow/scripts/base_table.py",
+    "params": ["'code 0123abcd'", '\'{"init": "shared", "base": {"steps": 10}}\''],
+    "code": "python workflow/scripts/base_table.py --table {output:q}",
+    "record_format_version": RECORD_FORMAT_VERSION,
+    "conda_env": None,
+    "container_img_url": None,
+    "software_stack_hash": "d41d8cd98f00b204e9800998ecf8427e",
+    "job_hash": 2305843009213693951,
+    "starttime": 1764137292.5,
+    "endtime": 1764137293.25,
+    "incomplete": False,
+    "external_jobid": None,
+    "input_checksums": {"results/base/unet/acdc-seg/seed0.csv": "sha256:00ff"},
+}
+
+
+def damages() -> list[tuple[str, bytes]]:
+    """Truncated after each byte, and each bit of it turned over."""
+    whole = json.dumps(RECORD).encode()
+    cut = [(f"cut after {n}", whole[:n]) for n in range(len(whole))]
+    flipped = []
+    for i in range(len(whole)):
+        for bit in range(8):
+            flipped.append((f"bit {bit} of byte {i}", whole[:i] + bytes([whole[i] ^ (1 << bit)]) + whole[i + 1 :]))
+    return [*cut, *flipped]
+
+
+def test_a_damaged_note_of_snakemakes_never_hides_a_change(tmp_path, monkeypatch):
+    """Of every damage: the file is made anew, or the note still holds all that is compared, with what no job has."""
+    monkeypatch.chdir(tmp_path)
+    Path(FILE).parent.mkdir(parents=True)
+    Path(FILE).touch()
+    note, mark = note_of(METADATA, FILE), note_of(INCOMPLETE, FILE)
+    note.parent.mkdir(parents=True)
+    trust = lambda: distrust([FILE, "results/not-there"], MetadataRecord.model_validate, RECORD_FORMAT_VERSION)  # noqa: E731
+    note.write_text(json.dumps(RECORD))
+    assert trust() == []
+    cases = damages()
+    print(f"seed {SEED}, 600 of {len(cases)} damages")
+    believed = 0
+    for name, content in random.Random(SEED).sample(cases, 600):
+        note.write_bytes(content)
+        if trust():
+            assert mark.is_file(), name
+            assert not note.exists(), name
+            mark.unlink()
+            continue
+        believed += 1
+        found = json.loads(content)
+        # A change of one of these would be seen by Snakemake: a damaged value is one more change.
+        assert set(found) >= COMPARED, name
+        assert all(found[key] is not None for key in COMPARED), name
+        assert MetadataRecord.model_validate(found).record_format_version == RECORD_FORMAT_VERSION, name
+    assert 0 < believed < 400
+    note.unlink(missing_ok=True)
+    assert trust() == [FILE], "a note that is lost is a damaged one"
+    assert trust() == [], "said once"
