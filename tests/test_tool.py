@@ -248,3 +248,59 @@ def test_train_refuses_before_it_trains(folder, capsys, tmp_path):
     two = ["train", "--network", "unet", "--arguments", '{"width": 4, "out_channels": 2}', *data]
     assert "has 4 classes with the background, the network 2" in refused(capsys, *two)
     assert not (tmp_path / "own.safetensors").exists()
+
+
+@pytest.fixture
+def budget(folder):
+    """`prrmse advise` with a budget, on the two training patients."""
+    network = ["--network", "unet", "--arguments", json.dumps(ARGUMENTS["unet"])]
+    options = ["--data", folder / "slices.npz", "--split", "all", "--batch", 4, "--steps", 4, "--rounds", 2]
+    return ["advise", folder / "twin.pth", *network, *options, "--folds", 3, "--learning-rate", 0.003, *RUN]
+
+
+def test_advice_within_a_budget_then_warmstart_then_training(folder, budget, capsys, tmp_path):
+    advice, warm = tmp_path / "advice.json", tmp_path / "warm.safetensors"
+    outputs = ["--out", advice, "--figure", tmp_path / "curves.png"]
+    text = printed(capsys, *budget, "--budget", "10m", "--plans", "half", *outputs)
+    found = json.loads(advice.read_text())
+    assert found["sentence"] in text
+    assert {row["source"] for row in found["ranking"]} == {"scratch", "twin"}
+    assert (tmp_path / "curves.png").stat().st_size > 5000
+    network = budget[2:6]
+    if found["answer"] != "transfer":
+        assert "advises to train from scratch" in refused(
+            capsys, "warmstart", *network, "--advice", advice, "--out", warm
+        )
+        found |= {"best": {"source": "twin", "plan": "half"}}  # as if it had been
+    state = load_file(folder / "target.safetensors")
+    made = initialise("unet", ARGUMENTS["unet"], "shared", "none", "a-seg", 0)
+    body = [layer._asdict() for layer in inventory(made) if not layer.final]
+    found["verdicts"] = [{"source": "twin", **layer, "reusable": True, "effect": True} for layer in body]
+    found["freeze"] = [layer["tensor"] for layer in body if layer["tensor"].startswith("inc.")]
+    advice.write_text(json.dumps(found))
+    printed(capsys, "warmstart", *network, "--advice", advice, "--out", warm)
+    listed = json.loads(warm.with_suffix(".json").read_text())
+    assert len(listed["reused"]) == len(body)
+    assert listed["frozen"] == found["freeze"]
+    data = ["--data", folder / "slices.npz", "--steps", 2, "--batch", 4]
+    start = ["--start", warm, "--freeze", warm.with_suffix(".json")]
+    printed(capsys, "train", *network, *data, *start, *RUN, "--out", tmp_path / "final.safetensors")
+    final = load_file(tmp_path / "final.safetensors")
+    assert torch.equal(final["inc.0.weight"], state["inc.0.weight"]), "frozen"
+    assert not torch.equal(final["outc.weight"], state["outc.weight"])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--budget", "soon"], "--budget: soon: not a time"),
+        (["--budget", "0"], "--budget: 0: not a time"),
+        (["--budget", "0.001s"], "does not suffice for one fold"),
+        (["--budget", "10m", "--steps", "0"], "--steps"),
+        (["--budget", "10m", "--folds", "1"], "at least two folds"),
+        (["--budget", "10m", "--rounds", "0"], "between 1 and 12 rounds"),
+        ([], "name the target and at least one source"),
+    ],
+)
+def test_a_budget_that_cannot_be_is_one_line(budget, options, message, capsys):
+    assert message in refused(capsys, *budget, *options)

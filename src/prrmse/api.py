@@ -419,7 +419,13 @@ def reaching_pairs(model: nn.Module) -> list[Layer]:
 
 
 def warmstart(
-    model: nn.Module, source: StateLike, layers: Sequence[Layer], path: str | Path, *, note: str = ""
+    model: nn.Module,
+    source: StateLike,
+    layers: Sequence[Layer],
+    path: str | Path,
+    *,
+    frozen: Sequence[Layer] | None = None,
+    note: str = "",
 ) -> dict[str, Any]:
     """Write the model's state with these pairs taken from the source, and beside it what to freeze.
 
@@ -430,8 +436,10 @@ def warmstart(
         model: the target at its initialisation.
         source: a state or a file.
         layers: the pairs to take; e.g. those an `Advice` calls reusable.
-        path: of the ``.safetensors`` file; ``.json`` beside it lists ``reused`` tensors, ``freeze`` (parameters among
-            them) and ``freeze_statistics`` (normalisations whose running statistics are reused).
+        path: of the ``.safetensors`` file; ``.json`` beside it lists ``reused`` tensors, those of them that are to be
+            ``frozen``, ``freeze`` (parameters among these) and ``freeze_statistics`` (normalisations both of whose
+            running statistics are).
+        frozen: the pairs to freeze; all that are taken if None.
         note: kept in the list.
 
     Returns:
@@ -443,8 +451,11 @@ def warmstart(
     taken = [layer.tensor for layer in layers]
     state = swap(own, {name: tensor.to(own[name]) for name, tensor in fitted.items()}, layers)
     parameters = dict(model.named_parameters())
-    statistics = sorted({x.module for x in layers if x.kind == "RM"} & {x.module for x in layers if x.kind == "RV"})
-    found = {"reused": taken, "freeze": [t for t in taken if t in parameters], "freeze_statistics": statistics}
+    kept = layers if frozen is None else frozen
+    statistics = sorted({x.module for x in kept if x.kind == "RM"} & {x.module for x in kept if x.kind == "RV"})
+    tensors = [layer.tensor for layer in kept]
+    found: dict[str, Any] = {"reused": taken, "frozen": tensors, "freeze": [t for t in tensors if t in parameters]}
+    found |= {"freeze_statistics": statistics}
     path = Path(path)
     listed = json.dumps({**found, "note": note}, indent=1) + "\n"
     with atomic(path) as weights, atomic(path.with_suffix(".json")) as json_file:

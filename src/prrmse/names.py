@@ -51,3 +51,7 @@ def models(datasets: Iterable[str], tasks: Iterable[str]) -> list[str]:
     """Ids of all base models: ``{dataset}-{task}``."""
     tasks = list(tasks)
     return [f"{dataset}-{task}" for dataset in datasets for task in tasks]
+
+
+# How a source may be reused in a search for the best start (`prrmse.experiments.halving`).
+PLANS = ("finetune", "half", "head")

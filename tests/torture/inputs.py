@@ -370,7 +370,7 @@ def read_advice(root: Path) -> None:
 def write_freeze(root: Path) -> None:
     names = [x.tensor for x in inventory(network())]
     (root / "freeze.json").write_text(
-        json.dumps({"reused": names[:5], "freeze": [], "freeze_statistics": [], "note": ""})
+        json.dumps({"reused": names[:5], "frozen": names[:5], "freeze": [], "freeze_statistics": [], "note": ""})
     )
 
 

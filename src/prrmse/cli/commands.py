@@ -5,10 +5,11 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
 import pandas as pd
@@ -21,6 +22,7 @@ from prrmse.data.prepare import prepare, raw_files
 from prrmse.data.reading import MAX_TEXT_BYTES, read_bytes, unique_keys
 from prrmse.data.slices import Slices, load_slices
 from prrmse.errors import InputError
+from prrmse.experiments.halving import SCRATCH, TRANSFER
 from prrmse.files import write_text
 from prrmse.learning.evaluate import Evaluation
 from prrmse.names import Layer
@@ -87,7 +89,12 @@ def sweep(a: argparse.Namespace) -> None:
 
 
 def advise(a: argparse.Namespace) -> None:
-    """Rank sources for a target; write the advice."""
+    """Rank sources for a target, or find the best start within a budget; write the advice."""
+    if a.budget is not None:
+        advise_within_budget(a)
+        return
+    if not a.sources:
+        raise InputError("advise: name the target and at least one source; or --budget, and sources only")
     check_outputs({"advice_out": a.out}, (a.target, *a.sources, *data_files(a)))
     paths = short_names(a.sources)
     states = opened([a.target, *a.sources], a.entry)
@@ -120,6 +127,69 @@ def advise(a: argparse.Namespace) -> None:
     )
 
 
+def advise_within_budget(a: argparse.Namespace) -> None:
+    """Train from every source by every plan, and from scratch, while the budget lasts; write the advice."""
+    from prrmse.figures.tool import learning_curves
+    from prrmse.search import search, sentence
+
+    files = [a.target, *a.sources]
+    check_outputs({"advice_out": a.out, "figure": a.figure}, (*files, *data_files(a)))
+    if a.network is None:
+        raise InputError("advise: with --budget, name the network that is to be trained: --network")
+    names, states = short_names(files), opened(files, a.entry)
+    found = search(
+        a.network,
+        slices_of(a),
+        {name: states[path] for name, path in names.items()},
+        seconds_of(a.budget),
+        arguments=parse_arguments(a.arguments),
+        plans=a.plans,
+        folds=a.folds,
+        rounds=a.rounds,
+        samples=a.samples,
+        everyone=a.split == "all",
+        settings=checked(Training, steps=a.steps, batch_size=a.batch, learning_rate=a.learning_rate, augment=a.augment),
+        compute=compute_of(a),
+        seed=a.seed,
+        folder=Path(a.out).with_suffix(".trainings") if a.out else None,
+        trust=a.trust,
+    )
+    advice = {
+        "answer": found.answer,
+        "best": found.best._asdict(),
+        "sentence": sentence(found),
+        "seconds": round(found.seconds, 1),
+        "sources": dict(names),
+        "entries": a.entry,
+        "ranking": records(found.ranking),
+        "verdicts": [
+            {"source": found.best.source, **layer._asdict(), "reusable": True, "effect": True}
+            for layer in found.start.reused
+        ],
+        "freeze": [layer.tensor for layer in found.start.frozen],
+    }
+    text = json.dumps(advice, indent=1) + "\n"
+    if a.out:
+        write_text(text, a.out)
+    if a.figure:
+        learning_curves(found.curves, SCRATCH, a.figure)
+    if a.json:
+        print(text, end="")
+        return
+    show(found.ranking)
+    print(f"\n{sentence(found)}\n{found.seconds:.0f} s of training were spent.")
+    if found.answer == TRANSFER and a.out:
+        print("prrmse warmstart --advice writes this start, and prrmse train goes on from there (docs/advise.md).")
+
+
+def seconds_of(budget: str) -> float:
+    """``90``, ``90s``, ``10m`` or ``2h`` in seconds."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smh]?)", budget)
+    if match is None or not float(match[1]):
+        raise InputError(f"--budget: {budget}: not a time; write 90s, 10m or 2h")
+    return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]]
+
+
 def warmstart(a: argparse.Namespace) -> None:
     """Write the target's state, or that of a new network, with the advised pairs of a source."""
     check_outputs({"out": a.out}, (a.target, a.source, a.advice))
@@ -138,17 +208,18 @@ def warmstart(a: argparse.Namespace) -> None:
     if unknown := excluded - known:
         raise InputError(f"warmstart: --exclude {', '.join(sorted(unknown))}: no such pair; see prrmse inspect")
     if a.advice:
-        chosen, source, entries = advised(a.advice, a.source, layers)
+        chosen, source, entries, kept = advised(a.advice, a.source, layers)
         check_outputs({"out": a.out}, (source,))
         state = opened([source], a.entry or entries, strict=bool(a.entry))[source]
     elif a.source:
         source, state = a.source, states[a.source]
         fitted = fitting(network, source, state, a.network or a.target)
-        chosen = [layer for layer in layers if layer.tensor in fitted]
+        chosen, kept = [layer for layer in layers if layer.tensor in fitted], None
     else:
         raise InputError("warmstart: name --source and what to take, or --advice")
     chosen = [x for x in chosen if (a.reuse_final or not x.final) and f"{x.kind}{x.layer}" not in excluded]
-    found = api.warmstart(network, state, chosen, a.out, note=f"{len(chosen)} pairs from {source}")
+    frozen = None if kept is None else [layer for layer in chosen if layer.tensor in kept]
+    found = api.warmstart(network, state, chosen, a.out, frozen=frozen, note=f"{len(chosen)} pairs from {source}")
     if a.json:
         print(json.dumps(found, indent=1))
     else:
@@ -179,25 +250,41 @@ def train(a: argparse.Namespace) -> None:
 
 
 def listed_tensors(path: str) -> list[str]:
-    """The tensors that a list of `warmstart` names."""
+    """The tensors that a list of `warmstart` says to freeze."""
     found = read_json(path, "a list of prrmse warmstart")
-    if not isinstance(found, dict) or not isinstance(found.get("reused"), list):
-        raise InputError(f"{path}: not a list of prrmse warmstart (it has no list `reused`)")
-    return [str(name) for name in found["reused"]]
+    if not isinstance(found, dict) or not isinstance(found.get("frozen"), list):
+        raise InputError(f"{path}: not a list of prrmse warmstart (it has no list `frozen`)")
+    return [str(name) for name in found["frozen"]]
 
 
-def advised(path: str, source: str | None, layers: list[Layer]) -> tuple[list[Layer], str, list[str]]:
-    """The pairs that an advice calls reusable, the file of their source, and the entries that were named for it."""
+class Advised(NamedTuple):
+    """What an advice says of a source: the pairs to reuse, its file, the entries named for it, what to freeze.
+
+    ``frozen`` is None where the advice leaves open what to freeze.
+    """
+
+    layers: list[Layer]
+    file: str
+    entries: list[str]
+    frozen: set[str] | None
+
+
+def advised(path: str, source: str | None, layers: list[Layer]) -> Advised:
+    """What an advice says of a source, or of its best one."""
     advice = read_json(path, "an advice of prrmse advise --out")
     try:
-        name = source or advice["ranking"][0]["source"]
+        name = source or advice["ranking"][0]["source"] if "best" not in advice else advice["best"]["source"]
+        if name == SCRATCH:
+            raise InputError(f"{path}: advises to train from scratch ({advice['answer']}); no pair is to be reused")
+        frozen = {str(tensor) for tensor in advice["freeze"]} if "freeze" in advice else None
         reusable = [v for v in advice["verdicts"] if v["source"] == name and v["reusable"] and v["effect"]]
         taken = {v["tensor"]: bool(v["final"]) for v in reusable}
         file, entries = str(advice["sources"][name]), [str(entry) for entry in advice["entries"]]
     except (KeyError, TypeError, IndexError) as e:
         raise InputError(f"{path}: not an advice of prrmse advise --out, or has no such source ({e})") from None
     # Which convolution is final was found on the data.
-    return [layer._replace(final=taken[layer.tensor]) for layer in layers if layer.tensor in taken], file, entries
+    chosen = [layer._replace(final=taken[layer.tensor]) for layer in layers if layer.tensor in taken]
+    return Advised(chosen, file, entries, frozen)
 
 
 def read_json(path: str, what: str) -> Any:

@@ -13,6 +13,7 @@ from prrmse.config.params import PARAMETERS, read_params, use_params
 from prrmse.config.reference import reference, schema
 from prrmse.failures import FIX, exit_status, one_line
 from prrmse.log import show_messages
+from prrmse.names import PLANS
 from prrmse.settings import Compute, Dataset, FrozenStatistics, Section, Swap, Training, Transfer, Verdict
 
 # How the settings that errors speak of are called on the command line.
@@ -128,7 +129,7 @@ def _add_tools(commands: Any) -> None:
     for tool in (sweep, advise):
         tool.add_argument("target", help="checkpoint of the target, trained on your data")
     sweep.add_argument("source")
-    advise.add_argument("sources", nargs="+", metavar="source")
+    advise.add_argument("sources", nargs="*", metavar="source", help="with --budget all are sources, the first one too")
     for tool in (sweep, advise):
         _add_network(tool)
         _add_data(tool)
@@ -147,6 +148,7 @@ def _add_tools(commands: Any) -> None:
         "--rule", choices=["mean", "upper"], default=_default(Verdict, "rule"), help="compared with the tolerance"
     )
     advise.add_argument("--out", help="write the whole advice here (.json), for warmstart")
+    _add_budget(advise)
     warmstart = command(
         "warmstart",
         "write a checkpoint with the advised pairs reused, and a list of what to freeze",
@@ -180,13 +182,7 @@ def _add_tools(commands: Any) -> None:
         help="running statistics with --freeze: kept where both of a layer are listed (both), exactly those listed "
         "(literal), or as both and then re-estimated (reestimated); see docs/freezing.md",
     )
-    train.add_argument("--samples", type=int, help="number of training patients, sampled with --seed")
-    train.add_argument("--steps", type=int, default=_default(Training, "steps"), help="optimiser steps")
-    train.add_argument(
-        "--learning-rate", type=float, default=_default(Training, "learning_rate"), help="of Adam; cosine schedule"
-    )
-    train.add_argument("--augment", action="store_true", help="flips, quarter turns, contrast")
-    _add_seed(train)
+    _add_training(train)
     train.add_argument("--out", required=True, help="the .safetensors file")
 
 
@@ -200,6 +196,36 @@ def _add_network(tool: argparse.ArgumentParser, *, needed: bool = False) -> None
     if needed:
         return
     tool.add_argument("--partial", action="store_true", help="go on if not all of the target's tensors fit the network")
+
+
+def _add_training(tool: argparse.ArgumentParser) -> None:
+    tool.add_argument("--samples", type=int, help="number of training patients, sampled with --seed")
+    tool.add_argument("--steps", type=int, default=_default(Training, "steps"), help="optimiser steps")
+    tool.add_argument(
+        "--learning-rate", type=float, default=_default(Training, "learning_rate"), help="of Adam; cosine schedule"
+    )
+    tool.add_argument("--augment", action="store_true", help="flips, quarter turns, contrast")
+    _add_seed(tool)
+
+
+def _add_budget(tool: argparse.ArgumentParser) -> None:
+    search = tool.add_argument_group(
+        "with --budget",
+        "No target is needed: every source is tried by short trainings of --network on the training patients (with "
+        "--split all on all), each held out once; the better half of the candidates goes on (docs/advise.md).",
+    )
+    search.add_argument("--budget", metavar="TIME", help="of training: 90s, 10m, 2h")
+    search.add_argument(
+        "--plans",
+        nargs="+",
+        choices=PLANS,
+        default=PLANS,
+        help="what of a source stays fixed: nothing (finetune), the first half of its layers, all but the head",
+    )
+    search.add_argument("--folds", type=int, default=5, help="groups of patients, each held out once")
+    search.add_argument("--rounds", type=int, default=4, help="in each twice the steps; --steps are those of the last")
+    search.add_argument("--figure", help="draw the learning curves here (.png, .svg or .pdf)")
+    _add_training(tool)
 
 
 def _add_seed(tool: argparse.ArgumentParser) -> None:

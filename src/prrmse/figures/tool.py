@@ -57,6 +57,37 @@ def drops_by_layer(drops: pd.DataFrame, tolerance: float, path: str | Path) -> N
     _save(figure, path)
 
 
+def learning_curves(curves: pd.DataFrame, scratch: str, path: str | Path) -> None:
+    """Mean Dice of the held-out patients against steps: candidates that went on in colour, dropped ones grey.
+
+    Args:
+        curves: of `prrmse.search.Search`.
+        scratch: the name of training from scratch among the sources.
+        path: of the image; its ending chooses the format.
+    """
+    figure = Figure(figsize=(7.0, 4.0), layout="constrained")
+    ax = figure.subplots()
+    means = curves.groupby(["source", "plan", "steps"], sort=False)["dice"].mean().reset_index()
+    means["name"] = (means["source"] + " " + means["plan"]).str.strip()
+    last = means["steps"].max()
+    reached = means[means["steps"] == last].sort_values("dice", ascending=False)["name"]
+    palette = dict(zip(reached[reached != scratch], sns.color_palette("colorblind"), strict=False))
+    for name, rows in means.groupby("name", sort=False):
+        style = {"color": palette.get(name, "0.75"), "linewidth": 1.5, "marker": "o", "markersize": 4}
+        if name == scratch:
+            style |= {"color": "black", "linestyle": "--"}
+        ax.plot(rows["steps"], rows["dice"], label=name if name in set(reached) else None, **style)
+    ax.plot([], [], color="0.75", marker="o", markersize=4, label="dropped")
+    ax.set_xscale("log", base=2)
+    ax.set_xticks(sorted(set(means["steps"])), [str(steps) for steps in sorted(set(means["steps"]))])
+    ax.set_xlabel("steps", fontsize=9)
+    ax.set_ylabel("Dice of held-out patients, mean", fontsize=9)
+    ax.tick_params(labelsize=8)
+    ax.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
+    sns.despine(figure)
+    _save(figure, path)
+
+
 def _save(figure: Figure, path: str | Path) -> None:
     with atomic(path) as partial:
         figure.savefig(partial, dpi=150)

@@ -131,6 +131,22 @@ def quantile_of_means(fraction: float) -> Callable[[Values], float]:
     return statistic
 
 
+def corrected_interval(differences: Values, level: float) -> Interval:
+    """Interval of the mean of differences over the folds of a cross-validation ``[folds]``.
+
+    Two folds share most of their training patients, so that their differences are not independent: the variance of the
+    mean is taken as (1/F + 1/(F - 1)) times that of the differences (Nadeau and Bengio 2003, with n_test / n_train =
+    1 / (F - 1)), the quantile as that of t with F - 1 degrees of freedom.
+    """
+    n = len(differences)
+    value = float(differences.mean()) if n else math.nan
+    if n < 2:
+        return Interval(value, math.nan, math.nan)
+    scale = math.sqrt(1 / n + 1 / (n - 1))
+    half = float(stats.t.ppf((1 + level) / 2, n - 1) * differences.std(ddof=1) * scale)
+    return Interval(value, value - half, value + half)
+
+
 def t_interval(values: Values, level: float) -> Interval:
     """Student's interval of a mean of independent values ``[n]``; without ends for fewer than two."""
     n = len(values)

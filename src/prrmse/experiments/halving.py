@@ -1,0 +1,162 @@
+"""Successive halving over short trainings: which source, reused how, is the best start for these patients (ours).
+
+Every candidate is trained on the same folds, patients and batches, from the same initialisation, and predicts the
+patients that it was not trained on. After each round the better half goes on from where it stopped, with twice the
+steps (Jamieson and Talwalkar 2016); training from scratch always goes on, since a gain is a difference to it. How a
+candidate is trained is not known here: see `prrmse.search`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from prrmse.names import PLANS
+from prrmse.seeding import derive_seed
+from prrmse.tables.inference import Interval, corrected_interval
+
+SCRATCH = "scratch"
+TRANSFER, NO_TRANSFER, UNDECIDED = "transfer", "do not transfer", "undecided"
+# The smallest gain in Dice that is worth the trouble.
+MARGIN = 0.01
+COLUMNS = ["source", "plan", "round", "fold", "patient", "dice"]
+
+
+class Candidate(NamedTuple):
+    """A way to start a training.
+
+    ``plan``: what of the source is reused, all but the final convolution in each: ``finetune`` trains all of it,
+    ``half`` keeps its first half of the layers fixed, ``head`` all of it. Empty for training from scratch.
+    """
+
+    source: str
+    plan: str
+
+    def __str__(self) -> str:
+        return f"{self.source} {self.plan}".strip()
+
+
+# Trains a candidate in a fold for a round, on from the round before, and gives the Dice of the fold's patients.
+Measure = Callable[[Candidate, int, int], Mapping[str, float]]
+
+
+def candidates_of(sources: Sequence[str], plans: Sequence[str] = PLANS) -> list[Candidate]:
+    """Training from scratch, then every source by every plan."""
+    return [Candidate(SCRATCH, ""), *(Candidate(source, plan) for source in sources for plan in plans)]
+
+
+def folds_of(patients: Sequence[str], folds: int, seed: int) -> list[list[str]]:
+    """The patients in random groups of nearly equal size, each to be held out once."""
+    rng = np.random.default_rng(derive_seed("folds", seed))
+    order = rng.permutation(np.array(sorted(patients)))
+    return [sorted(map(str, order[i::folds])) for i in range(folds)]
+
+
+def steps_until(round_: int, rounds: int, steps: int) -> int:
+    """Steps of a training up to the end of a round: all of them in the last, half as many in each before."""
+    return max(steps >> (rounds - 1 - round_), 1)
+
+
+def halve(
+    candidates: Sequence[Candidate],
+    folds: int,
+    rounds: int,
+    measure: Measure,
+    *,
+    may_go_on: Callable[[int], bool] = lambda _: True,
+    level: float = 0.95,
+) -> pd.DataFrame:
+    """Train, drop the worse half, train the rest further.
+
+    Args:
+        candidates: the first of them is training from scratch.
+        folds: into which the patients are split.
+        rounds: at most.
+        measure: trains and measures one candidate in one fold.
+        may_go_on: asked before each training of a round; no ends the search. A round that is not complete is left out,
+            but in the first the folds that are.
+        level: at which an answer is given (`answer_of`), after which nothing is trained.
+
+    Returns:
+        One row for each (candidate, round, patient): `COLUMNS`.
+    """
+    alive = list(candidates)
+    rows: list[dict[str, object]] = []
+    for round_ in range(rounds):
+        made: list[dict[str, object]] = []
+        for fold in range(folds):
+            complete = len(made)
+            for candidate in alive:
+                if not may_go_on(round_):
+                    return _table(rows + (made[:complete] if not round_ else []))
+                found = measure(candidate, fold, round_)
+                named = {**candidate._asdict(), "round": round_, "fold": fold}
+                made += [{**named, "patient": patient, "dice": dice} for patient, dice in found.items()]
+        rows += made
+        table = _table(rows)
+        alive = _better_half(table[table["round"] == round_], alive)
+        if answer_of(ranking_of(table, len(candidates), level)) != UNDECIDED and len(alive) == 2:
+            break
+    return _table(rows)
+
+
+def _table(rows: list[dict[str, object]]) -> pd.DataFrame:
+    table = pd.DataFrame(rows, columns=COLUMNS)
+    return table.astype({"round": int, "fold": int, "dice": float})
+
+
+def _better_half(rows: pd.DataFrame, alive: Sequence[Candidate]) -> list[Candidate]:
+    means = rows.groupby(["source", "plan"], sort=False)["dice"].mean()
+    others = sorted((c for c in alive if c.source != SCRATCH), key=lambda c: -float(means[c.source, c.plan]))
+    return [alive[0], *others[: math.ceil(len(others) / 2)]]
+
+
+def ranking_of(rows: pd.DataFrame, candidates: int, level: float = 0.95) -> pd.DataFrame:
+    """Every candidate by what it reached, those that were trained longest first.
+
+    Args:
+        rows: of `halve`.
+        candidates: how many there were: the intervals are wider for it (Bonferroni), since the best is the best of all.
+        level: of all intervals together.
+
+    Returns:
+        source, plan, round (its last), dice (mean over patients), gain over training from scratch for as many steps,
+        gain_low, gain_high (`corrected_interval` over folds), n_folds, n_patients.
+    """
+    if rows.empty:
+        names = ["source", "plan", "round", "dice", "gain", "gain_low", "gain_high", "n_folds", "n_patients"]
+        return pd.DataFrame(columns=names)
+    each = 1 - (1 - level) / max(candidates - 1, 1)
+    by_fold = rows.groupby(["source", "plan", "round", "fold"], sort=False)["dice"].mean()
+    folds: dict[Any, Any] = {
+        key: group.droplevel([0, 1, 2]) for key, group in by_fold.groupby(level=[0, 1, 2], sort=False)
+    }
+    last = rows.groupby(["source", "plan"], sort=False)["round"].max()
+    found = []
+    for candidate, round_ in zip(last.index, last, strict=True):
+        source, plan = candidate
+        differences = (folds[source, plan, round_] - folds[SCRATCH, "", round_]).to_numpy()
+        gain = corrected_interval(differences, each) if source != SCRATCH else Interval(0.0, math.nan, math.nan)
+        own = rows[(rows["source"] == source) & (rows["plan"] == plan) & (rows["round"] == round_)]
+        found.append((source, plan, round_, own["dice"].mean(), *gain, len(differences), own["patient"].nunique()))
+    names = ["source", "plan", "round", "dice", "gain", "gain_low", "gain_high", "n_folds", "n_patients"]
+    table = pd.DataFrame(found, columns=names)
+    return table.sort_values(["round", "dice"], ascending=False, kind="stable").reset_index(drop=True)
+
+
+def answer_of(ranking: pd.DataFrame) -> str:
+    """Whether to transfer, by the best candidate that is not training from scratch.
+
+    `TRANSFER` if its gain lies above 0, `NO_TRANSFER` if the gains of all candidates lie below `MARGIN`, by their
+    intervals; else `UNDECIDED`.
+    """
+    others = ranking[ranking["source"] != SCRATCH]
+    if others.empty:
+        return UNDECIDED
+    if others.iloc[0]["gain_low"] > 0:
+        return TRANSFER
+    return NO_TRANSFER if (others["gain_high"] < MARGIN).all() else UNDECIDED

@@ -1,0 +1,314 @@
+"""Which checkpoint, reused how, is the best start for these patients: found by training within a time budget (ours)."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import logging
+import math
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import nn
+
+from prrmse.api import StateLike, evaluation_for, part_of, reaching_pairs, state_of
+from prrmse.data.slices import Slices, draw_patients
+from prrmse.errors import InputError
+from prrmse.experiments.halving import (
+    MARGIN,
+    NO_TRANSFER,
+    SCRATCH,
+    TRANSFER,
+    Candidate,
+    answer_of,
+    candidates_of,
+    folds_of,
+    halve,
+    ranking_of,
+    steps_until,
+)
+from prrmse.files import write_text
+from prrmse.learning.snapshot import discard, snapshot_of
+from prrmse.learning.training_run import training_run
+from prrmse.names import PLANS, Layer
+from prrmse.nets.build import seeded_network
+from prrmse.nets.foreign import fit, read_state
+from prrmse.nets.layers import fill
+from prrmse.seeding import derive_seed
+from prrmse.settings import Compute, Training
+
+log = logging.getLogger(__name__)
+
+MOST_ROUNDS = 12
+IN_WORDS = {
+    "finetune": "train all of it",
+    "half": "keep the first half of its layers fixed",
+    "head": "train the final convolution only",
+}
+
+
+class Start(NamedTuple):
+    """A candidate's network before its first step: what of its source is reused, and what of that stays fixed."""
+
+    state: dict[str, torch.Tensor]
+    reused: list[Layer]
+    frozen: list[Layer]
+
+
+class Search(NamedTuple):
+    """What `search` found.
+
+    ``ranking``: of `prrmse.experiments.halving.ranking_of`, with ``steps``. ``curves``: one row for each (candidate,
+    round, patient): source, plan, round, steps, fold, patient, dice. ``answer``: ``transfer``, ``do not transfer`` or
+    ``undecided``. ``best``: the start to take: of the best source if the answer is ``transfer``, else from scratch.
+    """
+
+    ranking: pd.DataFrame
+    curves: pd.DataFrame
+    answer: str
+    best: Candidate
+    start: Start
+    seconds: float
+
+
+def search(
+    network: str,
+    slices: Slices,
+    sources: Mapping[str, StateLike],
+    budget: float,
+    *,
+    arguments: Mapping[str, Any] | None = None,
+    plans: Sequence[str] = PLANS,
+    folds: int = 5,
+    rounds: int = 4,
+    samples: int | None = None,
+    everyone: bool = False,
+    settings: Training | None = None,
+    compute: Compute | None = None,
+    seed: int = 0,
+    folder: str | Path | None = None,
+    trust: bool = False,
+) -> Search:
+    """Train every source by every plan, and from scratch, for as long as the budget allows and it is worth while.
+
+    Args:
+        network: ``unet``, ``pspnet`` or an import path ``module:callable``.
+        slices: a data set; its training patients are used, each held out once. Those of ``val`` and ``test`` are left
+            for the measurement of what is chosen: the best of several looks better than it is.
+        sources: states or files by name.
+        budget: seconds of training.
+        arguments: keyword arguments of the network.
+        plans: see `prrmse.experiments.halving.Candidate`.
+        folds: groups of patients, each held out once; at most as many as there are patients.
+        rounds: in each twice as many steps are done, by half as many candidates.
+        samples: number of training patients, sampled with ``seed``; all if None.
+        everyone: use the patients of all splits.
+        settings, compute: of the trainings; ``steps`` are those of the last round.
+        seed: of initialisation, patients, folds and batches.
+        folder: where trainings are kept, so that the same call goes on where it was stopped; None to keep nothing.
+        trust: run the network's code wherever it comes from (`prrmse.nets.build.build_network`).
+
+    Raises:
+        InputError: fewer than two patients or folds; too many rounds; nothing of a source fits; the folder is of another search; the budget does
+            not suffice for one fold; a network that does not take the slices.
+    """
+    settings, compute = settings or Training(), compute or Compute()
+    if folds < 2:
+        raise InputError(f"a search needs at least two folds, not {folds}")
+    if not 1 <= rounds <= MOST_ROUNDS:
+        raise InputError(f"a search has between 1 and {MOST_ROUNDS} rounds, not {rounds}")
+    made = seeded_network(network, arguments or {}, network, "init", "", seed, trust=trust)
+    pool = part_of(slices, "all") if everyone else draw_patients(slices, samples or len(slices.patients()), seed)
+    patients = pool.patients()
+    if len(patients) < 2:
+        raise InputError(
+            f"{slices.meta['dataset']}: a search needs at least two training patients, to hold each out once"
+        )
+    groups = folds_of(patients, min(folds, len(patients)), seed)
+    states = {name: state_of(source) for name, source in sources.items()}
+    starts = _starts(made, states, plans)
+    identity = {
+        **{"network": network, "arguments": dict(arguments or {}), "folds": groups, "rounds": rounds, "seed": seed},
+        **{"training": settings.model_dump(), "compute": compute.model_dump(), "data": pool.fingerprint()},
+        "sources": {name: _fingerprint(state) for name, state in states.items()},
+        "candidates": [list(candidate) for candidate in starts],
+    }
+    with tempfile.TemporaryDirectory() as temporary:
+        kept = Path(temporary) if folder is None else Path(folder)
+        _claim(kept, identity)
+        trainings = _Trainings(made, pool, groups, starts, kept, rounds, settings, compute, budget, (network, seed))
+        rows = halve(list(starts), len(groups), rounds, trainings, may_go_on=trainings.may_go_on)
+    if rows.empty:
+        raise InputError(
+            f"the budget of {budget:.0f} s does not suffice for one fold of {len(starts)} trainings; a step took "
+            f"{trainings.seconds_per_step:.2g} s; raise it, or name fewer sources, plans or <steps>"
+        )
+    ranking = ranking_of(rows, len(starts))
+    answer = answer_of(ranking)
+    first = ranking[ranking["source"] != SCRATCH].iloc[0]
+    best = Candidate(first["source"], first["plan"]) if answer == TRANSFER else Candidate(SCRATCH, "")
+    totals = {r: steps_until(r, rounds, settings.steps) for r in range(rounds)}
+    return Search(
+        ranking.assign(steps=ranking["round"].map(totals)),
+        rows.assign(steps=rows["round"].map(totals)),
+        answer,
+        best,
+        starts[best],
+        trainings.spent,
+    )
+
+
+def sentence(found: Search) -> str:
+    """The answer as a sentence to act on."""
+    others = found.ranking[found.ranking["source"] != SCRATCH]
+    first = others.iloc[0]
+    interval = f"{first['gain']:+.3f} ({first['gain_low']:+.3f} to {first['gain_high']:+.3f})"
+    if math.isnan(first["gain_low"]):
+        interval = f"{first['gain']:+.3f} (one fold: no interval)"
+    n = f"{first['n_patients']} patients in {first['n_folds']} folds, {first['steps']} steps"
+    name, how = first["source"], IN_WORDS[first["plan"]]
+    if found.answer == TRANSFER:
+        return f"Start from {name} and {how}: gain in Dice over training from scratch {interval}, {n}."
+    if found.answer == NO_TRANSFER:
+        return (
+            f"Do not transfer: no source gains {MARGIN:g} Dice over training from scratch; best {name} {interval}, {n}."
+        )
+    return (
+        f"Undecided: the best is {name} ({how}), gain in Dice over training from scratch {interval}, {n}. "
+        "More patients, a longer budget or fewer candidates may tell."
+    )
+
+
+class _Trainings:
+    """Trains a candidate in a fold for a round, once; counts the seconds."""
+
+    def __init__(
+        self,
+        network: nn.Module,
+        pool: Slices,
+        folds: list[list[str]],
+        starts: dict[Candidate, Start],
+        folder: Path,
+        rounds: int,
+        settings: Training,
+        compute: Compute,
+        budget: float,
+        identity: tuple[object, ...],
+    ) -> None:
+        self._network, self._pool, self._folds, self._starts = network, pool, folds, starts
+        self._folder, self._rounds, self._settings, self._compute = folder, rounds, settings, compute
+        self._budget, self._identity = budget, identity
+        self._number = {candidate: i for i, candidate in enumerate(starts)}
+        self._steps, self.spent, self._stopped = 0, 0.0, False
+
+    @property
+    def seconds_per_step(self) -> float:
+        """Of the trainings so far."""
+        return self.spent / self._steps if self._steps else 0.0
+
+    def may_go_on(self, round_: int) -> bool:
+        """Whether the budget suffices for another training of a round."""
+        return not self._stopped and self.spent + self.seconds_per_step * self._steps_of(round_) <= self._budget
+
+    def _steps_of(self, round_: int) -> int:
+        done = steps_until(round_ - 1, self._rounds, self._settings.steps) if round_ else 0
+        return max(steps_until(round_, self._rounds, self._settings.steps) - done, 1)
+
+    def __call__(self, candidate: Candidate, fold: int, round_: int) -> dict[str, float]:
+        result = self._path(candidate, fold, round_).with_suffix(".json")
+        if not result.is_file():
+            try:
+                self._train(candidate, fold, round_, result)
+            except KeyboardInterrupt:  # the answer so far
+                log.warning("stopped; the same command goes on from here")
+                self._stopped = True
+                return {}
+        found = json.loads(result.read_text(encoding="utf-8"))
+        self.spent += found["seconds"]
+        self._steps += self._steps_of(round_)
+        dice: dict[str, float] = found["dice"]
+        return dice
+
+    def _path(self, candidate: Candidate, fold: int, round_: int) -> Path:
+        return self._folder / f"{self._number[candidate]:03d}-fold{fold}-round{round_}.safetensors"
+
+    def _train(self, candidate: Candidate, fold: int, round_: int, result: Path) -> None:
+        begun = time.perf_counter()
+        start, path = self._starts[candidate], self._path(candidate, fold, round_)
+        before = self._path(candidate, fold, round_ - 1)
+        network = copy.deepcopy(self._network)
+        fill(network.state_dict(), read_state(before) if round_ else start.state)
+        held_out = self._pool.index["patient"].isin(self._folds[fold]).to_numpy()
+        dice = training_run(
+            network,
+            self._pool.take(np.flatnonzero(~held_out)),
+            evaluation_for(network, self._pool.take(np.flatnonzero(held_out)), self._compute),
+            "seg",
+            self._settings.model_copy(update={"steps": self._steps_of(round_)}),
+            derive_seed(*self._identity, "search", fold, round_),
+            self._compute,
+            frozen=start.frozen,
+            title=f"{candidate}, fold {fold + 1}, round {round_ + 1}",
+            resume=snapshot_of(path),
+            checkpoint=path,
+        )
+        mean = dice[dice["class"] == "mean"]
+        by_patient = dict(zip(mean["patient"], mean["dice"].astype(float), strict=True))
+        write_text(json.dumps({"seconds": time.perf_counter() - begun, "dice": by_patient}) + "\n", result)
+        discard(snapshot_of(path))
+        if round_:
+            before.unlink(missing_ok=True)
+
+
+def _starts(
+    network: nn.Module, states: Mapping[str, Mapping[str, torch.Tensor]], plans: Sequence[str]
+) -> dict[Candidate, Start]:
+    own = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    pairs = reaching_pairs(network)
+    final = {layer.tensor for layer in pairs if layer.final}
+    place = {name: i for i, name in enumerate(own)}
+    kernels = [place[layer.tensor] for layer in pairs if layer.kind == "W"]
+    middle = sorted(kernels)[len(kernels) // 2]
+    found = {}
+    for candidate in candidates_of(list(states), plans):
+        if candidate.source == SCRATCH:
+            found[candidate] = Start(own, [], [])
+            continue
+        fitted = {name: t for name, t in fit(own, states[candidate.source])[0].items() if name not in final}
+        reused = [layer for layer in pairs if layer.tensor in fitted and not layer.final]
+        if not reused:
+            raise InputError(f"{candidate.source}: nothing in it fits the network; see prrmse compare")
+        fixed = {
+            "finetune": [],
+            "half": [layer for layer in reused if place[layer.tensor] < middle],
+            "head": reused,
+        }
+        found[candidate] = Start({**own, **fitted}, reused, fixed[candidate.plan])
+    return found
+
+
+def _fingerprint(state: Mapping[str, torch.Tensor]) -> str:
+    digest = hashlib.sha256()
+    for name, tensor in state.items():
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _claim(folder: Path, identity: Mapping[str, Any]) -> None:
+    """Say in a folder of trainings what they are of, so that none of another search is taken.
+
+    Raises:
+        InputError: it is of another search.
+    """
+    path, text = folder / "search.json", json.dumps(identity, indent=1, sort_keys=True) + "\n"
+    if path.is_file() and path.read_text(encoding="utf-8") != text:
+        raise InputError(f"{folder}: holds the trainings of another search; name another folder, or delete it")
+    write_text(text, path)

@@ -1,0 +1,139 @@
+"""Successive halving: what it trains, what it drops, when it stops, and how often its answer is wrong."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+
+from prrmse.experiments import halving
+from prrmse.experiments.halving import (
+    NO_TRANSFER,
+    SCRATCH,
+    TRANSFER,
+    UNDECIDED,
+    Candidate,
+    answer_of,
+    candidates_of,
+    folds_of,
+    halve,
+    ranking_of,
+    steps_until,
+)
+from prrmse.tables.inference import corrected_interval
+
+FOLDS, ROUNDS = 5, 4
+PATIENTS = [[f"p{fold}{i}" for i in range(2)] for fold in range(FOLDS)]
+MANY = candidates_of(["a", "b", "c"])
+
+
+def measured(gains, *, noise=0.0, seed=0, calls=None):
+    """Trainings whose Dice is 0.5 and the candidate's gain, with a part common to a fold and one of each training."""
+    rng = np.random.default_rng(seed)
+    common = rng.normal(0, 0.03, FOLDS)
+
+    def measure(candidate, fold, round_):
+        if calls is not None:
+            calls.append((candidate, fold, round_))
+        own = rng.normal(0, noise)
+        return {p: 0.5 + common[fold] + gains.get(str(candidate), 0.0) + own for p in PATIENTS[fold]}
+
+    return measure
+
+
+def test_the_better_half_goes_on_and_scratch_always():
+    calls = []
+    gains = {"a finetune": 0.3, "b finetune": 0.2, "c head": -0.2, "a half": 0.1, "b half": 0.05}
+    rows = halve(MANY, FOLDS, ROUNDS, measured(gains, noise=0.2, seed=3, calls=calls))
+    trained = [{c for c, _, r in calls if r == round_} for round_ in range(ROUNDS)]
+    assert len(trained[0]) == 10
+    assert [len(t) for t in trained if t] == [10, 6, 4, 3][: sum(map(bool, trained))]
+    assert all(Candidate(SCRATCH, "") in t for t in trained if t)
+    for before, after in itertools.pairwise(trained):
+        assert after <= before
+    best = rows[rows["round"] == 0].groupby(["source", "plan"])["dice"].mean().drop((SCRATCH, "")).nlargest(5).index
+    assert {(c.source, c.plan) for c in trained[1]} == {*best, (SCRATCH, "")}
+
+
+def test_every_patient_is_held_out_once_and_the_folds_are_seeded():
+    patients = [f"p{i}" for i in range(11)]
+    folds = folds_of(patients, 4, seed=0)
+    assert sorted(p for fold in folds for p in fold) == sorted(patients)
+    assert {len(fold) for fold in folds} == {2, 3}
+    assert folds == folds_of(reversed(patients), 4, seed=0)
+    assert folds != folds_of(patients, 4, seed=1)
+
+
+def test_steps_double_up_to_all():
+    assert [steps_until(r, 4, 400) for r in range(4)] == [50, 100, 200, 400]
+    assert steps_until(0, 4, 3) == 1
+
+
+def test_the_budget_ends_it_after_the_last_complete_round_or_fold():
+    measure, asked = measured({"a finetune": 0.3}, noise=0.1), iter(range(1000))
+    rows = halve(MANY, FOLDS, ROUNDS, measure, may_go_on=lambda _: next(asked) < 10 * FOLDS + 7)
+    assert set(rows["round"]) == {0}
+    asked = iter(range(1000))
+    rows = halve(MANY, FOLDS, ROUNDS, measure, may_go_on=lambda _: next(asked) < 25)
+    assert set(rows["fold"]) == {0, 1}, "of the first round, the folds in which all were trained"
+    assert answer_of(ranking_of(halve(MANY, FOLDS, ROUNDS, measure, may_go_on=lambda _: False), 10)) == UNDECIDED
+
+
+def test_gains_are_over_scratch_of_the_same_round():
+    def measure(candidate, fold, round_):
+        return dict.fromkeys(PATIENTS[fold], 0.1 * round_ + (0.2 if candidate.source == "a" else 0.0) + 0.001 * fold)
+
+    two = candidates_of(["a", "b"], ["finetune"])
+    ranking = ranking_of(halve(two, FOLDS, 2, measure, level=1 - 1e-12), 3)
+    dropped = ranking[ranking["source"] == "b"].iloc[0]
+    assert dropped["round"] == 0
+    assert dropped["gain"] == pytest.approx(0.0)
+    kept = ranking.iloc[0]
+    assert (kept["source"], kept["gain"]) == ("a", pytest.approx(0.2))
+
+
+def test_it_stops_once_the_answer_is_given():
+    calls = []
+    two = candidates_of(["a"], ["finetune"])
+    rows = halve(two, FOLDS, ROUNDS, measured({"a finetune": 0.3}, noise=0.01, calls=calls))
+    assert {r for _, _, r in calls} == {0}
+    assert answer_of(ranking_of(rows, len(two))) == TRANSFER
+    rows = halve(two, FOLDS, ROUNDS, measured({"a finetune": -0.3}, noise=0.01))
+    assert answer_of(ranking_of(rows, len(two))) == NO_TRANSFER
+
+
+def test_the_interval_over_folds_covers_although_folds_share_patients():
+    """What a training learns is the mean of what its patients teach, and two folds share most of them."""
+    rng, folds, held_out, level, runs = np.random.default_rng(0), 5, 2, 0.95, 2000
+    wrong = 0
+    for _ in range(runs):
+        taught, shown = rng.normal(0, 0.1, (2, folds, held_out))
+        trained = np.array([np.delete(taught, fold, 0).mean() for fold in range(folds)]) + rng.normal(0, 0.02, folds)
+        interval = corrected_interval(trained + shown.mean(1), level)
+        wrong += not interval.low <= 0 <= interval.high
+    assert wrong / runs <= 1 - level + 2 * (level * (1 - level) / runs) ** 0.5
+
+
+def test_without_a_gain_transfer_is_seldom_advised():
+    runs, n = 60, len(MANY)
+    wrong = sum(
+        answer_of(ranking_of(halve(MANY, FOLDS, 2, measured({}, noise=0.03, seed=s)), n)) == TRANSFER
+        for s in range(runs)
+    )
+    assert wrong / runs <= 0.05 + 2 * (0.05 * 0.95 / runs) ** 0.5
+
+
+def test_a_large_gain_is_found():
+    runs = 30
+    gains = {"a finetune": 0.3}
+    right = 0
+    for s in range(runs):
+        ranking = ranking_of(halve(MANY, FOLDS, ROUNDS, measured(gains, noise=0.03, seed=s)), len(MANY))
+        best = ranking[ranking["source"] != SCRATCH].iloc[0]
+        right += (best["source"], best["plan"]) == ("a", "finetune") and answer_of(ranking) == TRANSFER
+    assert right >= 0.8 * runs
+
+
+def test_no_torch_is_imported():
+    assert "torch" not in vars(halving)

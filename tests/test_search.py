@@ -1,0 +1,121 @@
+"""The search for the best start, with real trainings: a planted truth, a resumed search, one that is interrupted."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from conftest import ARGUMENTS, COMPUTE
+
+from prrmse import search as module
+from prrmse.api import train
+from prrmse.errors import InputError
+from prrmse.experiments.halving import SCRATCH, Candidate
+from prrmse.nets.build import seeded_network
+from prrmse.search import search, sentence
+from prrmse.settings import Training
+
+SETTINGS = Training(steps=6, batch_size=4, learning_rate=0.003)
+
+
+@pytest.fixture(scope="module")
+def sources(slices):
+    """One that was trained on such slices for long, and one that was never trained."""
+    longer = SETTINGS.model_copy(update={"steps": 80})
+    trained = train("unet", slices, arguments=ARGUMENTS["unet"], settings=longer, compute=COMPUTE, seed=7)
+    untrained = seeded_network("unet", ARGUMENTS["unet"], "another")
+    return {"trained": trained.network.state_dict(), "untrained": untrained.state_dict()}
+
+
+@pytest.fixture
+def run(slices, sources):
+    def run(folder=None, budget=1e6, named=None, **options):
+        return search(
+            "unet",
+            slices,
+            sources if named is None else named,
+            budget,
+            arguments=ARGUMENTS["unet"],
+            everyone=True,
+            folds=3,
+            rounds=2,
+            settings=SETTINGS,
+            compute=COMPUTE,
+            folder=folder,
+            **options,
+        )
+
+    return run
+
+
+def test_the_planted_source_is_found_and_its_plan_can_be_trained(run, sources, tmp_path):
+    found = run(tmp_path)
+    first = found.ranking.iloc[0]
+    assert first["source"] == "trained"
+    assert first["gain_low"] > 0
+    assert found.answer == "transfer"
+    assert sentence(found).startswith("Start from trained and ")
+    assert found.best == Candidate(first["source"], first["plan"])
+    kernel = "inc.0.weight"
+    assert torch.equal(found.start.state[kernel], sources["trained"][kernel])
+    assert not any(layer.final for layer in found.start.reused)
+    dropped = found.ranking[found.ranking["source"] == "untrained"]
+    assert set(dropped["round"]) == {0}
+    assert (found.curves.groupby(["source", "plan", "round"])["patient"].nunique() == 4).all()
+
+
+def test_what_a_plan_keeps_fixed_is_kept_and_nothing_else(run, tmp_path, monkeypatch):
+    seen = {}
+    original = module.training_run
+
+    def watched(network, *arguments, frozen, title, **options):
+        before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+        table = original(network, *arguments, frozen=frozen, title=title, **options)
+        changed = {name for name, tensor in network.state_dict().items() if not torch.equal(tensor, before[name])}
+        seen[title.split(",")[0]] = ({layer.tensor for layer in frozen}, changed, set(before))
+        return table
+
+    monkeypatch.setattr(module, "training_run", watched)
+    run(plans=("finetune", "half", "head"))
+    sizes = {}
+    for plan in ("finetune", "half", "head"):
+        frozen, changed, every = seen[f"trained {plan}"]
+        assert not frozen & changed
+        sizes[plan] = len(frozen)
+        assert any(name not in frozen for name in changed), every
+    assert sizes["finetune"] == 0 < sizes["half"] < sizes["head"]
+
+
+def test_the_same_search_goes_on_and_another_is_refused(run, tmp_path, monkeypatch):
+    calls, original, plans = [], module.training_run, ("finetune", "head")
+
+    def interrupted(*arguments, **options):
+        if len(calls) == 18:
+            raise KeyboardInterrupt
+        calls.append(options["title"])
+        return original(*arguments, **options)
+
+    monkeypatch.setattr(module, "training_run", interrupted)
+    first = run(tmp_path, plans=plans)
+    assert set(first.curves["round"]) == {0}, "the round that was not complete is left out"
+    monkeypatch.setattr(module, "training_run", lambda *a, **o: calls.append(o["title"]) or original(*a, **o))
+    again = run(tmp_path, plans=plans)
+    assert len(calls) == len(set(calls)), "a training was done twice"
+    undisturbed = run(plans=plans)
+    assert again.curves.equals(undisturbed.curves)
+    assert again.answer == undisturbed.answer
+    with pytest.raises(InputError, match="holds the trainings of another search"):
+        run(tmp_path, plans=plans, seed=1)
+
+
+def test_the_budget_is_kept_and_one_that_is_too_small_is_said(run, tmp_path):
+    with pytest.raises(InputError, match="does not suffice for one fold"):
+        run(budget=0.001)
+    everything = run(plans=("head",))
+    part = run(plans=("head",), budget=0.6 * everything.seconds)
+    assert part.seconds <= 0.8 * everything.seconds
+    assert set(part.curves["source"]) == {SCRATCH, "trained", "untrained"}
+
+
+def test_a_source_that_does_not_fit_is_named(run):
+    with pytest.raises(InputError, match="odd: nothing in it fits the network"):
+        run(named={"odd": {"weight": torch.zeros(3)}})
