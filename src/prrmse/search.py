@@ -116,8 +116,8 @@ def search(
         trust: run the network's code wherever it comes from (`prrmse.nets.build.build_network`).
 
     Raises:
-        InputError: fewer than two patients or folds; too many rounds; nothing of a source fits; the folder is of another search; the budget does
-            not suffice for one fold; a network that does not take the slices.
+        InputError: fewer than two patients or folds; too many rounds; nothing of a source fits; the folder is of
+            another search; the budget does not suffice for one fold; a network that does not take the slices.
     """
     settings, compute = settings or Training(), compute or Compute()
     if folds < 2:
