@@ -3,6 +3,7 @@
 # make bench  speed, as ratios against named baselines
 # make reproducibility  what a change re-runs, and the DVC round trip, printed as a table
 # make demo-page        the tables and pictures of docs/ from the last run, after `snakemake evidence`
+# make wheel  dist/prrmse-*.whl, for use without a clone
 # make lint   format, lint, types, and what may import what
 SHELL := /bin/bash
 PYTHON ?= python3
@@ -10,7 +11,7 @@ CORES ?= $(shell nproc)
 VENV := .venv
 RUN := PATH="$(CURDIR)/$(VENV)/bin:$$PATH"
 
-.PHONY: all test bench reproducibility demo-page lint format lock clean
+.PHONY: all test bench reproducibility demo-page lint format lock wheel clean
 
 all: $(VENV)/.complete
 	$(RUN) snakemake --cores $(CORES)
@@ -54,6 +55,13 @@ $(VENV)/.complete: requirements.txt requirements-uv.txt pyproject.toml
 lock:
 	$(VENV)/bin/uv pip compile --quiet --python-version 3.11 --extra workflow --extra networks --extra images --extra dev --generate-hashes \
 	  --no-emit-index-url --custom-compile-command "make lock" pyproject.toml -o requirements.txt
+
+# The same bytes for the same commit: times and modes of the files in it do not depend on the checkout.
+wheel: $(VENV)/.complete
+	rm -rf build dist
+	umask 022 && export SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) && $(RUN) python -m pip wheel --quiet --no-deps \
+	  --no-build-isolation --wheel-dir dist .
+	rm -rf build
 
 # Everything that the workflow made; the environment stays.
 clean:

@@ -16,6 +16,15 @@ CONDA = {
 }
 
 
+def required(*extras):
+    """Requirements of the package and of extras, which may include others (``prrmse[report]``)."""
+    found = list(PROJECT["dependencies"])
+    for requirement in (x for extra in extras for x in PROJECT["optional-dependencies"][extra]):
+        own = re.fullmatch(r"prrmse\[(.*)\]", requirement)
+        found += required(*own[1].split(",")) if own else [requirement]
+    return sorted(set(found))
+
+
 def parts(requirement):
     """Name, and bounds without blanks, of a requirement of pip or conda."""
     name, bounds = re.fullmatch(r"([\w.-]+)\s*([^;]*)(?:;.*)?", requirement).groups()
@@ -31,13 +40,13 @@ def test_the_readme_names_every_page():
 
 def test_every_direct_dependency_has_a_line_that_says_why():
     listed = re.findall(r"^\| ([\w.-]+) \| \S", (ROOT / "docs/dependencies.md").read_text(), re.MULTILINE)
-    required = [*PROJECT["dependencies"], *(x for extra in PROJECT["optional-dependencies"].values() for x in extra)]
-    assert sorted(set(listed) - {"package"}) == sorted(parts(requirement)[0] for requirement in required)
+    everything = required(*PROJECT["optional-dependencies"])
+    assert sorted(set(listed) - {"package"}) == sorted(parts(requirement)[0] for requirement in everything)
     assert len(listed) == len(set(listed)) + listed.count("package") - 1
 
 
 def test_the_environment_of_conda_asks_for_what_the_package_and_the_workflow_need():
     wanted = dict(map(parts, yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]))
-    needed = map(parts, [*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["workflow"]])
+    needed = map(parts, required("workflow"))
     expected = {CONDA.get(name, name): bounds for name, bounds in needed}
     assert wanted == {"python": PROJECT["requires-python"], **expected}

@@ -4,6 +4,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from typing import Final
+
+# Optional packages by the name under which they are imported, and the extra of prrmse that installs them.
+EXTRAS: Final = {
+    "jinja2": "report",
+    "matplotlib": "report",
+    "seaborn": "report",
+    "tabulate": "report",
+    "torchvision": "pspnet",
+    "ruamel": "workflow",
+    "SimpleITK": "images",
+}
 
 # The name of a setting, and what it belongs to: <learning_rate>, <root:acdc>. Not a group of a regular expression.
 ROLE = re.compile(r"(?<!\(\?P)<(\w+)(?::([^<>]*))?>")
@@ -27,3 +39,11 @@ class InputError(ValueError):
             names: e.g. ``{"root": "datasets.{}.root"}``; ``{}`` is filled with what the setting belongs to.
         """
         return ROLE.sub(lambda m: names.get(m[1], m[1]).replace("{}", m[2] or ""), str(self.args[0]))
+
+
+def missing_extra(error: ImportError) -> str | None:
+    """What to install if an optional package could not be imported; None for any other package."""
+    package = (error.name or "").partition(".")[0]
+    if package not in EXTRAS:
+        return None
+    return f"this needs {package}, which is not installed; pip install 'prrmse[{EXTRAS[package]}]'"

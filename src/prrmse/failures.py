@@ -10,7 +10,7 @@ import tempfile
 import traceback
 from collections.abc import Callable, Mapping
 
-from prrmse.errors import InputError
+from prrmse.errors import InputError, missing_extra
 
 # Exit statuses beside 0; 1 is left to commands that compare.
 FIX, DEFECT, INTERRUPTED = 2, 3, 130
@@ -65,6 +65,8 @@ def _fault_of_others(error: Exception) -> str | None:
     """What to tell the user to put right; None for a defect."""
     if isinstance(error, InputError):
         return str(error.args[0])
+    if isinstance(error, ImportError):
+        return missing_extra(error)
     if _is_memory(error):
         return (
             "out of memory; close other programs, choose a smaller <evaluation_batch_size> or <memory_mb>, or make the "

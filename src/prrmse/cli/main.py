@@ -6,11 +6,9 @@ import argparse
 import json
 import os
 import sys
+from importlib.metadata import version
 from typing import Any, NoReturn, get_args
 
-from prrmse.config.checks import check_data, check_networks
-from prrmse.config.params import PARAMETERS, read_params, use_params
-from prrmse.config.reference import reference, schema
 from prrmse.failures import FIX, exit_status, one_line
 from prrmse.log import show_messages
 from prrmse.names import PLANS
@@ -62,13 +60,14 @@ def main(arguments: list[str] | None = None) -> int:
         epilog="Exit status: 0 done; 1 diff found a difference, verify a damaged file; 2 something must be fixed, and "
         "one line says what; 3 a defect of prrmse, whose traceback PRRMSE_DEBUG=1 shows.",
     )
+    parser.add_argument("--version", action="version", version=f"prrmse {version('prrmse')}")
     commands = parser.add_subparsers(dest="command", required=True)
     check = commands.add_parser("check", help="check a parameter file and that its data sets are there")
     check.add_argument("files", nargs="*", default=["params.yaml"], help="later files replace keys of earlier ones")
     check.set_defaults(act=_check)
     params = commands.add_parser("params", help="print every parameter and what it means, as a Markdown table")
     params.add_argument("--schema", action="store_true", help="print the JSON schema instead, for editors")
-    params.set_defaults(act=lambda a: print(json.dumps(schema(), indent=1) if a.schema else reference()))
+    params.set_defaults(act=_params)
     use = commands.add_parser("use", help="write the keys of another file, e.g. configs/paper.yaml, into params.yaml")
     use.add_argument("file")
     use.set_defaults(act=_use)
@@ -83,7 +82,10 @@ def main(arguments: list[str] | None = None) -> int:
     _add_tools(commands)
     parsed = parser.parse_args(arguments)
     show_messages()
-    return exit_status(lambda: parsed.act(parsed), PARAMETERS if parsed.command in ("check", "use") else FLAGS)
+    names = FLAGS
+    if parsed.command in ("check", "use"):
+        from prrmse.config.params import PARAMETERS as names
+    return exit_status(lambda: parsed.act(parsed), names)
 
 
 def _add_tools(commands: Any) -> None:
@@ -265,6 +267,9 @@ def _default(section: type[Section], name: str) -> Any:
 
 
 def _check(a: argparse.Namespace) -> None:
+    from prrmse.config.checks import check_data, check_networks
+    from prrmse.config.params import read_params
+
     params = read_params(*a.files)
     left = check_networks(params, run_trusted=False)
     check_data(params)
@@ -273,7 +278,15 @@ def _check(a: argparse.Namespace) -> None:
         print(f"nets.{name}: {params.nets.foreign[name].factory} was not built, since a check runs no code of its own")
 
 
+def _params(a: argparse.Namespace) -> None:
+    from prrmse.config.reference import reference, schema
+
+    print(json.dumps(schema(), indent=1) if a.schema else reference())
+
+
 def _use(a: argparse.Namespace) -> None:
+    from prrmse.config.params import use_params
+
     for key, old, new in use_params(a.file):
         print(f"{key}: {old} -> {new}")
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import numpy as np
 from scipy.spatial.distance import pdist
 from scipy.special import logsumexp
-from sklearn.covariance import ledoit_wolf
 
 
 def leep(log_probability: np.ndarray, label: np.ndarray) -> float:
@@ -80,6 +79,8 @@ def h_score(feature: np.ndarray, label: np.ndarray) -> float:
         label: integer classes ``[n]``.
     """
     centred = feature.astype(np.float64) - feature.mean(0, dtype=np.float64)
+    from sklearn.covariance import ledoit_wolf  # takes a second, which only this score needs
+
     covariance, shrinkage = ledoit_wolf(centred, assume_centered=True)
     means = np.zeros_like(centred)
     for c in np.unique(label):

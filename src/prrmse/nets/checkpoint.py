@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import platform
 from collections.abc import Mapping
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,10 @@ def save_checkpoint(network: nn.Module, path: str | Path, header: dict[str, Any]
     """
     own = network.state_dict()
     names = tensor_names(own)
-    libraries = {"python": platform.python_version(), **{name: version(name) for name in LIBRARIES}}
+    libraries = {"python": platform.python_version()}
+    for name in LIBRARIES:
+        with contextlib.suppress(PackageNotFoundError):  # torchvision is optional
+            libraries[name] = version(name)
     shared = {first: others for first, (_, *others) in names.items() if others}
     header = {**header, "eps": norm_eps(network), "libraries": libraries, **({"names": shared} if shared else {})}
     with atomic(path) as partial:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import nn
 from torch.nn import functional as F
-from torchvision.models.resnet import BasicBlock, ResNet, resnet18
+
+if TYPE_CHECKING:
+    from torchvision.models.resnet import ResNet
 
 
 def dilated_resnet18(in_channels: int, width: int) -> ResNet:
@@ -15,6 +19,8 @@ def dilated_resnet18(in_channels: int, width: int) -> ResNet:
     names and (at width 64) shapes stay those of ``torchvision.models.resnet18``, so its weights load as
     they are, but for the first kernel when ``in_channels`` is not 3.
     """
+    from torchvision.models.resnet import resnet18  # imports torch's compiler: seconds that no other network needs
+
     net = resnet18(weights=None)
     if width != 64:
         _narrow(net, width)
@@ -36,6 +42,8 @@ def _narrow(net: ResNet, width: int) -> None:
 
     Its constructor has the widths of basic blocks written in.
     """
+    from torchvision.models.resnet import BasicBlock
+
     net.inplanes = width
     net.conv1 = nn.Conv2d(3, width, 7, 2, 3, bias=False)
     net.bn1 = nn.BatchNorm2d(width)
