@@ -56,11 +56,12 @@ lock:
 	$(VENV)/bin/uv pip compile --quiet --python-version 3.11 --extra workflow --extra networks --extra images --extra dev --generate-hashes \
 	  --no-emit-index-url --custom-compile-command "make lock" pyproject.toml -o requirements.txt
 
-# The same bytes for the same commit: times and modes of the files in it do not depend on the checkout.
+# The last commit as a wheel; the same bytes in every checkout, whatever the times and modes of its files.
 wheel: $(VENV)/.complete
-	rm -rf build dist
+	rm -rf build dist && mkdir build
+	umask 022 && git -c tar.umask=0022 archive HEAD pyproject.toml README.md LICENSE src | tar -x -C build
 	umask 022 && export SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) && $(RUN) python -m pip wheel --quiet --no-deps \
-	  --no-build-isolation --wheel-dir dist .
+	  --no-build-isolation --wheel-dir dist ./build
 	rm -rf build
 
 # Everything that the workflow made; the environment stays.
