@@ -56,7 +56,8 @@ def atomic(path: str | Path) -> Iterator[Path]:
         partial.chmod(mode)
         _flush(partial)
         os.replace(partial, path)
-        _flush(path.parent)
+        if os.name == "posix":  # elsewhere a folder cannot be opened
+            _flush(path.parent)
     except OSError as e:
         if e.errno not in _DISK:
             raise
