@@ -6,6 +6,7 @@ import copy
 import ctypes
 import multiprocessing
 import time
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -25,9 +26,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from prrmse.data.slices import Slices
 from prrmse.engine import onednn
-from prrmse.engine.program import trace
 from prrmse.engine.rewrite import rewrite
 from prrmse.engine.sweep import sweep
+from prrmse.engine.trace import trace
 from prrmse.learning.device import choose_device, set_up_process
 from prrmse.learning.dice import Counts, dice
 from prrmse.learning.evaluate import Evaluation
@@ -116,6 +117,49 @@ def at_paper_width(slices: int, every: int) -> str:
     return f"\n### The paper's widths, every {every}th pair, {slices} slices\n\n" + table(rows)
 
 
+def of_libraries() -> dict[str, Callable[[], nn.Module]]:
+    """Networks that people take from a library, at small widths."""
+    import segmentation_models_pytorch as smp
+    from dynamic_network_architectures.architectures.unet import PlainConvUNet
+    from monai.networks.nets import BasicUNet
+
+    encoder = {"encoder_name": "tu-tf_efficientnet_lite0", "encoder_weights": None}
+    channels = {"in_channels": 1, "classes": CLASSES}
+    stages = {"n_stages": 5, "features_per_stage": [8, 16, 32, 64, 64], "kernel_sizes": 3, "strides": [1, 2, 2, 2, 2],
+              "n_conv_per_stage": 2, "n_conv_per_stage_decoder": 2, "conv_bias": True}  # fmt: skip
+    norm = {"norm_op": nn.InstanceNorm2d, "norm_op_kwargs": {"affine": True}}
+    return {
+        "smp PSPNet, EfficientNet-Lite0": lambda: smp.PSPNet(**encoder, **channels),
+        "smp Unet, EfficientNet-Lite0": lambda: smp.Unet(**encoder, **channels, decoder_channels=(64, 32, 16, 16, 8)),
+        "MONAI BasicUNet": lambda: BasicUNet(2, 1, CLASSES, (8, 8, 16, 32, 64, 8)),
+        "nnU-Net PlainConvUNet": lambda: PlainConvUNet(
+            1,
+            conv_op=nn.Conv2d,
+            num_classes=CLASSES,
+            nonlin=nn.LeakyReLU,
+            **stages,
+            **norm,
+        ),
+    }
+
+
+def on_networks_of_libraries(slices: int, every: int, size: int = 96) -> str:
+    """The engines on every so many pairs of networks that are not ours; the baseline from one pair."""
+    data = noise(slices, size)
+    rows: list[dict[str, object]] = []
+    for name, build in of_libraries().items():
+        target, source = (disturbed(build(), seed) for seed in (0, 1))
+        layers, evaluation = inventory(target)[::every], Evaluation(data, COMPUTE, CLASSES)
+        plain = seconds(lambda: plain_way(target, source.state_dict(), layers[0], data, BATCH), 2)  # noqa: B023
+        plain *= len(layers)
+        for engine in ("exact", "fast"):
+            took = seconds(lambda: sweep(target, source.state_dict(), layers, evaluation, engine=engine), 2)  # noqa: B023
+            rows.append({"network": name, "pairs": len(layers), "engine": engine, "engine, s": f"{took:.2f}",
+                         "baseline, s": f"{plain:.1f}", "ratio": f"{plain / took:.2f}"})  # fmt: skip
+    title = f"\n### Networks of other libraries, every {every}th pair, {slices} slices of {size} x {size}\n\n"
+    return title + table(rows)
+
+
 def by_evaluation_precision(slices: int) -> str:
     """What `compute.evaluation_precision` costs: float32, the default, over the dtype that trainings use."""
     data = noise(slices)
@@ -158,7 +202,7 @@ def against_the_floor(slices: int, nets: dict[str, dict[str, Any]] = NETS) -> st
 def operations_of(target: nn.Module, source: dict[str, torch.Tensor], layers: list[Layer], on: Evaluation) -> int:
     """Floating-point operations of all convolutions and matrix products of a sweep, for one slice."""
     image = on.batches[0].image[:1]
-    program = trace(target)
+    program = trace(target, image)
     program = rewrite(program, program.outline(image), torch.float32, on.device)
     total = 0
     recorded = program.record(program.steps).run({program.image: image})

@@ -46,7 +46,7 @@ def test_a_rescaled_twin_is_harmless_where_what_belongs_together_is_swapped(trai
 
 
 def test_estimating_again_mends_a_kernel_of_another_scale(trained):
-    network, _, validation = trained
+    network, training, validation = trained
     twin = control_state("rescaled", network, torch.zeros(1, 1, 32, 32), 0, None)
     found = losses(trained, twin)
     by_itself = found["reestimated", 0]
@@ -56,7 +56,7 @@ def test_estimating_again_mends_a_kernel_of_another_scale(trained):
     again = [found["reestimated", layer.layer] - by_itself for layer in kernels]
     assert sum(again) < sum(alone) / 2
     # Where no bias stands between kernel and BN, the two together are the twin's own: nothing is lost.
-    behind = units(network)
+    behind = units(network, training.whole.image)
     whole = [k.layer for k in kernels if len(behind[k.module]) == 3 and f"{k.module}.bias" not in behind[k.module]]
     assert len(whole) == (0 if "inc.0.bias" in behind.get("inc.0", []) else 20)
     assert all(abs(found["reestimated", layer] - by_itself) < 0.02 for layer in whole)
@@ -67,7 +67,7 @@ def test_cumulative_ends_with_everything_that_belongs_together(trained):
     source = {k: v + 1 for k, v in network.state_dict().items()}
     last = [change for name, change in joint_changes(network, source, training) if name["variant"] == "cumulative"][-1]
     final = network.final_name
-    tensors = {t for module, names in units(network).items() if module != final for t in names}
+    tensors = {t for module, names in units(network, training.whole.image).items() if module != final for t in names}
     assert set(last) == tensors
     assert all(torch.equal(last[name], source[name]) for name in tensors)
 
@@ -77,7 +77,7 @@ def test_reestimated_statistics_are_those_of_the_images(trained):
     before = copy.deepcopy(network.state_dict())
     found = reestimated(network, {}, training)
     assert all(torch.equal(v, before[k]) for k, v in network.state_dict().items())
-    first = next(iter(units(network).values()))
+    first = next(iter(units(network, training.whole.image).values()))
     kernel = next(m for m in network.modules() if isinstance(m, torch.nn.Conv2d))
     with torch.no_grad():
         outputs = [kernel(batch.image).movedim(1, 0).flatten(1) for batch in training.batches]

@@ -10,7 +10,8 @@ from torch import nn
 
 from prrmse.compare.features import sample_pixels
 from prrmse.compare.similarity import DISTANCES, SIMILARITIES, folded, similarity_table
-from prrmse.engine.program import norms_behind, trace
+from prrmse.engine.program import norms_behind
+from prrmse.engine.trace import trace
 from prrmse.experiments.control import control_state
 from prrmse.learning.evaluate import Evaluation
 from prrmse.learning.train import train
@@ -60,7 +61,7 @@ def test_a_permuted_twin_is_far_until_it_is_aligned(tables):
 def test_a_rescaled_twin_is_far_until_it_is_folded(tables):
     target, found = tables
     twin = found["rescaled"]
-    behind = set(norms_behind(trace(copy.deepcopy(target))))
+    behind = set(norms_behind(trace(target, IMAGE)))
     scaled = twin[twin["module"].isin(behind)]
     assert scaled["rmse_relative"].min() > 0.2
     assert np.allclose(twin["rmse_folded"], 0, atol=1e-4)
@@ -81,7 +82,7 @@ def test_random_kernels_are_uncorrelated(tables):
 def test_folding_leaves_the_function(tables):
     target, _ = tables
     twin = copy.deepcopy(target)
-    twin.load_state_dict(folded(target.state_dict(), target, norms_behind(trace(copy.deepcopy(target)))))
+    twin.load_state_dict(folded(target.state_dict(), target, norms_behind(trace(target, IMAGE))))
     with torch.no_grad():
         expected = target(IMAGE)
         torch.testing.assert_close(twin(IMAGE), expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max()))

@@ -14,9 +14,9 @@ from torch.nn import functional as F
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from prrmse.engine.program import trace
 from prrmse.engine.rewrite import rewrite
 from prrmse.engine.sweep import sweep
+from prrmse.engine.trace import TracingError, trace
 from prrmse.errors import InputError
 from prrmse.learning.evaluate import Evaluation, output_of
 from prrmse.learning.train import train
@@ -190,7 +190,7 @@ def test_fast_counts_are_those_of_float64(name, slices):
 def rewritten(network, size, dtype=torch.float32):
     """The program of the fast engine for images of this size."""
     image = torch.zeros(1, 1, size, size)
-    traced = trace(network)
+    traced = trace(network, image)
     return rewrite(traced, traced.outline(image), dtype, image.device)
 
 
@@ -319,7 +319,96 @@ class Halved(nn.Module):
 
 def test_an_argument_with_a_default_is_a_constant():
     network = Halved().eval()
-    program = trace(network)
     image = torch.randn(1, 1, 3, 3)
+    program = trace(network, image)
     with torch.no_grad():
         assert torch.equal(program.record(()).run({program.image: image})[program.output], network(image))
+
+
+class OnShapes(nn.Module):
+    """Asks for shapes and branches, loops and unpacks by them."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.head = nn.Conv2d(1, 4, 3, stride=2, padding=1), nn.Conv2d(4, 4, 1)
+        self.scale = nn.Parameter(torch.full((4, 1, 1), 1.5))
+
+    def forward(self, x):
+        height, width = size = x.shape[2:]
+        if height % 2 or width % 2 or len(x.size()) != 4:
+            raise ValueError(f"{size}: not even")
+        y = self.stem(x)
+        number, channels = y.size(0), y.shape[1]
+        y = y.reshape(number * channels, -1).view(number, channels, *y.shape[2:])
+        for i in range(y.shape[1]):
+            y = y + i * self.scale.max().item()  # no constant: another tensor makes another number
+        parts = [part * len(parts) for parts in (y.chunk(2, dim=1),) for part in parts]
+        grid = torch.zeros(height, width, dtype=y.dtype, device=y.device)
+        y = grid + F.interpolate(torch.cat(parts, 1), size=size)
+        return [{"out": self.head(y * self.scale), "size": size}, number]
+
+
+def test_shapes_are_known_while_tracing_but_not_the_number_of_images():
+    network = OnShapes().eval()
+    program = trace(network, torch.rand(2, 1, 8, 6))
+    changed = {n: program.steps[n].replaced("scale", torch.ones(4, 1, 1)) for n in program.readers("scale")}
+    for number in (1, 2, 3, 7):
+        image = torch.rand(number, 1, 8, 6)
+        with torch.no_grad():
+            expected, recorded = network(image), program.record(program.steps).run({program.image: image})
+            made = recorded[program.output]
+            assert torch.equal(made[0]["out"], expected[0]["out"])
+            assert (made[0]["size"], made[1]) == (expected[0]["size"], number)
+            other = copy.deepcopy(network)
+            other.scale.fill_(1)
+            made = program.rerun(changed, program.steps).run(recorded)[program.output]
+            assert torch.equal(made[0]["out"], other(image)[0]["out"])
+
+
+class Asking(nn.Module):
+    """Goes another way by the answer to a question."""
+
+    def __init__(self, question):
+        super().__init__()
+        self.conv, self.question = nn.Conv2d(1, 4, 1), question
+
+    def forward(self, x):
+        return self.conv(x) if self.question(self, x) else self.conv(x) * 2
+
+
+@pytest.mark.parametrize(
+    ("question", "on"),
+    [
+        (lambda _, x: x.shape[0] > 1, "number of images"),
+        (lambda _, x: range(len(x))[1:], "number of images"),
+        (lambda _, x: x.sum() > 0, "what tensors hold"),
+        (lambda _, x: x.sum().item() > 0, "what tensors hold"),
+        (lambda network, _: network.conv.weight.abs().max().item() > 0, "what tensors hold"),
+        (lambda network, _: float(network.conv.bias[0]) > 0, "what tensors hold"),
+        (lambda network, _: torch.equal(network.conv.weight, network.conv.weight), "what tensors hold"),
+    ],
+)
+def test_what_depends_on_values_or_the_number_of_images_is_not_traced(question, on):
+    with pytest.raises(TracingError, match=on):
+        trace(Asking(question).eval(), torch.rand(1, 1, 4, 4))
+
+
+class Batched(nn.Module):
+    """Not what its trace does, if there are two images."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(1, 4, 1)
+
+    def forward(self, x):
+        return self.conv(x) * (2 if x.shape[0] == 2 else 1)
+
+
+def test_a_trace_that_does_not_hold_for_any_number_of_images_is_not_used(slices, caplog):
+    torch.manual_seed(0)
+    target, source = Batched().eval(), Batched().eval()
+    evaluation = Evaluation(slices.split("val"), COMPUTE, 4)
+    found = sweep(target, source.state_dict(), inventory(target), evaluation, engine="exact")
+    assert "has other outputs than its torch.fx trace; the whole network is run for each swap" in caplog.text
+    plain = sweep(target, source.state_dict(), inventory(target), evaluation, engine="plain")
+    assert np.array_equal([found[0], *found[1]], [plain[0], *plain[1]])

@@ -18,8 +18,8 @@ from scipy.optimize import linear_sum_assignment
 from torch import nn
 from torch.nn import functional as F
 
-from prrmse.engine.program import trace
 from prrmse.engine.steps import Call
+from prrmse.engine.trace import trace
 from prrmse.nets.layers import NORMS, State
 
 # Channels of a value, in order: (group, how many of it).
@@ -81,7 +81,7 @@ class _Reader:
     """Follows the channels through the network; groups that meet in a sum become one."""
 
     def __init__(self, network: nn.Module, image: torch.Tensor) -> None:
-        program = trace(network)
+        program = trace(network, image)
         with torch.no_grad():
             self.outline = program.outline(image)
         self.axes: list[Axis] = []

@@ -32,7 +32,8 @@ from prrmse.compare.align import channels_of, match, permute
 from prrmse.compare.distance import relative_rmse, rmse
 from prrmse.compare.features import Pixels, features
 from prrmse.compare.scores import linear_cka
-from prrmse.engine.program import TracingError, norms_behind, trace
+from prrmse.engine.program import norms_behind
+from prrmse.engine.trace import TracingError, trace
 from prrmse.learning.evaluate import Evaluation
 from prrmse.learning.reach import reaching
 from prrmse.names import Layer
@@ -68,8 +69,9 @@ def similarity_table(
     target.cpu()
     views: dict[str, tuple[State, State]] = {"rmse_relative": (own, source)}
     try:
-        behind = norms_behind(trace(target))
-        channels = channels_of(target, evaluation.batches[0].image[:1].cpu())
+        image = evaluation.whole.image[:1].cpu()
+        behind = norms_behind(trace(target, image))
+        channels = channels_of(target, image)
         # Matched after folding: the scale that a BN undoes must not decide.
         fold_own, fold_source = (folded(state, target, behind) for state in (own, source))
         order = match(fold_own, fold_source, channels, seed)

@@ -2,25 +2,15 @@
 
 from __future__ import annotations
 
-import copy
-import inspect
-import operator
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import torch
-from torch import fx, nn
+from torch import nn
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from prrmse.engine.steps import Call, Step, folded
-
-# Of the module operator: iadd, imul and so on.
-IN_PLACE = {"setitem", *(name for name in dir(operator) if name[0] == "i" and hasattr(operator, name[1:]))}
-
-
-class TracingError(ValueError):
-    """The network cannot be written as a fixed list of operations."""
 
 
 class Plan:
@@ -125,81 +115,6 @@ class Program:
                 steps[name] = both
                 del steps[source]
         return steps
-
-
-class _Tracer(fx.Tracer):
-    """Buffers too are values of the graph: what is computed from them is no constant, since they can be swapped."""
-
-    proxy_buffer_attributes = True
-
-
-def _without_inplace(node: fx.Node) -> None:
-    """``F.relu(x, inplace=True)`` as ``F.relu(x)``."""
-    if node.op != "call_function":
-        return
-    try:
-        names = list(inspect.signature(node.target).parameters)  # type: ignore[arg-type]
-    except (TypeError, ValueError):  # written in C
-        return
-    if "inplace" in names:
-        position = names.index("inplace")
-        if len(node.args) > position:
-            node.args = (*node.args[:position], False, *node.args[position + 1 :])
-        elif "inplace" in node.kwargs:
-            node.kwargs = {**node.kwargs, "inplace": False}
-
-
-def trace(network: nn.Module) -> Program:
-    """The operations of a copy of the network in evaluation mode, by torch.fx (Reed et al. 2022).
-
-    Args:
-        network: unchanged afterwards; the program holds the copy and its tensors.
-
-    Raises:
-        TracingError: control flow that depends on values, an operation that changes a value in place,
-            or more than one input.
-    """
-    network = copy.deepcopy(network).eval()
-    for part in network.modules():
-        if getattr(part, "inplace", False):
-            part.inplace = False  # type: ignore[assignment]
-    try:
-        graph = fx.GraphModule(network, _Tracer().trace(network)).graph
-    except Exception as e:
-        raise TracingError(f"torch.fx cannot trace {type(network).__name__}: {' '.join(str(e).split())}") from e
-    graph.eliminate_dead_code()
-    modules = dict(network.named_modules())
-    image, output, steps = "", "", {}
-    for node in graph.nodes:
-        target = getattr(node.target, "__name__", str(node.target))
-        _without_inplace(node)
-        if (
-            target in IN_PLACE
-            or "out" in node.kwargs
-            or (node.op.startswith("call") and target.endswith("_") and not target.endswith("__"))
-        ):
-            raise TracingError(f"{type(network).__name__}: {node.name} changes a value in place")
-        if node.op == "placeholder":
-            if not image:
-                image = node.name
-            elif node.args:
-                steps[node.name] = Call(node, constant=node.args[0])
-            elif node.users:
-                raise TracingError(f"{type(network).__name__}: has a second input, {node.target}")
-        else:
-            module = modules[str(node.target)] if node.op == "call_module" else None
-            constant = _attribute(network, str(node.target)) if node.op == "get_attr" else None
-            steps[node.name] = Call(node, module, constant)
-        if node.op == "output":
-            output = node.name
-    return Program(image, output, steps)
-
-
-def _attribute(network: nn.Module, path: str) -> Any:
-    value: Any = network
-    for part in path.split("."):
-        value = getattr(value, part)
-    return value
 
 
 def norms_behind(program: Program) -> dict[str, str]:

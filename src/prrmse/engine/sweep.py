@@ -18,10 +18,11 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from prrmse.engine.program import Program, TracingError, largest_step, trace
+from prrmse.engine.program import Program, largest_step
 from prrmse.engine.rewrite import rewrite
 from prrmse.engine.schedule import schedule
 from prrmse.engine.steps import Step
+from prrmse.engine.trace import TracingError, trace
 from prrmse.learning.device import forward_only
 from prrmse.learning.dice import Counts, Masks
 from prrmse.learning.evaluate import Evaluation, output_of
@@ -118,16 +119,18 @@ def sweep_changes(
 
 
 def _traced(network: nn.Module, evaluation: Evaluation) -> Program:
-    """The network as a program with the network's outputs, which is verified on one slice.
+    """The network as a program with the network's outputs, which is verified on two slices.
 
     Raises:
         TracingError: it cannot be traced, or the program has other outputs: a module changes in place what is
             read again, something is drawn, a question about types is answered wrongly while tracing.
     """
-    image = evaluation.whole.image[:1]
+    whole = evaluation.whole.image
+    # Two, though there may be one slice, and tracing has seen one and three (`prrmse.engine.trace.BATCHES`).
+    image = torch.cat([whole[:1], whole[-1:]])
     with forward_only(evaluation.device, evaluation.dtype):
+        program = trace(network, whole[:1])
         expected = output_of(network(image))
-        program = trace(network)
         try:
             made = output_of(program.record(()).run({program.image: image})[program.output])
         except (RuntimeError, TypeError, ValueError, AttributeError) as e:

@@ -24,8 +24,9 @@ import torch
 from torch import nn
 
 from prrmse.compare.align import channels_of, match, permute, random_order
-from prrmse.engine.program import norms_behind, trace
+from prrmse.engine.program import norms_behind
 from prrmse.engine.table import sweep_table
+from prrmse.engine.trace import trace
 from prrmse.learning.target import Target
 from prrmse.nets.checkpoint import load_checkpoint
 from prrmse.nets.initialisation import initialised_network
@@ -93,7 +94,7 @@ def control_state(
         permuted = permute(own, channels, random_order(channels, seed))
         return permuted if name == "permuted" else permute(permuted, channels, match(own, permuted, channels, seed))
     if name == "rescaled":
-        return rescaled(network, seed)
+        return rescaled(network, image, seed)
     draws = torch.Generator().manual_seed(seed)
     if name == "random":
         return {key: _fresh(key, value, draws) for key, value in own.items()}
@@ -103,7 +104,7 @@ def control_state(
     return {key: _noisy(key, value, other[key], draws) for key, value in own.items()}
 
 
-def rescaled(network: nn.Module, seed: int) -> dict[str, torch.Tensor]:
+def rescaled(network: nn.Module, image: torch.Tensor, seed: int) -> dict[str, torch.Tensor]:
     """Scale the channels of every convolution that a normalisation follows; the normalisation undoes it exactly.
 
     With s > 0: W, B and the running mean are multiplied by s, and the running variance v becomes
@@ -111,7 +112,7 @@ def rescaled(network: nn.Module, seed: int) -> dict[str, torch.Tensor]:
     """
     state = {key: value.clone() for key, value in network.state_dict().items()}
     rng = np.random.default_rng(seed)
-    for into, path in norms_behind(trace(network)).items():
+    for into, path in norms_behind(trace(network, image)).items():
         conv, norm = network.get_submodule(into), network.get_submodule(path)
         assert isinstance(conv, nn.modules.conv._ConvNd) and isinstance(norm, nn.modules.batchnorm._BatchNorm)
         if conv.transposed or norm.running_var is None:

@@ -22,9 +22,10 @@ import torch
 from torch import nn
 
 from prrmse.data.slices import some_slices
-from prrmse.engine.program import TracingError, norms_behind, trace
+from prrmse.engine.program import norms_behind
 from prrmse.engine.sweep import sweep_changes
 from prrmse.engine.table import dice_by_change
+from prrmse.engine.trace import TracingError, trace
 from prrmse.learning.device import forward_only
 from prrmse.learning.evaluate import Evaluation
 from prrmse.learning.freeze import batch_norms, reestimate
@@ -69,7 +70,7 @@ def joint_changes(
         training: slices on which statistics are re-estimated.
     """
     kernels = [layer for layer in inventory(network) if layer.kind == "W" and not layer.final]
-    together = units(network)
+    together = units(network, training.whole.image[:1])
     for layer in kernels:
         name: dict[str, str | int | bool] = {"variant": "joint", "layer": layer.layer, "module": layer.module}
         yield name, {tensor: source[tensor] for tensor in together[layer.module]}
@@ -84,13 +85,17 @@ def joint_changes(
         yield name, {**reestimated(network, change, training), **change}
 
 
-def units(network: nn.Module) -> dict[str, list[str]]:
+def units(network: nn.Module, image: torch.Tensor) -> dict[str, list[str]]:
     """For each convolution its W and B, and RM and RV of the BN behind it: what describes one feature map.
 
     Where torch.fx cannot trace the network nothing is known to be behind a convolution, and W and B remain.
+
+    Args:
+        network: unchanged afterwards.
+        image: any input of the right shape, ``[N, C, H, W]``.
     """
     try:
-        behind = norms_behind(trace(network))
+        behind = norms_behind(trace(network, image))
     except TracingError as e:
         log.warning("%s; W and B are swapped without the statistics behind them", e)
         behind = {}
