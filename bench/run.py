@@ -11,12 +11,19 @@ from pathlib import Path
 from ablation import ablation
 from common import machine
 from overhead import against_imports
-from sweeps import against_the_floor, against_whole_passes, at_paper_width, by_evaluation_precision, growth
+from sweeps import (
+    against_the_floor,
+    against_whole_passes,
+    at_paper_width,
+    by_evaluation_precision,
+    growth,
+    on_networks_of_libraries,
+)
 from trainings import against_others, side_by_side
 
 from prrmse.learning.device import set_up_process
 
-PARTS = ("overhead", "sweep", "width", "floor", "precision", "training", "sharing", "growth", "ablation")
+PARTS = ("overhead", "sweep", "width", "libraries", "floor", "precision", "training", "sharing", "growth", "ablation")
 
 
 def main() -> None:
@@ -33,6 +40,7 @@ def main() -> None:
         "overhead": against_imports,
         "sweep": lambda: against_whole_passes(8 if quick else 200),
         "width": lambda: at_paper_width(2 if quick else 48, 40 if quick else 9),
+        "libraries": lambda: on_networks_of_libraries(*((2, 60, 64) if quick else (48, 3))),
         "floor": lambda: against_the_floor(8 if quick else 200),
         "precision": lambda: by_evaluation_precision(2 if quick else 50),
         "training": lambda: against_others(2 if quick else 24),
