@@ -70,14 +70,14 @@ def test_steps_double_up_to_all():
     assert steps_until(0, 4, 3) == 1
 
 
-def test_the_budget_ends_it_after_the_last_complete_round_or_fold():
-    measure, asked = measured({"a finetune": 0.3}, noise=0.1), iter(range(1000))
-    rows = halve(MANY, FOLDS, ROUNDS, measure, may_go_on=lambda _: next(asked) < 10 * FOLDS + 7)
-    assert set(rows["round"]) == {0}
-    asked = iter(range(1000))
-    rows = halve(MANY, FOLDS, ROUNDS, measure, may_go_on=lambda _: next(asked) < 25)
-    assert set(rows["fold"]) == {0, 1}, "of the first round, the folds in which all were trained"
-    assert answer_of(ranking_of(halve(MANY, FOLDS, ROUNDS, measure, may_go_on=lambda _: False), 10)) == UNDECIDED
+@pytest.mark.parametrize(("trainings", "rounds", "folds"), [(0, 0, 0), (9, 0, 0), (25, 1, 2), (57, 1, 5), (79, 1, 5)])
+def test_where_it_is_ended_the_last_complete_round_or_the_first_ones_complete_folds_count(trainings, rounds, folds):
+    """Ten candidates in the first round, six in the second; the last of them is the 80th training."""
+    measure, left = measured({"a finetune": 0.3}, noise=0.1), iter(range(trainings))
+    rows = halve(MANY, FOLDS, ROUNDS, lambda *unit: None if next(left, None) is None else measure(*unit))
+    assert rows["round"].nunique() == rounds
+    assert rows["fold"].nunique() == folds
+    assert answer_of(ranking_of(rows, len(MANY))) == UNDECIDED or folds == FOLDS
 
 
 def test_gains_are_over_scratch_of_the_same_round():

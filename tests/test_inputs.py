@@ -172,9 +172,28 @@ def test_known_networks_need_no_consent(spec, arguments):
     assert inventory(build_network(spec, arguments))
 
 
-def test_a_pickle_is_not_opened_through_an_argument():
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"model_name": "resnet18", "checkpoint_path": "evil.pth"},
+        {"model_name": "resnet18", "pretrained": True, "pretrained_cfg_overlay": {"file": "evil.pth"}},
+        {"model_name": "resnet18", "pretrained": True, "pretrained_cfg": {"file": "evil.pth"}},
+        {"model_name": "local-dir:evil", "pretrained": True},
+        {"model_name": "hf-hub:somebody/evil", "pretrained": True},
+    ],
+)
+def test_a_pickle_is_not_opened_through_an_argument(arguments):
     with pytest.raises(InputError, match="known"):
-        build_network("timm:create_model", {"model_name": "resnet18", "checkpoint_path": "evil.pth"})
+        build_network("timm:create_model", arguments)
+
+
+def test_a_file_that_names_another_to_open_is_not_rebuilt_whoever_is_trusted(tmp_path):
+    header = {"factory": "timm:create_model", "arguments": {"model_name": "resnet18", "checkpoint_path": "evil.pth"}}
+    network = build_network("timm:create_model", {"model_name": "test_resnet"})
+    header |= {"net": "mine", "layers": [layer._asdict() for layer in inventory(network)]}
+    save_checkpoint(network, tmp_path / "a.safetensors", header)
+    with pytest.raises(InputError, match="open another file"):
+        load_network(tmp_path / "a.safetensors", "timm:create_model", trust=True)
 
 
 def with_factory(**spec):

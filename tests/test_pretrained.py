@@ -71,6 +71,14 @@ def test_by_order_all_of_a_part_is_served_and_the_rest_stays(network, source, tm
     assert not any(name.startswith("head") for name in status)
 
 
+def test_what_is_left_over_takes_no_tensors_place(tmp_path):
+    """Other numbers of the same layers: the file's fourth tensor has the name of the network's third."""
+    network = nn.Sequential(nn.Linear(2, 2, bias=False), nn.ReLU(), nn.Linear(2, 2, bias=False))
+    save_file({f"{i}.weight": torch.full((2, 2), float(i)) for i in range(4)}, tmp_path / "renumbered.safetensors")
+    load(network, tmp_path / "renumbered.safetensors", match="order")
+    assert torch.equal(network[2].weight, torch.ones(2, 2))
+
+
 def test_an_order_that_is_another_is_refused_by_shape(network, tmp_path):
     save_file({str(i): torch.zeros(i + 1) for i in range(9)}, tmp_path / "other.safetensors")
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}

@@ -116,6 +116,20 @@ def test_the_budget_is_kept_and_one_that_is_too_small_is_said(run, tmp_path):
     assert set(part.curves["source"]) == {SCRATCH, "trained", "untrained"}
 
 
+def test_ctrl_c_before_any_answer_is_ctrl_c(run, monkeypatch):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, "training_run", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run()
+
+
+def test_no_source_is_called_as_training_without_one(run, sources):
+    with pytest.raises(InputError, match="called scratch"):
+        run(named={"scratch": sources["trained"]})
+
+
 def test_a_source_that_does_not_fit_is_named(run):
     with pytest.raises(InputError, match="odd: nothing in it fits the network"):
         run(named={"odd": {"weight": torch.zeros(3)}})

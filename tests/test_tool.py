@@ -267,6 +267,8 @@ def test_advice_within_a_budget_then_warmstart_then_training(folder, budget, cap
     assert {row["source"] for row in found["ranking"]} == {"scratch", "twin"}
     assert (tmp_path / "curves.png").stat().st_size > 5000
     network = budget[2:6]
+    other = ["--advice", advice, "--source", "another", "--out", warm]
+    assert "another" in refused(capsys, "warmstart", *network, *other) or found["answer"] != "transfer"
     if found["answer"] != "transfer":
         assert "advises to train from scratch" in refused(
             capsys, "warmstart", *network, "--advice", advice, "--out", warm
@@ -299,6 +301,8 @@ def test_advice_within_a_budget_then_warmstart_then_training(folder, budget, cap
         (["--budget", "10m", "--steps", "0"], "--steps"),
         (["--budget", "10m", "--folds", "1"], "at least two folds"),
         (["--budget", "10m", "--rounds", "0"], "between 1 and 12 rounds"),
+        (["--budget", "10m", "--samples", "2"], "--samples"),
+        (["--figure", "curves.png"], "--figure is for --budget"),
         ([], "name the target and at least one source"),
     ],
 )

@@ -92,6 +92,18 @@ def test_asked_to_stop_it_saves_the_step_it_is_in(slices, tmp_path, monkeypatch)
     assert len(steps) == SETTINGS.steps, "the stopped step was done twice, or not at all"
 
 
+def test_an_interrupted_training_leaves_the_signal_as_it_was(slices, monkeypatch):
+    before = signal.getsignal(signal.SIGTERM)
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, "loss_of", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run(slices)
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
 def test_truncated_or_foreign_snapshot_is_not_taken(slices, tmp_path):
     resume = tmp_path / ".resume"
     resume.write_bytes(b"half a file")

@@ -35,7 +35,7 @@ from prrmse.experiments.halving import (
     steps_until,
 )
 from prrmse.files import write_text
-from prrmse.learning.snapshot import discard, snapshot_of
+from prrmse.learning.snapshot import discard, program_digest, snapshot_of
 from prrmse.learning.training_run import training_run
 from prrmse.names import PLANS, Layer
 from prrmse.nets.build import seeded_network
@@ -116,10 +116,16 @@ def search(
         trust: run the network's code wherever it comes from (`prrmse.nets.build.build_network`).
 
     Raises:
-        InputError: fewer than two patients or folds; too many rounds; nothing of a source fits; the folder is of
-            another search; the budget does not suffice for one fold; a network that does not take the slices.
+        InputError: a source called ``scratch``; fewer than two patients or folds; too many rounds; ``samples`` with
+            ``everyone``; nothing of a source fits; the folder is of another search; the budget does not suffice for one
+            fold; a network that does not take the slices.
+        KeyboardInterrupt: Ctrl-C before there is any answer.
     """
     settings, compute = settings or Training(), compute or Compute()
+    if SCRATCH in sources:
+        raise InputError(f"a source is called {SCRATCH}, as training without one is; give it another name")
+    if samples is not None and (samples < 1 or everyone):
+        raise InputError(f"<samples>: a number of training patients from 1, for <split> other than all; not {samples}")
     if folds < 2:
         raise InputError(f"a search needs at least two folds, not {folds}")
     if not 1 <= rounds <= MOST_ROUNDS:
@@ -136,6 +142,7 @@ def search(
     starts = _starts(made, states, plans)
     identity = {
         **{"network": network, "arguments": dict(arguments or {}), "folds": groups, "rounds": rounds, "seed": seed},
+        **{"initial": _fingerprint(made.state_dict()), "program": program_digest(), "torch": torch.__version__},
         **{"training": settings.model_dump(), "compute": compute.model_dump(), "data": pool.fingerprint()},
         "sources": {name: _fingerprint(state) for name, state in states.items()},
         "candidates": [list(candidate) for candidate in starts],
@@ -144,7 +151,9 @@ def search(
         kept = Path(temporary) if folder is None else Path(folder)
         _claim(kept, identity)
         trainings = _Trainings(made, pool, groups, starts, kept, rounds, settings, compute, budget, (network, seed))
-        rows = halve(list(starts), len(groups), rounds, trainings, may_go_on=trainings.may_go_on)
+        rows = halve(list(starts), len(groups), rounds, trainings)
+    if rows.empty and trainings.stopped:
+        raise KeyboardInterrupt
     if rows.empty:
         raise InputError(
             f"the budget of {budget:.0f} s does not suffice for one fold of {len(starts)} trainings; a step took "
@@ -187,7 +196,7 @@ def sentence(found: Search) -> str:
 
 
 class _Trainings:
-    """Trains a candidate in a fold for a round, once; counts the seconds."""
+    """Trains a candidate in a fold for a round, once, while the budget lasts; counts the seconds."""
 
     def __init__(
         self,
@@ -206,30 +215,29 @@ class _Trainings:
         self._folder, self._rounds, self._settings, self._compute = folder, rounds, settings, compute
         self._budget, self._identity = budget, identity
         self._number = {candidate: i for i, candidate in enumerate(starts)}
-        self._steps, self.spent, self._stopped = 0, 0.0, False
+        self._steps, self.spent, self.stopped = 0, 0.0, False
 
     @property
     def seconds_per_step(self) -> float:
         """Of the trainings so far."""
         return self.spent / self._steps if self._steps else 0.0
 
-    def may_go_on(self, round_: int) -> bool:
-        """Whether the budget suffices for another training of a round."""
-        return not self._stopped and self.spent + self.seconds_per_step * self._steps_of(round_) <= self._budget
-
     def _steps_of(self, round_: int) -> int:
         done = steps_until(round_ - 1, self._rounds, self._settings.steps) if round_ else 0
         return max(steps_until(round_, self._rounds, self._settings.steps) - done, 1)
 
-    def __call__(self, candidate: Candidate, fold: int, round_: int) -> dict[str, float]:
+    def __call__(self, candidate: Candidate, fold: int, round_: int) -> dict[str, float] | None:
+        """Dice by held-out patient; None where the budget does not suffice, or after Ctrl-C."""
+        if self.spent + self.seconds_per_step * self._steps_of(round_) > self._budget:
+            return None
         result = self._path(candidate, fold, round_).with_suffix(".json")
         if not result.is_file():
             try:
                 self._train(candidate, fold, round_, result)
             except KeyboardInterrupt:  # the answer so far
                 log.warning("stopped; the same command goes on from here")
-                self._stopped = True
-                return {}
+                self.stopped = True
+                return None
         found = json.loads(result.read_text(encoding="utf-8"))
         self.spent += found["seconds"]
         self._steps += self._steps_of(round_)

@@ -93,6 +93,8 @@ def advise(a: argparse.Namespace) -> None:
     if a.budget is not None:
         advise_within_budget(a)
         return
+    if a.figure or a.samples:
+        raise InputError(f"advise: {'--figure' if a.figure else '--samples'} is for --budget, which is not given")
     if not a.sources:
         raise InputError("advise: name the target and at least one source; or --budget, and sources only")
     check_outputs({"advice_out": a.out}, (a.target, *a.sources, *data_files(a)))
@@ -273,9 +275,12 @@ def advised(path: str, source: str | None, layers: list[Layer]) -> Advised:
     """What an advice says of a source, or of its best one."""
     advice = read_json(path, "an advice of prrmse advise --out")
     try:
-        name = source or advice["ranking"][0]["source"] if "best" not in advice else advice["best"]["source"]
-        if name == SCRATCH:
+        best = advice["best"]["source"] if "best" in advice else advice["ranking"][0]["source"]
+        name = source or best
+        if "best" in advice and best == SCRATCH:
             raise InputError(f"{path}: advises to train from scratch ({advice['answer']}); no pair is to be reused")
+        if "best" in advice and name != best:
+            raise InputError(f"{path}: says what to reuse of {best} only; leave --source {name} out")
         frozen = {str(tensor) for tensor in advice["freeze"]} if "freeze" in advice else None
         reusable = [v for v in advice["verdicts"] if v["source"] == name and v["reusable"] and v["effect"]]
         taken = {v["tensor"]: bool(v["final"]) for v in reusable}

@@ -31,6 +31,9 @@ from prrmse.nets.layers import check_fits, replaced, tensor_names, under_all_nam
 
 log = logging.getLogger(__name__)
 
+# Numbers of slices that a trace is tried on; it was made of others (`prrmse.engine.trace.BATCHES`).
+VERIFIED = (2, 5)
+
 
 Change = Mapping[str, torch.Tensor]
 
@@ -119,24 +122,24 @@ def sweep_changes(
 
 
 def _traced(network: nn.Module, evaluation: Evaluation) -> Program:
-    """The network as a program with the network's outputs, which is verified on two slices.
+    """The network as a program with the network's outputs, which is verified on some numbers of slices.
 
     Raises:
         TracingError: it cannot be traced, or the program has other outputs: a module changes in place what is
             read again, something is drawn, a question about types is answered wrongly while tracing.
     """
     whole = evaluation.whole.image
-    # Two, though there may be one slice, and tracing has seen one and three (`prrmse.engine.trace.BATCHES`).
-    image = torch.cat([whole[:1], whole[-1:]])
     with forward_only(evaluation.device, evaluation.dtype):
         program = trace(network, whole[:1])
-        expected = output_of(network(image))
-        try:
-            made = output_of(program.record(()).run({program.image: image})[program.output])
-        except (RuntimeError, TypeError, ValueError, AttributeError) as e:
-            raise TracingError(f"the torch.fx trace of {type(network).__name__} does not run ({e})") from e
-    if made.shape != expected.shape or not torch.allclose(made, expected, rtol=0, atol=0, equal_nan=True):
-        raise TracingError(f"{type(network).__name__} has other outputs than its torch.fx trace")
+        for number in VERIFIED:  # though there may be fewer slices
+            image = torch.cat([whole[:1]] * (number - 1) + [whole[-1:]])
+            expected = output_of(network(image))
+            try:
+                made = output_of(program.record(()).run({program.image: image})[program.output])
+            except (RuntimeError, TypeError, ValueError, AttributeError) as e:
+                raise TracingError(f"the torch.fx trace of {type(network).__name__} does not run ({e})") from e
+            if made.shape != expected.shape or not torch.allclose(made, expected, rtol=0, atol=0, equal_nan=True):
+                raise TracingError(f"{type(network).__name__} has other outputs than its torch.fx trace")
     return program
 
 

@@ -40,8 +40,9 @@ class Candidate(NamedTuple):
         return f"{self.source} {self.plan}".strip()
 
 
-# Trains a candidate in a fold for a round, on from the round before, and gives the Dice of the fold's patients.
-Measure = Callable[[Candidate, int, int], Mapping[str, float]]
+# Trains a candidate in a fold for a round, on from the round before, and gives the Dice of the fold's patients; None
+# ends the search.
+Measure = Callable[[Candidate, int, int], Mapping[str, float] | None]
 
 
 def candidates_of(sources: Sequence[str], plans: Sequence[str] = PLANS) -> list[Candidate]:
@@ -67,7 +68,6 @@ def halve(
     rounds: int,
     measure: Measure,
     *,
-    may_go_on: Callable[[int], bool] = lambda _: True,
     level: float = 0.95,
 ) -> pd.DataFrame:
     """Train, drop the worse half, train the rest further.
@@ -76,9 +76,8 @@ def halve(
         candidates: the first of them is training from scratch.
         folds: into which the patients are split.
         rounds: at most.
-        measure: trains and measures one candidate in one fold.
-        may_go_on: asked before each training of a round; no ends the search. A round that is not complete is left out,
-            but in the first the folds that are.
+        measure: trains and measures one candidate in one fold. Where it ends the search, a round that is not complete
+            is left out, but in the first the folds that are.
         level: at which an answer is given (`answer_of`), after which nothing is trained.
 
     Returns:
@@ -91,9 +90,9 @@ def halve(
         for fold in range(folds):
             complete = len(made)
             for candidate in alive:
-                if not may_go_on(round_):
-                    return _table(rows + (made[:complete] if not round_ else []))
                 found = measure(candidate, fold, round_)
+                if found is None:
+                    return _table(rows + (made[:complete] if not round_ else []))
                 named = {**candidate._asdict(), "round": round_, "fold": fold}
                 made += [{**named, "patient": patient, "dice": dice} for patient, dice in found.items()]
         rows += made

@@ -83,13 +83,26 @@ def discard(snapshot: Path) -> None:
 
 
 class StopRequest:
-    """SIGTERM, which a cluster sends before it kills (time limit, preemption, scancel): end after the present step."""
+    """SIGTERM, which a cluster sends before it kills (time limit, preemption, scancel): end after the present step.
 
-    def __init__(self) -> None:
-        self.made = False
+    A context; after it SIGTERM is with whoever had it.
+
+    Args:
+        saved: whether the state is saved before the process ends.
+    """
+
+    def __init__(self, *, saved: bool) -> None:
+        self.made, self._saved = False, saved
         self._before: Any = None
+
+    def __enter__(self) -> StopRequest:
         if threading.current_thread() is threading.main_thread():  # elsewhere Python allows no handler
             self._before = signal.signal(signal.SIGTERM, self._make)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._before is not None:
+            signal.signal(signal.SIGTERM, self._before)
 
     def _make(self, *_: object) -> None:
         self.made = True
@@ -97,14 +110,9 @@ class StopRequest:
     def obey(self) -> None:
         """End the process if it was asked to."""
         if self.made:
-            log.warning("asked to stop (SIGTERM): the state is saved; run again to go on from here")
-            self.forget()
+            state = "the state is saved; run again to go on from here" if self._saved else "nothing is saved"
+            log.warning("asked to stop (SIGTERM): %s", state)
             raise SystemExit(128 + signal.SIGTERM)
-
-    def forget(self) -> None:
-        """Give SIGTERM back to whoever had it."""
-        if self._before is not None:
-            signal.signal(signal.SIGTERM, self._before)
 
 
 def random_state() -> list[torch.Tensor]:
@@ -119,6 +127,12 @@ def set_random_state(state: list[torch.Tensor]) -> None:
         torch.cuda.set_rng_state(state[1].cpu())
 
 
+def program_digest() -> str:
+    """A hash of this program's trainings and networks, as files."""
+    own = Path(__file__).parents[1]
+    return digest_of(own, [path for part in ("learning", "nets") for path in (own / part).glob("*.py")])
+
+
 def identity_of(network: nn.Module, slices: Slices, rest: list[object]) -> str:
     """A hash of all that a training's result depends on: also this program's training and networks, torch's version.
 
@@ -129,9 +143,7 @@ def identity_of(network: nn.Module, slices: Slices, rest: list[object]) -> str:
         slices: the training slices.
         rest: anything JSON-able: settings, seed, what is frozen, how it is computed.
     """
-    own = Path(__file__).parents[1]
-    program = digest_of(own, [path for part in ("learning", "nets") for path in (own / part).glob("*.py")])
-    what = [program, torch.__version__, repr(network), slices.fingerprint(), rest]
+    what = [program_digest(), torch.__version__, repr(network), slices.fingerprint(), rest]
     digest = hashlib.sha256(json.dumps(what, sort_keys=True).encode())
     for name, value in network.state_dict().items():
         if isinstance(value, torch.Tensor):

@@ -105,9 +105,9 @@ def train(
     do_step = prepare_step(step_on, device)
     progress = Progress(title, steps, task)
     rise = Rise(title, steps, network, forward, image, label, batch_size) if task == "seg" else None
-    stop = StopRequest()
     drawn_on = [device] if device.type == "cuda" else []
-    with deterministic(compute.threads), torch.random.fork_rng(devices=drawn_on):
+    own_draws = torch.random.fork_rng(devices=drawn_on)
+    with StopRequest(saved=resume is not None) as stop, deterministic(compute.threads), own_draws:
         torch.manual_seed(seed)  # for networks that draw, as dropout does
         for step in range(snapshot.restore(network, optimiser), steps):
             x, y = image[order[step]], label[order[step]]
@@ -124,7 +124,6 @@ def train(
             free = [norm for norm in batch_norms(network) if norm.training]
             epoch = batch_order(len(image), batch_size, -(-len(image) // batch_size), seed)
             reestimate(forward, network, free, (image[rows] for rows in epoch.to(device)))
-    stop.forget()
     if not all(bool(torch.isfinite(v).all()) for v in network.state_dict().values()):
         raise InputError(f"{title}: training diverged (parameters not finite); lower <learning_rate>")
     return network.cpu().to(memory_format=torch.contiguous_format).eval()

@@ -27,8 +27,9 @@ KNOWN = (
     "timm",
     "dynamic_network_architectures",
 )
-# Arguments by which timm opens a pickle, which can run any code.
-OPENING = {"checkpoint_path"}
+# Arguments and names of models by which timm opens a file of the caller's, a pickle perhaps, which can run any code.
+OPENING = ("checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay")
+ELSEWHERE = ("hf-hub:", "hf_hub:", "local-dir:")
 
 
 def build(net: str, **arguments: Any) -> UNet | PSPNet:
@@ -41,7 +42,13 @@ def build(net: str, **arguments: Any) -> UNet | PSPNet:
 def needs_trust(spec: str, arguments: Mapping[str, Any]) -> bool:
     """Whether building this network may run code that nobody vouches for; told by its name, nothing is imported."""
     module, _, name = spec.partition(":")
-    return bool(name) and (not _is_known(module) or bool(OPENING & arguments.keys()))
+    return bool(name) and (not _is_known(module) or opens_files(arguments))
+
+
+def opens_files(arguments: Mapping[str, Any]) -> bool:
+    """Whether a network of a known package may open a file that its arguments name, and with it run code."""
+    named = any(isinstance(value, str) and value.startswith(ELSEWHERE) for value in arguments.values())
+    return named or any(key in arguments for key in OPENING)
 
 
 def _is_known(module: str) -> bool:

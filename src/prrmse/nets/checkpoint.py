@@ -19,7 +19,7 @@ from prrmse.errors import InputError
 from prrmse.files import atomic
 from prrmse.names import KINDS, Layer
 from prrmse.nets.arrays import read_arrays
-from prrmse.nets.build import build, build_network
+from prrmse.nets.build import build, build_network, opens_files
 from prrmse.nets.layers import norm_eps, tensor_names
 from prrmse.settings import PSPNetArguments, Section, UNetArguments
 
@@ -124,6 +124,8 @@ def load_network(
         arguments = _checked_arguments(header, state, path)
     elif not isinstance(arguments, dict):
         raise InputError(f"{path}: its header holds no arguments of a network; {AGAIN}")
+    elif opens_files(arguments):  # whom you trust is the factory, not the one who wrote the file
+        raise InputError(f"{path}: the arguments in its header open another file; such a checkpoint is not rebuilt")
     network = build_network(factory, arguments, trust=trust) if factory else build(header["net"], **arguments)
     try:
         network.load_state_dict(state, strict=True)

@@ -99,7 +99,8 @@ def _by_order(own: State, offered: State, file: str) -> State:
         if not same_but_channels(offered[other], own[name]):
             shapes = tuple(offered[other].shape), tuple(own[name].shape)
             raise InputError(f"{file}: not in the network's order: {other} {shapes[0]} meets {name} {shapes[1]}")
-    return {**{n: offered[o] for n, o in pairs.items()}, **{n: offered[n] for n in theirs[len(mine) :]}}
+    left = {name: offered[name] for name in theirs[len(mine) :] if name not in own}
+    return {**{name: offered[other] for name, other in pairs.items()}, **left}
 
 
 def _by_mapping(own: State, offered: State, mapping: Path) -> State:
