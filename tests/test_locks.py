@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -89,9 +90,30 @@ def test_the_lock_of_another_machine_is_left_alone(start):
     kill(start(RUN))
     lock = stale()
     holder = locks.RUN.read_text()
-    locks.RUN.write_text(holder.replace(os.uname().nodename, "elsewhere").replace(locks._boot(), "other"))
-    kill(start(RUN))
-    assert lock.exists()
+    elsewhere = holder.replace(os.uname().nodename, "elsewhere").replace(locks._boot(), "other")
+    locks.RUN.write_text(elsewhere)
+    for _ in range(2):  # the first is refused by Snakemake; the second must not take the lock for the first one's
+        kill(start(RUN))
+        assert lock.exists()
+        assert locks.RUN.read_text() == elsewhere
+    lock.unlink()  # snakemake --unlock
+    run = start(RUN)
+    assert locks.running() == f"process {run.pid} on {os.uname().nodename}"
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK])
+def test_where_nothing_can_be_locked_no_run_counts_as_at_work(start, monkeypatch, number):
+    def unsupported(*_: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    lock = stale()
+    monkeypatch.setattr(locks.fcntl, "flock", unsupported)
+    before = time.monotonic()
+    assert locks.hold_run() is None
+    assert locks.running() is None
+    locks.hold_job()
+    assert time.monotonic() - before < locks.RUN_SECONDS
+    assert lock.exists(), "only Snakemake's own lock counts"
 
 
 def test_a_job_ends_with_the_run_that_started_it_and_the_next_run_waits_for_that(start):

@@ -2,7 +2,8 @@
 
 Snakemake's own lock is a file that outlives a killed run. Every run holds ``.snakemake/run.lock``, shared with other
 runs, and every job ``.snakemake/jobs.lock``. A run that can have the first for itself alone knows that whoever left
-Snakemake's lock is dead. A job ends itself when no run is left, as a killed one would leave it behind.
+Snakemake's lock is dead, if that one was on this machine. A job ends itself when no run is left, as a killed one would
+leave it behind. Where the file system has no such locks, all this is left out and Snakemake's own lock alone counts.
 """
 
 from __future__ import annotations
@@ -40,19 +41,29 @@ def hold_run() -> str | None:
     handle = _open(RUN)
     if handle is None:
         return None
-    if not _exclusive(handle, RUN_SECONDS):
+    alone = _exclusive(handle, RUN_SECONDS)
+    if alone is None:
+        os.close(handle)
+        return None
+    if not alone:
         with contextlib.suppress(OSError):
             fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
         return _holder(handle)
-    if _is_from_here(handle):
+    from_here = _is_from_here(handle)
+    if from_here:
         jobs = _open(JOBS)
         if jobs is not None:
-            if not _exclusive(jobs, JOBS_SECONDS):
+            if _exclusive(jobs, JOBS_SECONDS) is False:
                 raise InputError("jobs of a run that was killed are still at work here; run again when they have ended")
             os.close(jobs)
         for lock in SNAKEMAKE.glob("*.lock"):
             lock.unlink(missing_ok=True)
-    _share(handle)
+    with contextlib.suppress(OSError):
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    # A lock that is left is of a run on another machine, which may live: with this run's name the next one here would
+    # take it for its own and clear it.
+    if from_here or not any(SNAKEMAKE.glob("*.lock")):
+        _write_holder(handle)
     return None
 
 
@@ -62,7 +73,7 @@ def running() -> str | None:
     if handle is None:
         return None
     try:
-        return None if _exclusive(handle, 0) else _holder(handle)
+        return _holder(handle) if _exclusive(handle, 0) is False else None
     finally:
         os.close(handle)
 
@@ -99,22 +110,24 @@ def _open(path: Path) -> int | None:
     return None
 
 
-def _exclusive(handle: int, seconds: float) -> bool:
+def _exclusive(handle: int, seconds: float) -> bool | None:
+    """Whether the lock could be had for this process alone in that time; None on a file system without such locks."""
     deadline = time.monotonic() + seconds
     while True:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return True
-        except OSError:
+        except BlockingIOError:
             if time.monotonic() >= deadline:
                 return False
+        except OSError:  # Lustre mounted without -o flock, NFS whose lock service is down
+            return None
         time.sleep(0.05)
 
 
-def _share(handle: int) -> None:
+def _write_holder(handle: int) -> None:
     holder = {"process": os.getpid(), "host": socket.gethostname(), "boot": _boot()}
     with contextlib.suppress(OSError):
-        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
         os.truncate(handle, 0)
         os.pwrite(handle, json.dumps(holder).encode(), 0)
 
