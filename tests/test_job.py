@@ -10,8 +10,9 @@ import sys
 import pandas as pd
 import pytest
 from tables import PATIENTS
-from tiny import AFTER_DATA, ROOT, Folder
+from tiny import AFTER_DATA, ROOT, Folder, parameters
 
+from prrmse.config.params import completed, section
 from prrmse.nets.build import build
 from prrmse.nets.checkpoint import save_checkpoint
 from prrmse.phantom.cohort import generate
@@ -92,6 +93,22 @@ def test_a_raw_file_that_snakemake_takes_for_a_wildcard_is_named(tmp_path):
     assert done.returncode != 0
     assert "error: datasets.acdc.root: a{b}/" in done.stdout
     assert "Snakemake takes braces in a name for a wildcard; rename the file" in done.stdout
+
+
+def test_another_way_to_match_the_tensors_of_a_file_is_another_training(tmp_path):
+    weights, mapping = tmp_path / "weights.pt", tmp_path / "names.json"
+    weights.touch()
+    mapping.write_text('{"a": "b"}')
+    params = parameters()
+    params["nets"]["pspnet"]["pretrained"] = {"file": str(weights), "match": str(mapping)}
+
+    def named() -> str:
+        return section(completed(params), "nets.pspnet")
+
+    first = named()
+    assert named() == first
+    mapping.write_text('{"a": "c"}')
+    assert named() != first
 
 
 def script(name: str, *arguments: object) -> subprocess.CompletedProcess[str]:

@@ -180,6 +180,7 @@ class Pretrained(Section):
     )
     entry: Text | None = Field(None, description="which state, where the file has several (docs/checkpoints.md)")
     sha256: Text | None = Field(None, description="of the file: another is refused; a run fills it in")
+    match_sha256: Text | None = Field(None, description="of the JSON file of match; a run fills it in")
 
 
 class StartingNetwork(Section):

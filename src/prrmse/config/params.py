@@ -197,7 +197,8 @@ def plain(value: Any) -> Any:
 def completed(params: Mapping[str, Any]) -> dict[str, Any]:
     """The parameters as read from YAML, checked, with the defaults of what they leave out.
 
-    Files of pretrained weights are named with their hashes, so that what starts from them runs again where they change.
+    Files of pretrained weights, and those that match their names, are named with their hashes, so that what starts from
+    them runs again where they change.
     """
     found = {key: _value(params, key) for key in Params.model_fields if key != "nets"}
     nets = {name: _with_hash(_value(params, f"nets.{name}")) for name in params["nets"]}
@@ -205,13 +206,20 @@ def completed(params: Mapping[str, Any]) -> dict[str, Any]:
     return complete
 
 
+# Ways to match tensors that need no file.
+MATCHES = ("name", "order")
+
+
 def _with_hash(network: StartingNetwork | None) -> StartingNetwork | None:
     weights = None if network is None else network.weights
-    if network is None or weights is None or weights.file == "imagenet":
+    if network is None or weights is None:
         return network
-    path = package_file(weights.file)
-    named = weights.model_copy(update={"sha256": weights.sha256 or sha256_of(path)})
-    return network.model_copy(update={"pretrained": named})
+    found = {}
+    if weights.file != "imagenet":
+        found["sha256"] = weights.sha256 or sha256_of(package_file(weights.file))
+    if Path(weights.match).is_file() and weights.match not in MATCHES:
+        found["match_sha256"] = sha256_of(weights.match)
+    return network.model_copy(update={"pretrained": weights.model_copy(update=found)}) if found else network
 
 
 def _field(key: str) -> Any:
