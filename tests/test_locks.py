@@ -101,6 +101,18 @@ def test_the_lock_of_another_machine_is_left_alone(start):
     assert locks.running() == f"process {run.pid} on {os.uname().nodename}"
 
 
+def test_a_run_that_ended_by_itself_has_left_no_lock(start):
+    """Two machines that start at once: the one that Snakemake refuses must not clear the other's lock next time."""
+    first, second = start(RUN), start(RUN)
+    first.communicate()
+    assert locks.RUN.read_text(), "another one here still lives, and may be killed"
+    second.communicate()
+    assert locks.RUN.read_text() == ""
+    lock = stale()
+    kill(start(RUN))
+    assert lock.exists()
+
+
 @pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK])
 def test_where_nothing_can_be_locked_no_run_counts_as_at_work(start, monkeypatch, number):
     def unsupported(*_: int) -> None:

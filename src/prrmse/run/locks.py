@@ -8,6 +8,7 @@ leave it behind. Where the file system has no such locks, all this is left out a
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import json
 import os
@@ -48,6 +49,7 @@ def hold_run() -> str | None:
     if not alone:
         with contextlib.suppress(OSError):
             fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        atexit.register(_forget_holder, handle, os.getpid())
         return _holder(handle)
     from_here = _is_from_here(handle)
     if from_here:
@@ -64,6 +66,7 @@ def hold_run() -> str | None:
     # take it for its own and clear it.
     if from_here or not any(SNAKEMAKE.glob("*.lock")):
         _write_holder(handle)
+        atexit.register(_forget_holder, handle, os.getpid())
     return None
 
 
@@ -130,6 +133,13 @@ def _write_holder(handle: int) -> None:
     with contextlib.suppress(OSError):
         os.truncate(handle, 0)
         os.pwrite(handle, json.dumps(holder).encode(), 0)
+
+
+def _forget_holder(handle: int, process: int) -> None:
+    """At the end of the last run, which has left no lock of its own: what is found later is another machine's."""
+    with contextlib.suppress(OSError):
+        if os.getpid() == process and _exclusive(handle, 0):
+            os.truncate(handle, 0)
 
 
 def _holder(handle: int) -> str:
