@@ -53,8 +53,8 @@ rule reuse:
 if workflow.is_main_process:
     from prrmse.run.records import distrusted_results
 
-    if found := distrusted_results(workflow.rules):
+    if found := distrusted_results(workflow.rules, mark=EXECUTES):
         logger.warning(
             f"{len(found)} results have no whole note of what they were made with, the first is {found[0]}: "
-            "made anew (to take them as they are: snakemake --touch)"
+            "made anew by the next run (to take them as they are: snakemake --touch)"
         )

@@ -9,17 +9,19 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from snakemake.persistence import RECORD_FORMAT_VERSION, MetadataRecord
-from tiny import ROOT
+from tiny import ROOT, Folder
 
 from prrmse.cli.main import main
 from prrmse.errors import InputError
 from prrmse.phantom.cohort import generate, remove
-from prrmse.run import hashes, kept
-from prrmse.run.manifest import MANIFEST
-from prrmse.run.records import COMPARED, INCOMPLETE, METADATA, distrust, note_of
+from prrmse.run import hashes, kept, locks
+from prrmse.run.manifest import MANIFEST, check_untouched
+from prrmse.run.records import COMPARED, INCOMPLETE, METADATA, distrust, note_of, runs_jobs
+from prrmse.settings import ForeignNetwork
 
 SEED = 0
 FILE = "results/tables/base.csv"
@@ -54,12 +56,18 @@ def folder(tmp_path, monkeypatch) -> Path:
     (tmp_path / "src").symlink_to(ROOT / "src")
     (tmp_path / "results").mkdir()
     (tmp_path / "results/part.csv").write_text("part")
-    hashes.record([Path("results/part.csv")])
+    record_hash()
     return tmp_path
 
 
-def job(init: str = "shared", code: str | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
-    params = json.dumps({"init": init, "compute": COMPUTE})
+def record_hash(file: str = "results/part.csv") -> None:
+    hashes.record({Path(file): hashes.sha256_of(file)})
+
+
+def job(
+    init: str = "shared", code: str | None = None, net: dict[str, Any] | None = None, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    params = json.dumps({"init": init, "compute": COMPUTE, **({"nets.mine": net} if net else {})})
     if code is None:
         from prrmse.run.code import code_digest
 
@@ -93,7 +101,7 @@ def test_a_job_whose_results_are_removed_takes_them_from_what_was_kept(folder):
     assert job("independent", PRRMSE_ANEW="1").returncode == 0
     assert runs() == 3
     Path("results/part.csv").write_text("other")
-    hashes.record([Path("results/part.csv")])
+    record_hash()
     assert job("independent").returncode == 0
     assert (out.read_text(), runs()) == ("independentother", 4)
     # A kept file that was damaged is not believed; it is the result's own content, under another name.
@@ -110,15 +118,67 @@ def test_a_job_whose_results_are_removed_takes_them_from_what_was_kept(folder):
 def test_what_is_kept_takes_no_space_and_goes_when_it_is_old_and_superseded(folder):
     result = folder / "results/a.csv"
     result.write_text("a")
-    kept.keep("key", [Path("results/a.csv")])
+    kept.keep("key", {Path("results/a.csv"): hashes.sha256_of("results/a.csv")})
     assert (folder / kept.FOLDER / "key/0").stat().st_ino == result.stat().st_ino
     old = time.time() - (kept.DAYS + 1) * 86400
     os.utime(folder / kept.FOLDER / "key/files.json", (old, old))
     kept.forget_old()
-    assert kept.restore("key") == [Path("results/a.csv")], "it is among the results"
+    assert list(kept.restore("key") or []) == [Path("results/a.csv")], "it is among the results"
     result.unlink()
     kept.forget_old()
     assert kept.restore("key") is None
+
+
+def test_what_a_killed_job_kept_in_part_goes_after_a_day(folder):
+    part = folder / kept.FOLDER / "key"
+    part.mkdir(parents=True)
+    (part / "0").write_text("a")
+    kept.forget_old()
+    assert part.is_dir(), "a living job may be at it"
+    old = time.time() - (kept.UNFINISHED_DAYS + 0.1) * 86400
+    os.utime(part, (old, old))
+    kept.forget_old()
+    assert not part.exists()
+
+
+@pytest.mark.parametrize("package", ["python", *kept.PACKAGES])
+def test_another_version_of_a_package_that_decides_results_is_another_job(monkeypatch, package):
+    before, versions = kept.key_of({}, {}), kept.versions()
+    assert kept.key_of({}, {}) == before
+    monkeypatch.setattr(kept, "versions", lambda: {**versions, package: "0.0.1"})
+    assert kept.key_of({}, {}) != before
+
+
+@pytest.mark.parametrize(
+    ("factory", "arguments", "told"),
+    [
+        ("torch.nn:Conv2d", {}, True),
+        ("prrmse.nets.unet:UNet", {}, True),
+        ("torchvision.models:resnet18", {}, True),
+        ("timm:create_model", {"checkpoint_path": "weights.pth"}, False),
+        ("mine:Net", {}, False),
+        ("monai.networks.nets:UNet", {}, False),  # here from a folder of its sources, see below
+    ],
+)
+def test_the_code_of_a_network_is_told_by_a_version_only_where_it_is_installed(
+    tmp_path, monkeypatch, factory, arguments, told
+):
+    (tmp_path / "monai").mkdir()
+    (tmp_path / "monai/__init__.py").touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "monai", raising=False)
+    spec = ForeignNetwork(factory=factory, arguments=arguments, out_channels=2, trust=True)
+    assert kept.is_told_by_version(spec) is told
+
+
+def test_a_job_with_a_network_of_the_users_is_computed_each_time(folder):
+    (folder / "mine.py").touch()
+    net = {"factory": "mine:Net", "trust": True, "out_channels": 2}
+    for times in (1, 2):
+        done = job(net=net)
+        assert (done.returncode, runs()) == (0, times), done.stderr
+        Path("results/out.csv").unlink()
+    assert not list((folder / kept.FOLDER).glob("*"))
 
 
 def test_a_program_edited_after_the_run_was_planned_is_refused_before_anything_is_computed(folder):
@@ -152,6 +212,27 @@ def test_a_damaged_file_is_refused_by_the_job_that_reads_it_and_named_by_verify(
 def test_verify_says_what_is_wrong_with_a_folder_without_records(tmp_path, capsys):
     assert main(["verify", str(tmp_path)]) == 2
     assert "no recorded hashes" in capsys.readouterr().err
+
+
+def test_verify_names_what_is_not_there(folder, capsys):
+    lost = Path("results/checkpoints/a b.safetensors")
+    lost.parent.mkdir()
+    lost.write_text("weights")
+    record_hash(str(lost))
+    lost.unlink()
+    assert main(["verify"]) == 1
+    assert capsys.readouterr().out == (
+        f"{lost}: not there; to make it: snakemake --cores all '{lost}' "
+        f"(if no rule makes it any more: rm 'results/hashes/{lost}.sha256')\n"
+    )
+    mark = note_of(INCOMPLETE, str(lost))
+    mark.parent.mkdir(parents=True)
+    mark.write_text("{}")
+    assert hashes.missing() == [], "Snakemake makes it by itself"
+    mark.unlink()
+    Path("results/part.csv").unlink()
+    assert main(["verify"]) == 2
+    assert "none of the files is there whose hashes are recorded" in capsys.readouterr().err, "a fresh clone"
 
 
 def test_verify_reads_every_file_of_a_phantom(folder, capsys):
@@ -245,6 +326,7 @@ def test_a_damaged_note_of_snakemakes_never_hides_a_change(tmp_path, monkeypatch
     note, mark = note_of(METADATA, FILE), note_of(INCOMPLETE, FILE)
     note.parent.mkdir(parents=True)
     trust = lambda: distrust([FILE, "results/not-there"], MetadataRecord.model_validate, RECORD_FORMAT_VERSION)  # noqa: E731
+    ask = lambda: distrust([FILE], MetadataRecord.model_validate, RECORD_FORMAT_VERSION, mark=False)  # noqa: E731
     note.write_text(json.dumps(RECORD))
     assert trust() == []
     cases = damages()
@@ -252,18 +334,103 @@ def test_a_damaged_note_of_snakemakes_never_hides_a_change(tmp_path, monkeypatch
     believed = 0
     for name, content in random.Random(SEED).sample(cases, 600):
         note.write_bytes(content)
-        if trust():
+        asked = ask()
+        assert (note.read_bytes(), mark.exists()) == (content, False), "only asked"
+        marked = trust()
+        assert marked == asked, name
+        if marked:
             assert mark.is_file(), name
             assert not note.exists(), name
             mark.unlink()
             continue
         believed += 1
         found = json.loads(content)
+        if found["record_format_version"] != RECORD_FORMAT_VERSION:
+            continue  # a note of another version of Snakemake looks the same
         # A change of one of these would be seen by Snakemake: a damaged value is one more change.
         assert set(found) >= COMPARED, name
         assert all(found[key] is not None for key in COMPARED), name
-        assert MetadataRecord.model_validate(found).record_format_version == RECORD_FORMAT_VERSION, name
+        MetadataRecord.model_validate(found)
     assert 0 < believed < 400
     note.unlink(missing_ok=True)
     assert trust() == [FILE], "a note that is lost is a damaged one"
     assert trust() == [], "said once"
+
+
+@pytest.mark.parametrize("version", [3, 5, RECORD_FORMAT_VERSION + 1])
+def test_a_whole_note_of_another_version_of_snakemake_is_left_to_snakemake(tmp_path, monkeypatch, version):
+    """It compares what it can; an upgrade must not make every training run again."""
+    monkeypatch.chdir(tmp_path)
+    Path(FILE).parent.mkdir(parents=True)
+    Path(FILE).touch()
+    note = note_of(METADATA, FILE)
+    note.parent.mkdir(parents=True)
+    other = {**RECORD, "record_format_version": version, "input_checksums": None}
+    note.write_text(json.dumps(other))
+    assert distrust([FILE], MetadataRecord.model_validate, RECORD_FORMAT_VERSION) == []
+    assert json.loads(note.read_bytes()) == other
+    assert not note_of(INCOMPLETE, FILE).exists()
+    note.write_text(json.dumps(other)[:-20])
+    assert distrust([FILE], MetadataRecord.model_validate, RECORD_FORMAT_VERSION) == [FILE]
+
+
+@pytest.mark.parametrize(
+    ("command", "executes"),
+    [
+        ("--cores 2", True),
+        ("-j2 -F all", True),
+        ("--cores 2 -p --forcerun base", True),
+        ("--touch -c1", True),
+        ("--workflow-profile profiles/slurm", True),
+        ("-n", False),
+        ("-np", False),
+        ("-nq", False),
+        ("-nF", False),
+        ("--cores 2 --dry-run evidence", False),
+        ("--dryrun", False),
+        ("--lint", False),
+        ("--summary", False),
+        ("-D", False),
+        ("--list", False),
+        ("--dag", False),
+        ("--report", False),
+        ("--cores 2 --report report.zip --report-after-run", True),
+        ("--unlock", False),
+        ("--cleanup-metadata results/tables/base.csv", False),
+        ("--delete-all-output", False),
+    ],
+)
+def test_only_command_lines_that_run_jobs_change_notes_and_locks(command, executes):
+    assert runs_jobs(command.split()) is executes
+
+
+@pytest.mark.workflow
+def test_a_dry_run_names_distrusted_results_and_changes_nothing(tmp_path):
+    folder = Folder(tmp_path)
+    result = tmp_path / FILE
+    result.parent.mkdir(parents=True)
+    result.touch()
+    note = tmp_path / note_of(METADATA, FILE)
+    note.parent.mkdir(parents=True)
+    note.write_text("{")
+    done = folder.must("snakemake", "-np", "data_table")
+    assert "1 results have no whole note" in done
+    assert note.read_text() == "{"
+    assert not (tmp_path / note_of(INCOMPLETE, FILE)).exists()
+    assert not (tmp_path / locks.RUN).exists()
+
+
+def test_what_is_said_of_a_result_of_another_commit_than_its_record_helps(folder):
+    """`dvc repro base` records checkpoints in dvc.lock and not their hashes, which belong to a later stage."""
+    checkpoint = Path("results/checkpoints/unet/seed0.safetensors")
+    checkpoint.parent.mkdir(parents=True)
+    checkpoint.write_text("of the last full run")
+    record_hash(str(checkpoint))
+    checkpoint.write_text("of dvc repro base, brought back by dvc checkout")
+    with pytest.raises(InputError) as raised:
+        check_untouched()
+    said = str(raised.value)
+    assert "or from another commit than its record in results/hashes; delete it to have it made anew" in said
+    assert "if it was changed by hand, restore it (dvc checkout --force)" in said, "otherwise that brings the same back"
+    checkpoint.unlink()
+    check_untouched()

@@ -27,12 +27,18 @@ if workflow.is_main_process:
     from prrmse.run.kept import ANEW, forget_old
     from prrmse.run.locks import hold_run, running
     from prrmse.run.manifest import check_untouched
+    from prrmse.run.records import runs_jobs
 
+    # A dry run may be asked for by a profile, too.
+    EXECUTES = (
+        "snakemake" in sys.argv[0]
+        and not workflow.output_settings.dryrun
+        and runs_jobs(sys.argv[1:])
+    )
     try:
         if "--unlock" in sys.argv and (other := running()):
             raise InputError(f"a run is at work here ({other}); end it first")
-        executes = not {"-n", "--dry-run", "--dryrun"} & set(sys.argv)
-        if executes and "snakemake" in sys.argv[0]:
+        if EXECUTES:
             if other := hold_run():
                 logger.warning(f"another run is at work here ({other})")
             forget_old()

@@ -57,8 +57,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser = Parser(
         prog="prrmse",
         description="Which pretrained parameters can be reused, in which layers.",
-        epilog="Exit status: 0 done; 1 diff found a difference, verify a damaged file; 2 something must be fixed, and "
-        "one line says what; 3 a defect of prrmse, whose traceback PRRMSE_DEBUG=1 shows.",
+        epilog="Exit status: 0 done; 1 diff found a difference, verify a damaged or missing file; 2 something must be "
+        "fixed, and one line says what; 3 a defect of prrmse, whose traceback PRRMSE_DEBUG=1 shows.",
     )
     parser.add_argument("--version", action="version", version=f"prrmse {version('prrmse')}")
     commands = parser.add_subparsers(dest="command", required=True)
@@ -75,7 +75,8 @@ def main(arguments: list[str] | None = None) -> int:
     diff.add_argument("runs", nargs=2, metavar="RUN", help="a folder that holds results/manifest.json")
     diff.set_defaults(act=_diff)
     verify = commands.add_parser(
-        "verify", help="read every result of a run and say which are not as they were written (exit status 1 if any)"
+        "verify",
+        help="read every result of a run and say which are gone or not as they were written (exit status 1 if any)",
     )
     verify.add_argument("run", nargs="?", default=".", metavar="RUN", help="a folder that holds results/")
     verify.set_defaults(act=_verify)
@@ -300,11 +301,9 @@ def _diff(a: argparse.Namespace) -> int:
 
 
 def _verify(a: argparse.Namespace) -> int:
-    from prrmse.run.hashes import damaged, recorded, remedy
+    from prrmse.run.hashes import damaged, missing, recorded, remedy, remedy_of_missing
 
-    found = damaged(a.run)
-    for file in found:
-        print(f"{file}: not as it was written; to make it anew: {remedy(file)}")
-    if not found:
-        print(f"{len(recorded(a.run))} files are as they were written")
-    return int(bool(found))
+    lines = [f"{file}: not as it was written; to make it anew: {remedy(file)}" for file in damaged(a.run)]
+    lines += [f"{file}: not there; to make it: {remedy_of_missing(file)}" for file in missing(a.run)]
+    print("\n".join(lines) or f"{len(recorded(a.run))} files are as they were written")
+    return int(bool(lines))

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from prrmse.errors import InputError
@@ -24,46 +24,70 @@ def record_of(file: Path) -> Path | None:
     return FOLDER / f"{file.as_posix()}.sha256"
 
 
-def record(files: Iterable[Path]) -> None:
-    """Record the hashes of files that were just written."""
-    for file in files:
+def record(hashes: Mapping[Path, str]) -> None:
+    """Record the SHA-256 of files that were just written."""
+    for file, digest in hashes.items():
         if path := record_of(file):
-            write_text(f"{sha256_of(file)}  {file.as_posix()}\n", path)
+            write_text(f"{digest}  {file.as_posix()}\n", path)
             remove_partials([path])
 
 
-def check(files: Iterable[Path]) -> None:
+def check(files: Iterable[Path]) -> dict[Path, str]:
     """Refuse to read what is not as it was written.
 
     Args:
         files: those without a record, and those that are not there, pass.
 
+    Returns:
+        The SHA-256 of those that have a record.
+
     Raises:
         InputError: names the first that differs, and what makes it anew.
     """
+    found = {}
     for file in files:
         path = record_of(file)
-        if path and path.is_file() and file.is_file() and _recorded(path) != sha256_of(file):
-            raise InputError(f"{file}: not as it was written ({path}); to make it anew: {remedy(file.as_posix())}")
+        if path and path.is_file() and file.is_file():
+            found[file] = sha256_of(file)
+            if found[file] != _recorded(path):
+                raise InputError(f"{file}: not as it was written ({path}); to make it anew: {remedy(file.as_posix())}")
+    return found
 
 
 def remedy(file: str) -> str:
     """The command that makes a result anew; of a file of a phantom, the whole phantom."""
     if file.startswith("data/phantom/"):
         file = f"data/phantom/{Path(file).parts[2].removesuffix('.sha256')}.sha256"
-    return f"rm {shlex.quote(file)} && snakemake --cores all {shlex.quote(file)}"
+    return f"rm {shlex.quote(file)} && {_command(file)}"
+
+
+def remedy_of_missing(file: str) -> str:
+    """The command that makes a result that is gone; its record may also be all that is left of another grid."""
+    return f"{_command(file)} (if no rule makes it any more: rm {shlex.quote(f'{FOLDER}/{file}.sha256')})"
+
+
+def _command(file: str) -> str:
+    return f"snakemake --cores all {shlex.quote(file)}"
 
 
 def recorded(folder: str | Path = ".") -> dict[str, str]:
     """File -> SHA-256, of every file that is there and finished."""
     folder = Path(folder)
+    files = {file: path for file, path in _records(folder).items() if (folder / file).is_file()}
+    return {file: _recorded(path) for file, path in files.items()}
+
+
+def missing(folder: str | Path = ".") -> list[str]:
+    """Files whose hash is recorded and which are not there, but for those that Snakemake makes anew by itself."""
+    folder = Path(folder)
+    return [file for file in _records(folder) if not (folder / file).is_file()]
+
+
+def _records(folder: Path) -> dict[str, Path]:
+    """File -> where its hash is recorded, of every file that is finished."""
     root = folder / FOLDER
-    found = {}
-    for path in sorted(root.rglob("*.sha256")):
-        file = path.relative_to(root).as_posix().removesuffix(".sha256")
-        if (folder / file).is_file() and not is_unfinished(folder, file):
-            found[file] = _recorded(path)
-    return found
+    found = {path.relative_to(root).as_posix().removesuffix(".sha256"): path for path in sorted(root.rglob("*.sha256"))}
+    return {file: path for file, path in found.items() if not is_unfinished(folder, file)}
 
 
 def damaged(folder: str | Path = ".") -> list[str]:
@@ -72,12 +96,13 @@ def damaged(folder: str | Path = ".") -> list[str]:
     Files of phantoms among them: their hashes are in ``data/phantom/NAME.sha256``.
 
     Raises:
-        InputError: no hash is recorded there.
+        InputError: no hash is recorded there, or of nothing that is there.
     """
     folder = Path(folder)
     hashes = recorded(folder)
     if not hashes:
-        raise InputError(f"{folder / FOLDER}: no recorded hashes; the jobs of the workflow write them")
+        none = "none of the files is there whose hashes are recorded" if _records(folder) else "no recorded hashes"
+        raise InputError(f"{folder / FOLDER}: {none}; the jobs of the workflow write both, dvc pull brings them")
     changed = [file for file, digest in hashes.items() if sha256_of(folder / file) != digest]
     for lines in sorted(folder.glob("data/phantom/*.sha256")):
         name = lines.relative_to(folder).as_posix()

@@ -6,13 +6,13 @@ import argparse
 import logging
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from prrmse.config.params import PARAMETERS, parse_sections, plain
 from prrmse.errors import InputError
 from prrmse.failures import exit_status
-from prrmse.files import remove_partials, written
+from prrmse.files import remove_partials, sha256_of, written
 from prrmse.log import show_messages
 from prrmse.run import hashes, kept, locks
 from prrmse.run.code import SOURCES, code_digest, sources_digest
@@ -64,7 +64,7 @@ def _run(main: Callable[[argparse.Namespace], Afterwards | None], arguments: arg
     if arguments.code:  # started by a run
         locks.hold_job()
     read = _files_of(arguments)
-    hashes.check(read)
+    checked = hashes.check(read)
     imported = _imported()
     if not _is_planned(arguments.code):
         raise InputError("the program was changed since this run was started; run again")
@@ -72,7 +72,8 @@ def _run(main: Callable[[argparse.Namespace], Afterwards | None], arguments: arg
         from prrmse.learning.device import set_up_process  # imports torch
 
         set_up_process(compute.device, compute.threads)
-    key = _key(arguments, read) if keep and arguments.code and Path(".snakemake").is_dir() else None
+    # After the GPU is taken, since which device and precision are chosen is part of the key.
+    key = _key(arguments, read, checked) if keep and _can_keep(arguments) else None
     if key and (files := kept.restore(key)) is not None:
         from prrmse.learning.snapshot import discard, snapshot_of
 
@@ -86,10 +87,11 @@ def _run(main: Callable[[argparse.Namespace], Afterwards | None], arguments: arg
     results = [path for path in made if path.is_file() and not path.name.startswith(".")]
     if _imported() - imported and not _is_planned(arguments.code):
         raise InputError("the program was changed while this job ran; run again")
-    hashes.record(results)
+    digests = {path: sha256_of(path) for path in results}
+    hashes.record(digests)
     remove_partials(made)
     if key:
-        kept.keep(key, results)
+        kept.keep(key, digests)
     if afterwards:
         afterwards()
 
@@ -102,13 +104,19 @@ def _files_of(arguments: argparse.Namespace) -> list[Path]:
     return sorted(path for path in found if path.is_file() and not is_unfinished(Path(), path.as_posix()))
 
 
-def _key(arguments: argparse.Namespace, read: list[Path]) -> str:
-    import torch
+def _can_keep(arguments: argparse.Namespace) -> bool:
+    """Whether this is a job of a run, and a key can stand for all the code of its network."""
+    networks = [value for name, value in arguments.params.items() if name.startswith("nets.")]
+    is_of_run = bool(arguments.code) and Path(".snakemake").is_dir()
+    return is_of_run and all(kept.is_told_by_version(network) for network in networks)
 
+
+def _key(arguments: argparse.Namespace, read: list[Path], checked: Mapping[Path, str]) -> str:
     from prrmse.learning.device import describe
 
-    what = vars(arguments) | {"params": plain(arguments.params), "script": sys.argv[0], "torch": torch.__version__}
-    return kept.key_of(what | {"computed": describe(arguments.params["compute"])}, read)
+    what = vars(arguments) | {"params": plain(arguments.params), "script": sys.argv[0]}
+    digests = {path: checked.get(path) or sha256_of(path) for path in read}
+    return kept.key_of(what | {"computed": describe(arguments.params["compute"])}, digests)
 
 
 def _is_planned(code: str | None) -> bool:

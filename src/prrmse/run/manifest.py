@@ -119,7 +119,10 @@ def _made_by_snakemake(folder: Path, file: str) -> bool:
 
 
 def check_untouched() -> None:
-    """Refuse to go on from results that were edited by hand: what follows from them would be wrong.
+    """Refuse to go on from results that are not as recorded: what follows from those edited by hand would be wrong.
+
+    DVC brings back checkpoints and their hashes (``results/hashes``) as of different runs where only some of its stages
+    were run before a commit: the hashes belong to the last stage. The two cases cannot be told apart here.
 
     Raises:
         InputError: names the files and says what to do.
@@ -127,6 +130,7 @@ def check_untouched() -> None:
     if changed := touched():
         more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
         raise InputError(
-            f"{', '.join(changed[:3])}{more}: changed by hand since the workflow made it; delete it to "
-            "have it made anew, or restore it (dvc checkout --force brings back what DVC recorded)"
+            f"{', '.join(changed[:3])}{more}: changed by hand since the workflow made it, or from another commit than "
+            "its record in results/hashes; delete it to have it made anew (or taken from .snakemake/kept), or, if it "
+            "was changed by hand, restore it (dvc checkout --force)"
         )

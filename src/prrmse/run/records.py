@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from base64 import urlsafe_b64encode
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,38 @@ from typing import Any
 COMPARED = {"rule", "input", "params", "code", "endtime", "input_checksums", "record_format_version"}
 METADATA, INCOMPLETE = Path(".snakemake/metadata"), Path(".snakemake/incomplete")
 LONGEST_NAME = 254
+# Arguments of snakemake with which it makes nothing.
+NO_JOBS = (
+    "dryrun",
+    "lint",
+    "list_rules",
+    "list_target_rules",
+    "print_compilation",
+    "containerize",
+    "report",
+    "reporter",
+    "generate_unit_tests",
+    "dag",
+    "rulegraph",
+    "filegraph",
+    "d3dag",
+    "unlock",
+    "cleanup_metadata",
+    "conda_cleanup_envs",
+    "conda_create_envs_only",
+    "list_conda_envs",
+    "cleanup_shadow",
+    "container_cleanup_images",
+    "list_changes",
+    "list_input_changes",
+    "list_params_changes",
+    "list_untracked",
+    "summary",
+    "detailed_summary",
+    "archive",
+    "delete_all_output",
+    "delete_temp_output",
+)
 
 
 def note_of(kind: Path, file: str) -> Path:
@@ -39,7 +71,21 @@ def end_time(folder: Path, file: str) -> float | None:
     return found if isinstance(found, float) else None
 
 
-def distrusted_results(rules: Iterable[Any]) -> list[str]:
+def runs_jobs(command: Sequence[str]) -> bool:
+    """Whether Snakemake makes anything with these arguments; otherwise it only answers, or tidies up.
+
+    Said while Snakemake reads the Snakefile, when the workflow does not know it yet. Of a dry run that a profile asks
+    for see ``workflow.output_settings``.
+    """
+    from snakemake.cli import get_argument_parser
+
+    asked = vars(get_argument_parser().parse_known_args(list(command))[0])
+    # Some are False, others None, where they are left out; `--cleanup-metadata` and its like are lists.
+    answers = set(NO_JOBS) - ({"report", "reporter"} if asked.get("report_after_run") else set())
+    return all(asked.get(name) in (None, False) for name in answers)
+
+
+def distrusted_results(rules: Iterable[Any], *, mark: bool) -> list[str]:
     """`distrust` for all that these rules of Snakemake have made so far."""
     from snakemake.persistence import RECORD_FORMAT_VERSION, MetadataRecord
 
@@ -47,34 +93,38 @@ def distrusted_results(rules: Iterable[Any]) -> list[str]:
     paths = [*Path("results").rglob("*"), *Path("data/processed").glob("*"), *Path("data/phantom").glob("*.sha256")]
     names = sorted(path.as_posix() for path in paths if not path.name.startswith("."))
     made = [name for name in names if any(output.match(name) for output in outputs)]
-    return distrust(made, MetadataRecord.model_validate, RECORD_FORMAT_VERSION)
+    return distrust(made, MetadataRecord.model_validate, RECORD_FORMAT_VERSION, mark=mark)
 
 
-def distrust(outputs: Iterable[str], validate: Callable[[dict[str, Any]], object], version: int) -> list[str]:
+def distrust(
+    outputs: Iterable[str], validate: Callable[[dict[str, Any]], object], version: int, *, mark: bool = True
+) -> list[str]:
     """Mark as unfinished what has no note, or a damaged one.
 
     Args:
         outputs: files of the workflow.
         validate: raises ValueError for a note whose values Snakemake cannot take.
-        version: of the form of notes that Snakemake compares in full.
+        version: of the form of notes that this Snakemake writes. Of a note of another form it compares what it can,
+            so that one needs only to be readable.
+        mark: False to change nothing and only say what would be marked.
 
     Returns:
         Those that are there and were not marked before.
     """
     found = [file for file in outputs if Path(file).is_file() and not is_unfinished(Path(), file)]
-    marked = [file for file in found if not _is_whole(note_of(METADATA, file), validate, version)]
-    for file in marked:
-        mark = note_of(INCOMPLETE, file)
-        mark.parent.mkdir(parents=True, exist_ok=True)
-        mark.write_text(json.dumps({"external_jobid": None}))
+    distrusted = [file for file in found if not _is_whole(note_of(METADATA, file), validate, version)]
+    for file in distrusted if mark else []:
+        unfinished = note_of(INCOMPLETE, file)
+        unfinished.parent.mkdir(parents=True, exist_ok=True)
+        unfinished.write_text(json.dumps({"external_jobid": None}))
         note_of(METADATA, file).unlink(missing_ok=True)
-    return marked
+    return distrusted
 
 
 def _is_whole(note: Path, validate: Callable[[dict[str, Any]], object], version: int) -> bool:
     try:
         found = json.loads(note.read_bytes())
         validate(found)
-        return found["record_format_version"] == version and all(found[key] is not None for key in COMPARED)
+        return found["record_format_version"] != version or all(found[key] is not None for key in COMPARED)
     except (OSError, ValueError, KeyError, TypeError):
         return False
