@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -113,6 +114,11 @@ def test_defect_in_one_data_set_stops_before_any_training(finished, tmp_path):
     folder.snakemake("data/phantom/acdc.sha256", "data/phantom/t1.sha256")
     image = sorted((tmp_path / "data/phantom/acdc").rglob("patient002_frame01.nii.gz"))[0]
     image.write_bytes(image.read_bytes()[:3000])
+    done = folder.snakemake()
+    assert "patient002_frame01.nii.gz: changed by hand" in done.stdout, "a phantom has a recorded hash"
+    shutil.move(tmp_path / "data/phantom/acdc", tmp_path / "data/raw/acdc")
+    for key, value in (("phantom", None), ("root", "data/raw/acdc"), ("provenance", "synthetic")):
+        folder.change(f"datasets.acdc.{key}", value)
     done = folder.snakemake()
     assert done.returncode != 0
     assert "patient002_frame01.nii.gz: truncated or not NIfTI" in done.stdout
