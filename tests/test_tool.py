@@ -131,7 +131,7 @@ def test_a_state_of_several_by_its_name(folder, capsys, tmp_path):
         printed(capsys, "warmstart", folder / "start.safetensors", *how, "--out", out)
         assert torch.equal(load_file(out)["inc.3.weight"], own)
     settings, listed = ["--steps", "1", "--out", tmp_path / "trained.safetensors"], tmp_path / "list.json"
-    listed.write_text('{"reused": ["inc.3.weight"]}')
+    listed.write_text('{"frozen": ["inc.3.weight"]}')
     printed(capsys, "train", *network, *data, *settings, "--start", both, "--freeze", listed, *entry)
     assert torch.equal(load_file(tmp_path / "trained.safetensors")["inc.3.weight"], own)
     # A name for each file; a name that no file has; a name where there is nothing to choose.
@@ -240,9 +240,9 @@ def test_train_refuses_before_it_trains(folder, capsys, tmp_path):
     data = ["--data", folder / "slices.npz", *RUN, "--out", tmp_path / "own.safetensors"]
     network = ["train", "--network", "unet", "--arguments", json.dumps(ARGUMENTS["unet"]), *data]
     listed = tmp_path / "list.json"
-    listed.write_text('{"reused": ["inc.0.weight"]}')
+    listed.write_text('{"frozen": ["inc.0.weight"]}')
     assert "does not bring" in refused(capsys, *network, "--freeze", listed)
-    listed.write_text('{"reused": ["stem.weight"]}')
+    listed.write_text('{"frozen": ["stem.weight"]}')
     assert "names stem.weight" in refused(capsys, *network, "--freeze", listed)
     assert "no such file" in refused(capsys, *network, "--start", tmp_path / "none.pth")
     two = ["train", "--network", "unet", "--arguments", '{"width": 4, "out_channels": 2}', *data]

@@ -363,8 +363,8 @@ def write_advice(root: Path) -> None:
 
 
 def read_advice(root: Path) -> None:
-    target, source, _ = commands.advised(str(root / "advice.json"), None, inventory(network()))
-    api.warmstart(network(), source, target, root / "out.safetensors")
+    found = commands.advised(str(root / "advice.json"), None, inventory(network()))
+    api.warmstart(network(), found.file, found.layers, root / "out.safetensors")
 
 
 def write_freeze(root: Path) -> None:
