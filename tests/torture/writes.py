@@ -120,7 +120,7 @@ class Workplace:
         for path, content in kept.items():
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(content)
-        record(self.inputs)
+        record({path: sha256_of(path) for path in self.inputs})
 
     def run(self, job: Job, *strace: str) -> Ended:
         """Run a job in a fork, with strace attached to it if it has arguments."""
