@@ -124,7 +124,7 @@ MODULES = {
     "phantom": "phantom",
     "prepare": "data",
     "data_table": "data tables.store",
-    "base": f"{TRAINING} experiments.base tables.store",
+    "base": f"{TRAINING} experiments.base tables.store versions",
     "base_table": "tables.means tables.store",
     "swap": f"{EVALUATION} engine experiments.swap learning.reach learning.separable learning.target"
     " run.pair tables.store",
@@ -132,13 +132,13 @@ MODULES = {
     "rmse": "compare.distance experiments.rmse nets.arrays tables.store",
     "bn_shift": "compare.distance experiments.bn_shift nets.arrays tables.store",
     "verdict": "tables.bootstrap tables.store tables.verdict",
-    "transfer": f"{TRAINING} experiments.transfer tables.plan tables.store",
+    "transfer": f"{TRAINING} experiments.transfer tables.plan tables.store versions",
     "transfer_table": "tables.markdown tables.means tables.paper tables.store",
     "claims": "tables.answer tables.claims tables.inference tables.store",
     "metrics": "tables.metrics tables.store",
     "figures": "figures tables.paper tables.store",
-    "report": "config.params figures.titles report.page run.manifest tables.paper tables.store",
-    "manifest": "config.params run.manifest",
+    "report": "config.params figures.titles report.page run.manifest tables.paper tables.store versions",
+    "manifest": "config.params run.manifest versions",
     "control": f"{EVALUATION} compare.align engine experiments.control learning.reach learning.separable"
     " learning.target tables.store",
     "controls": f"{EVIDENCE} tables.bootstrap tables.controls tables.verdict",
@@ -148,7 +148,7 @@ MODULES = {
     "factorial": f"{EVIDENCE} tables.factorial",
     "transferability": f"{EVALUATION} compare engine experiments.transferability learning.reach learning.separable"
     " learning.target tables.store",
-    "gain": f"{TRAINING} experiments.probe experiments.transfer tables.plan tables.store",
+    "gain": f"{TRAINING} experiments.probe experiments.transfer tables.plan tables.store versions",
     "ranking": f"{EVIDENCE} tables.bootstrap tables.ranking",
     "evidence": "config.params report.evidence report.page tables.answer tables.controls tables.findings"
     " tables.inference tables.markdown tables.ranking tables.store",

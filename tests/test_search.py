@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+from types import SimpleNamespace
+
 import pytest
 import torch
 from conftest import ARGUMENTS, COMPUTE
@@ -107,7 +110,9 @@ def test_the_same_search_goes_on_and_another_is_refused(run, tmp_path, monkeypat
         run(tmp_path, plans=plans, seed=1)
 
 
-def test_the_budget_is_kept_and_one_that_is_too_small_is_said(run, tmp_path):
+def test_the_budget_is_kept_and_one_that_is_too_small_is_said(run, monkeypatch):
+    ticks = itertools.count()
+    monkeypatch.setattr(module, "time", SimpleNamespace(perf_counter=lambda: next(ticks)))  # a second each training
     with pytest.raises(InputError, match="does not suffice for one fold"):
         run(budget=0.001)
     everything = run(plans=("head",))

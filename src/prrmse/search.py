@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 import json
 import logging
 import math
@@ -40,7 +39,7 @@ from prrmse.learning.training_run import training_run
 from prrmse.names import PLANS, Layer
 from prrmse.nets.build import seeded_network
 from prrmse.nets.foreign import fit, read_state
-from prrmse.nets.layers import fill
+from prrmse.nets.layers import fill, state_digest
 from prrmse.seeding import derive_seed
 from prrmse.settings import Compute, Training
 
@@ -142,9 +141,9 @@ def search(
     starts = _starts(made, states, plans)
     identity = {
         **{"network": network, "arguments": dict(arguments or {}), "folds": groups, "rounds": rounds, "seed": seed},
-        **{"initial": _fingerprint(made.state_dict()), "program": program_digest(), "torch": torch.__version__},
+        **{"initial": state_digest(made.state_dict()), "program": program_digest(), "torch": torch.__version__},
         **{"training": settings.model_dump(), "compute": compute.model_dump(), "data": pool.fingerprint()},
-        "sources": {name: _fingerprint(state) for name, state in states.items()},
+        "sources": {name: state_digest(state) for name, state in states.items()},
         "candidates": [list(candidate) for candidate in starts],
     }
     with tempfile.TemporaryDirectory() as temporary:
@@ -284,30 +283,18 @@ def _starts(
     place = {name: i for i, name in enumerate(own)}
     kernels = [place[layer.tensor] for layer in pairs if layer.kind == "W"]
     middle = sorted(kernels)[len(kernels) // 2]
+    body = [layer for layer in pairs if not layer.final]
+    fitted = {source: fit(own, state)[0] for source, state in states.items()}
     found = {}
     for candidate in candidates_of(list(states), plans):
-        if candidate.source == SCRATCH:
-            found[candidate] = Start(own, [], [])
-            continue
-        fitted = {name: t for name, t in fit(own, states[candidate.source])[0].items() if name not in final}
-        reused = [layer for layer in pairs if layer.tensor in fitted and not layer.final]
-        if not reused:
+        offered = {n: tensor for n, tensor in fitted.get(candidate.source, {}).items() if n not in final}
+        reused = [layer for layer in body if layer.tensor in offered]
+        if candidate.source != SCRATCH and not reused:
             raise InputError(f"{candidate.source}: nothing in it fits the network; see prrmse compare")
-        fixed = {
-            "finetune": [],
-            "half": [layer for layer in reused if place[layer.tensor] < middle],
-            "head": reused,
-        }
-        found[candidate] = Start({**own, **fitted}, reused, fixed[candidate.plan])
+        first_half = [layer for layer in reused if place[layer.tensor] < middle]
+        fixed = {"half": first_half, "head": reused}.get(candidate.plan, [])
+        found[candidate] = Start({**own, **offered}, reused, fixed)
     return found
-
-
-def _fingerprint(state: Mapping[str, torch.Tensor]) -> str:
-    digest = hashlib.sha256()
-    for name, tensor in state.items():
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
 
 
 def _claim(folder: Path, identity: Mapping[str, Any]) -> None:

@@ -19,6 +19,7 @@ from torch import nn
 from prrmse.data.slices import Slices
 from prrmse.files import atomic, digest_of, remove_partials
 from prrmse.learning.optimiser import Optimiser
+from prrmse.nets.layers import state_digest
 
 log = logging.getLogger(__name__)
 
@@ -143,10 +144,6 @@ def identity_of(network: nn.Module, slices: Slices, rest: list[object]) -> str:
         slices: the training slices.
         rest: anything JSON-able: settings, seed, what is frozen, how it is computed.
     """
-    what = [program_digest(), torch.__version__, repr(network), slices.fingerprint(), rest]
-    digest = hashlib.sha256(json.dumps(what, sort_keys=True).encode())
-    for name, value in network.state_dict().items():
-        if isinstance(value, torch.Tensor):
-            digest.update(name.encode())
-            digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
+    of_network = repr(network), state_digest(network.state_dict())
+    what = [program_digest(), torch.__version__, *of_network, slices.fingerprint(), rest]
+    return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import platform
 from collections.abc import Mapping
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +20,7 @@ from prrmse.nets.arrays import read_arrays
 from prrmse.nets.build import build, build_network, opens_files
 from prrmse.nets.layers import norm_eps, tensor_names
 from prrmse.settings import PSPNetArguments, Section, UNetArguments
+from prrmse.versions import installed_versions
 
 LIBRARIES = ("torch", "torchvision", "numpy")
 AGAIN = "it is damaged, or was changed; delete it and run again"
@@ -42,10 +41,7 @@ def save_checkpoint(network: nn.Module, path: str | Path, header: dict[str, Any]
     """
     own = network.state_dict()
     names = tensor_names(own)
-    libraries = {"python": platform.python_version()}
-    for name in LIBRARIES:
-        with contextlib.suppress(PackageNotFoundError):  # torchvision is optional
-            libraries[name] = version(name)
+    libraries = {"python": platform.python_version(), **installed_versions(LIBRARIES)}
     shared = {first: others for first, (_, *others) in names.items() if others}
     header = {**header, "eps": norm_eps(network), "libraries": libraries, **({"names": shared} if shared else {})}
     with atomic(path) as partial:

@@ -13,6 +13,7 @@ pair, by the first of the names; `tensor_names` lists all of them.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping
 
 import torch
@@ -51,6 +52,16 @@ def under_all_names(state: Mapping[str, torch.Tensor], values: Mapping[str, torc
         if given is not None:
             found.update((name, given) for name in names if name not in values)
     return found
+
+
+def state_digest(state: Mapping[str, object]) -> str:
+    """SHA-256 of a state: names, dtypes, shapes and bytes of its tensors; what is no tensor is passed over."""
+    digest = hashlib.sha256()
+    for name, value in state.items():
+        if isinstance(value, torch.Tensor):
+            digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+            digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _memory(tensor: torch.Tensor) -> Hashable:

@@ -19,7 +19,6 @@ import platform
 import shutil
 import time
 from collections.abc import Mapping
-from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -27,6 +26,7 @@ from typing import Any
 from prrmse.errors import InputError
 from prrmse.files import sha256_of, write_text
 from prrmse.settings import Network
+from prrmse.versions import installed_versions
 
 FOLDER = Path(".snakemake/kept")
 # Set while Snakemake is asked to run jobs whatever is there (--forceall, --forcerun, --force).
@@ -55,13 +55,8 @@ PACKAGES = (
 
 def versions() -> dict[str, str | None]:
     """Of Python and of `PACKAGES`; None for what is not installed."""
-    found: dict[str, str | None] = {"python": platform.python_version()}
-    for name in PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = None
-    return found
+    installed = installed_versions(PACKAGES)
+    return {"python": platform.python_version(), **{name: installed.get(name) for name in PACKAGES}}
 
 
 def is_told_by_version(network: Network | None) -> bool:

@@ -7,7 +7,6 @@ import platform
 import shutil
 import subprocess
 from collections.abc import Iterable
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from prrmse.errors import InputError
 from prrmse.files import sha256_of
 from prrmse.run.hashes import phantom_files, recorded
 from prrmse.run.records import end_time
+from prrmse.versions import installed_versions
 
 PACKAGES = ("torch", "torchvision", "numpy", "pandas", "nibabel", "seaborn", "snakemake", "dvc")
 MANIFEST = Path("results/manifest.json")
@@ -27,12 +27,8 @@ def environment() -> dict[str, str]:
     """Versions and machine, in a fixed order."""
     found = {"python": platform.python_version(), "system": f"{platform.system()} {platform.machine()}"}
     found |= {"cpu": _cpu(), "gpu": _gpu()}
-    for name in PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = "not installed"
-    return found
+    installed = installed_versions(PACKAGES)
+    return found | {name: installed.get(name, "not installed") for name in PACKAGES}
 
 
 def _cpu() -> str:
