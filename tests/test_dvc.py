@@ -171,7 +171,6 @@ def test_a_phantom_edited_by_hand_is_named(clone):
 
 def test_a_killed_repro_and_its_locks_do_not_stop_the_next(clone):
     clone.change("base.steps", 3)
-    before = {path: path.read_bytes() for path in clone.path.glob("results/checkpoints/*/*/*")}
     run = subprocess.Popen(
         ["dvc", "repro"],
         cwd=clone.path,
@@ -180,11 +179,16 @@ def test_a_killed_repro_and_its_locks_do_not_stop_the_next(clone):
         stderr=subprocess.DEVNULL,
         start_new_session=True,
     )
-    wait_for(lambda: any(path.read_bytes() != old for path, old in before.items() if path.exists()))
+    wait_for(clone.trainings)
+    finished = clone.trainings()
+    assert run.poll() is None
     os.killpg(run.pid, signal.SIGKILL)
     run.wait()
-    printed = clone.must("dvc", "repro")
-    assert jobs(printed)["base"] < 8, "models that were finished are not trained again"
+    clone.must("dvc", "repro")
+    # Snakemake may not have noted the last of them and plan it again; that is then taken from what was kept.
+    after = clone.trainings()
+    assert finished.items() <= after.items(), "models that were finished are not trained again"
+    assert len(after) == 8
     assert "up to date" in clone.must("dvc", "status")
 
 

@@ -153,7 +153,6 @@ def test_a_run_killed_before_it_recorded_its_output_is_no_edit_by_hand(finished,
 
 def test_a_killed_run_goes_on_where_it_stopped(finished, tmp_path):
     folder = Folder(tmp_path / "killed")
-    first = [*sorted((folder.path / "results/checkpoints").glob("*/*/*.safetensors"))]
     run = subprocess.Popen(
         ["snakemake", "--cores", "2"],
         cwd=folder.path,
@@ -163,10 +162,9 @@ def test_a_killed_run_goes_on_where_it_stopped(finished, tmp_path):
         start_new_session=True,
     )
     deadline = time.monotonic() + 300
-    while not first and time.monotonic() < deadline:
-        first = [*sorted((folder.path / "results/checkpoints").glob("*/*/*.safetensors"))]
+    while not (trained := folder.trainings()) and time.monotonic() < deadline:
         time.sleep(0.05)
-    assert first, "no model was trained in 300 s"
+    assert trained, "no model was trained in 300 s"
     unlocked = folder.run("snakemake", "--unlock")
     assert unlocked.returncode != 0
     assert f"a run is at work here (process {run.pid}" in unlocked.stdout
@@ -174,6 +172,7 @@ def test_a_killed_run_goes_on_where_it_stopped(finished, tmp_path):
     run.wait()
     assert [*folder.path.glob(".snakemake/locks/*")], "as if it still ran"
     folder.must("snakemake", "--cores", "1")
+    assert trained.items() <= folder.trainings().items(), "a model that was finished was trained again"
     assert folder.must("prrmse", "verify").endswith("files are as they were written\n")
     assert folder.must("prrmse", "diff", str(finished.path), ".") == "the same bytes in every file\n"
 

@@ -131,6 +131,11 @@ class Folder:
         (self.path / "results/manifest.json").write_text(json.dumps({"commit": None, "changed": None, **empty}))
         self.must("snakemake", "--cores", "1", "--touch", "--forceall", *targets)
 
+    def trainings(self) -> dict[Path, int]:
+        """What each finished training of a base model has kept: its record, and when that was written."""
+        records = [*self.path.glob(".snakemake/kept/*/files.json")]
+        return {record: record.stat().st_mtime_ns for record in records if "results/checkpoints/" in record.read_text()}
+
     def planned(self, *arguments: str) -> dict[str, int]:
         """Rule -> number of jobs that a dry run would run."""
         printed = self.must("snakemake", "--cores", "2", "--dry-run", *arguments)
