@@ -9,7 +9,7 @@ RUN apt-get update \
 WORKDIR /prrmse
 COPY requirements-uv.txt requirements.txt ./
 RUN python -m pip install --no-cache-dir --require-hashes -r requirements-uv.txt \
-    && uv pip install --system --no-cache --require-hashes -r requirements.txt
+    && uv pip install --system --no-cache --compile-bytecode --require-hashes -r requirements.txt
 COPY . .
 RUN uv pip install --system --no-cache --no-deps --no-build-isolation -e .
 ENTRYPOINT ["snakemake"]
