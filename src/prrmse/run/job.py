@@ -38,13 +38,13 @@ def run(
 
     Args:
         main: what to run; it gets the arguments as attributes. What it returns is called when its results are recorded.
-        names: arguments of one value, all required. ``--params`` is what `prrmse.config.params.section` wrote; a
-            process that is given ``compute`` is first set up for it (`prrmse.learning.device.set_up_process`).
+        names: arguments of one value, all required. ``--params`` is what `prrmse.config.params.section` wrote.
         optional: arguments of one value or none (``--name`` alone), which is None.
         lists: arguments of several values. ``@FILE`` stands for the lines of a file, since the arguments of a program
             are limited in length.
         keep: whether what it makes is kept for the next time (`prrmse.run.kept`): for jobs that take long and whose
-            result depends on nothing but their arguments and the files among these.
+            result depends on nothing but their arguments and the files among these. Their process is first set up for
+            the ``compute`` of their parameters (`prrmse.learning.device.set_up_process`).
     """
     parser = argparse.ArgumentParser(description=sys.modules["__main__"].__doc__, fromfile_prefix_chars="@")
     parser.add_argument("--code", help="digest of the program with which Snakemake planned this job")
@@ -68,9 +68,10 @@ def _run(main: Callable[[argparse.Namespace], Afterwards | None], arguments: arg
     imported = _imported()
     if not _is_planned(arguments.code):
         raise InputError("the program was changed since this run was started; run again")
-    if compute := getattr(arguments, "params", {}).get("compute"):
+    if keep:
         from prrmse.learning.device import set_up_process  # imports torch
 
+        compute = arguments.params["compute"]
         set_up_process(compute.device, compute.threads)
     # After the GPU is taken, since which device and precision are chosen is part of the key.
     key = _key(arguments, read, checked) if keep and _can_keep(arguments) else None
