@@ -7,6 +7,7 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -23,8 +24,16 @@ pytestmark = [
     ),
 ]
 SLURM = Path(__file__).parent / "slurm"
-FAST_POLLING = ["--seconds-between-status-checks", "2", "--slurm-init-seconds-before-status-checks", "2"]
-FAST_POLLING += ["--latency-wait", "10"]
+# Snakemake, whose plugin would wait ten seconds longer after each look that finds no job ended.
+SNAKEMAKE = """
+import asyncio, sys
+from snakemake_interface_executor_plugins.executors.remote import RemoteExecutor
+from snakemake.cli import main
+RemoteExecutor.sleep = lambda executor: asyncio.sleep(2)
+sys.argv[0] = "snakemake"
+main()
+"""
+FAST = ["--slurm-init-seconds-before-status-checks", "2", "--latency-wait", "10"]
 
 
 class Cluster:
@@ -94,7 +103,7 @@ class OnCluster(Folder):
         return {**own, **self.cluster.environment, "PATH": f"{own['PATH']}:{self.cluster.environment['PATH']}"}
 
     def submit(self, *arguments: str) -> list[str]:
-        return ["snakemake", "--workflow-profile", "profiles/slurm", *FAST_POLLING, *arguments]
+        return [sys.executable, "-c", SNAKEMAKE, "--workflow-profile", "profiles/slurm", *FAST, *arguments]
 
 
 def few_jobs() -> dict:
@@ -136,7 +145,7 @@ MODELS = ["acdc-seg", "acdc-auto", "t1-seg", "t1-auto"]
 
 def test_trainings_survive_time_limit_cancellation_preemption_and_a_lost_node(cluster, tmp_path):
     params = few_jobs()
-    params["base"]["steps"] = 250
+    params["base"]["steps"] = 100
     params["compute"]["resume_seconds"] = 0
     undisturbed = Folder(tmp_path / "undisturbed")
     undisturbed.write(params)
@@ -149,13 +158,11 @@ def test_trainings_survive_time_limit_cancellation_preemption_and_a_lost_node(cl
     with open(tmp_path / "log", "w") as log:
         run = subprocess.Popen(command, cwd=folder.path, env=folder.environment, stdout=log, stderr=log)
     try:
-        ids = {model: started(cluster, folder, model, run) for model in MODELS}
+        ids = stopped(cluster, folder, run)
         nodes = {model: cluster("squeue", "-h", "-j", job, "-o", "%N").strip() for model, job in ids.items()}
         lost, cancelled, limited, preempted = sorted(MODELS, key=nodes.__getitem__)
-        # A job that hangs until its time is up.
+        # This one hangs until its time is up; SLURM lets a stopped one go on when it asks it to end.
         cluster("scontrol", "update", f"JobId={ids[limited]}", "TimeLimit=1")
-        for process in _processes_of_job(ids[limited]):
-            os.kill(process, signal.SIGSTOP)
         cluster("scancel", ids[cancelled])
         cluster("scontrol", "requeue", ids[preempted])
         cluster.stop_node(nodes[lost])
@@ -183,18 +190,26 @@ def test_trainings_survive_time_limit_cancellation_preemption_and_a_lost_node(cl
     assert not list(folder.path.glob("results/checkpoints/**/.*.resume*"))
 
 
-def started(cluster: Cluster, folder: Folder, model: str, run: subprocess.Popen) -> str:
-    """The SLURM id of a model's training, once that has done a step."""
-    snapshot = folder.path / f"results/checkpoints/pspnet/{model}/.seed0.resume"
-    wait_for(lambda: snapshot.exists() or run.poll() is not None)
-    assert snapshot.exists(), "the run ended before the faults"
-    lines = cluster("squeue", "-h", "-t", "R", "-o", "%i %k").splitlines()
-    (found,) = [line.split()[0] for line in lines if f"base_wildcards_pspnet_{model}_0" in line]
-    return found
+def stopped(cluster: Cluster, folder: Folder, run: subprocess.Popen) -> dict[str, str]:
+    """The SLURM ids of the models' trainings, each of which is stopped once it has done a step."""
+    ids = {}
+
+    def all_are_stopped() -> bool:
+        for model in MODELS:
+            if model not in ids and (folder.path / f"results/checkpoints/pspnet/{model}/.seed0.resume").exists():
+                lines = cluster("squeue", "-h", "-t", "R", "-o", "%i %k").splitlines()
+                (ids[model],) = [line.split()[0] for line in lines if f"base_wildcards_pspnet_{model}_0" in line]
+                for process in _processes_of_job(ids[model]):
+                    os.kill(process, signal.SIGSTOP)
+        return len(ids) == len(MODELS) or run.poll() is not None
+
+    wait_for(all_are_stopped)
+    assert run.poll() is None, "the run ended before the faults"
+    return ids
 
 
 def wait_for(condition: Callable[[], bool], seconds: float = 300) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "waited too long"
-        time.sleep(0.2)
+        time.sleep(0.1)
