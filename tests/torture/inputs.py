@@ -1,8 +1,8 @@
 """Damaged, odd and hostile inputs into every reader and into the command line: how does each case end?
 
 ``python tests/torture/inputs.py --cases 20000 --seed 0 [--reader NAME ...]`` prints a Markdown table of the outcomes,
-then each bad one. A case is repeated, with its traceback, by ``--reader NAME --only NUMBER`` and the same seed;
-``--valid`` reads the inputs unchanged.
+then each bad one; with ``--add FILE.csv`` they are added to those of other seeds. A case is repeated, with its
+traceback, by ``--reader NAME --only NUMBER`` and the same seed; ``--valid`` reads the inputs unchanged.
 
 A case is a valid input, changed (`mutations`) or given a defect that can be told and so must be refused (`DEFECTS`).
 Cases run in forks of one process, each fork with `MEMORY` more bytes than it starts with, each case with `SECONDS`.
@@ -43,6 +43,7 @@ import yaml
 from damage import small, write_image, write_nnunet
 from safetensors.torch import load_file, save_file
 from torture import mutations as m
+from torture.tally import Tally
 
 from prrmse import api
 from prrmse.cli import commands
@@ -63,9 +64,9 @@ from prrmse.settings import Dataset, Split
 from prrmse.tables.store import read_tables
 
 PARAMS = Path(__file__).parents[2] / "params.yaml"
-# Of a case: seconds of the CPU, and of waiting, since other programs may be running; bytes.
+# Of a case: seconds of the CPU, and of waiting for anything but the CPU; bytes.
 SECONDS, WAITING, MEMORY = 10, 20, 2**31
-# So long after `WAITING` a fork is ended that does not end itself: it hangs outside of Python.
+# So long afterwards a fork is ended that does not end itself: it hangs outside of Python.
 GRACE = 5
 BATCH = 100
 OUTCOMES = ("accepted", "one line", "silent", "vague", "traceback", "signal", "hang", "memory")
@@ -660,6 +661,46 @@ def too_long(*_: object) -> None:
     raise TooLongError
 
 
+class Clock:
+    """The seconds for which a process has computed, and waited for anything but a core, since this was made."""
+
+    def __init__(self, process: int | str = "self") -> None:
+        self.file, self.begin = f"/proc/{process}/schedstat", time.monotonic()
+        self.computed_before, self.queued_before = self._read()
+
+    def _read(self) -> tuple[float, float]:
+        computed, queued, _ = Path(self.file).read_text().split()
+        return int(computed) / 1e9, int(queued) / 1e9
+
+    def computed(self) -> float:
+        return self._read()[0] - self.computed_before
+
+    def waited(self) -> float:
+        computed, queued = self._read()
+        return time.monotonic() - self.begin - (computed - self.computed_before) - (queued - self.queued_before)
+
+
+@contextlib.contextmanager
+def limited() -> Iterator[None]:
+    """Context that raises `TooLongError` after `SECONDS` of computing or `WAITING` of waiting."""
+    clock = Clock()
+
+    def look(*_: object) -> None:
+        if (left := WAITING - clock.waited()) <= 0:
+            raise TooLongError
+        signal.setitimer(signal.ITIMER_REAL, left + 0.1)
+
+    signal.signal(signal.SIGPROF, too_long)
+    signal.signal(signal.SIGALRM, look)
+    signal.setitimer(signal.ITIMER_PROF, SECONDS)
+    signal.setitimer(signal.ITIMER_REAL, WAITING)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.setitimer(signal.ITIMER_REAL, 0)
+
+
 def changed(reader: Reader, root: Path, r: random.Random) -> tuple[str, bool]:
     """Change an input in the folder; what was done, and whether it must be refused."""
     if reader.defects and r.random() < 0.1:
@@ -690,10 +731,9 @@ def outcome(name: str, base: Path, work: Path, number: int, seed: int, *, show: 
     else:
         what, must_be_refused = changed(reader, work, r)
         read = functools.partial(reader.read, work)
-    signal.setitimer(signal.ITIMER_PROF, SECONDS)
-    signal.setitimer(signal.ITIMER_REAL, WAITING)
     try:
-        read()
+        with limited():
+            read()
         found, text = ("silent" if must_be_refused else "accepted"), ""
     except (InputError, RefusedError) as e:
         text = str(e)
@@ -716,9 +756,6 @@ def outcome(name: str, base: Path, work: Path, number: int, seed: int, *, show: 
             "memory" if is_of_memory(str(e)) else "traceback",
             f"{type(e).__name__}: {e} at {' < '.join(reversed(place[-3:]))}",
         )
-    finally:
-        signal.setitimer(signal.ITIMER_PROF, 0)
-        signal.setitimer(signal.ITIMER_REAL, 0)
     if (work / "RAN").exists():
         found = "signal"
         text = "CODE WAS RUN"
@@ -748,14 +785,17 @@ def batch(name: str, numbers: range, seed: int, base: Path, work: Path) -> Itera
             os.close(reading)
             work_off(name, waiting, seed, base, work, writing)
         os.close(writing)
-        done = 0
+        done, clock = 0, Clock(child)
         with open(reading, "rb", buffering=0) as stream:
             content = b""
             while True:
-                ready, _, _ = select.select([stream], [], [], WAITING + GRACE)
+                ready, _, _ = select.select([stream], [], [], GRACE)
                 part = stream.read(65536) if ready else None
+                if not ready and clock.computed() < SECONDS + GRACE and clock.waited() < WAITING + GRACE:
+                    continue
                 if not part:
                     break
+                clock = Clock(child)
                 *lines, content = (content + part).split(b"\n")
                 for line in lines:
                     found, text = json.loads(line)
@@ -777,8 +817,6 @@ def work_off(name: str, numbers: list[int], seed: int, base: Path, work: Path, w
         with open("/proc/self/status") as status:
             used = next(int(line.split()[1]) for line in status if line.startswith("VmSize")) * 1024
         resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY, used + MEMORY))
-        for number in (signal.SIGALRM, signal.SIGPROF):
-            signal.signal(number, too_long)
         nowhere = os.open(os.devnull, os.O_RDWR)
         for stream in (0, 1, 2):
             os.dup2(nowhere, stream)
@@ -820,16 +858,6 @@ def run(
     return found
 
 
-def table(found: dict[str, list[tuple[int, str, str]]]) -> str:
-    """The outcomes in Markdown, a row for each reader and one for all."""
-    lines = ["| reader | cases | " + " | ".join(OUTCOMES) + " |", "|---|" + "--:|" * (len(OUTCOMES) + 1)]
-    counts = {name: Counter(outcome for _, outcome, _ in rows) for name, rows in found.items()}
-    counts["all"] = sum(counts.values(), Counter())
-    for name, row in counts.items():
-        lines.append(f"| {name} | {row.total()} | " + " | ".join(str(row[x]) for x in OUTCOMES) + " |")
-    return "\n".join(lines)
-
-
 def bad(found: dict[str, list[tuple[int, str, str]]]) -> list[str]:
     """Each case that must not end as it did."""
     return [f"{name} {n}: {x}: {text}" for name, rows in found.items() for n, x, text in rows if x not in FINE]
@@ -843,6 +871,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=float("inf"), help="start no batch after so many")
     parser.add_argument("--reader", action="append", choices=list(READERS))
     parser.add_argument("--only", type=int, help="repeat the case of this number")
+    parser.add_argument("--add", type=Path, help="a CSV file of outcomes to add to")
     parser.add_argument("--valid", action="store_true", help="read the inputs unchanged")
     a = parser.parse_args()
     names = a.reader or list(READERS)
@@ -860,18 +889,17 @@ def main() -> int:
         if a.only is not None:
             (Path(folder) / "base").mkdir()
             READERS[names[0]].write(Path(folder) / "base")
-            for number in (signal.SIGALRM, signal.SIGPROF):
-                signal.signal(number, too_long)
             os.environ["PRRMSE_DEBUG"] = "1"
             print(outcome(names[0], Path(folder) / "base", Path(folder) / "work", a.only, a.seed, show=True))
             os.chdir("/")
             return 0
-        begun = time.monotonic()
+        tally = Tally(["reader"], a.seed, a.add)
         found = run(names, a.cases, a.seed, Path(folder), a.seconds)
-    print(table(found))
+    for name, rows in found.items():
+        counts = Counter(outcome for _, outcome, _ in rows)
+        tally.add({"reader": name, "cases": len(rows), **{outcome: counts[outcome] for outcome in OUTCOMES}})
+    print(tally)
     lines = [ascii(line)[1:-1] for line in bad(found)]
-    total = sum(map(len, found.values()))
-    print(f"\nseed {a.seed}, {total} cases in {time.monotonic() - begun:.0f} s, {len(lines)} of them bad")
     print("\n".join(lines))
     return int(bool(lines))
 

@@ -1,36 +1,45 @@
 """Kill a run at random moments, start the same command again, and compare every byte with an undisturbed run.
 
-    python tests/torture/kills.py --kills 300                 # snakemake, a night
+    python tests/torture/kills.py --kills 300                        # snakemake, a night
     python tests/torture/kills.py --program dvc --kills 60
-    python tests/torture/kills.py --kills 4 --minutes 10 --seed 1
+    python tests/torture/kills.py --kills 100 --seed 1 --add kills.csv   # added to earlier ones
 
-Kinds of kill: SIGKILL, SIGTERM or SIGINT for all processes at once, SIGKILL for one job alone, for Snakemake or DVC
-alone. Between kills a folder may also lose all of its results to a forced `dvc checkout` (--checkouts). Nothing is done
-by hand: no --unlock, no file is deleted.
+Kinds of kill: SIGKILL, SIGTERM or SIGINT for all processes of the run at once; SIGKILL for everything at work in the
+folder, as when the power fails; SIGKILL for one job alone, for Snakemake or DVC alone; and a SIGKILL for all while a
+run ends after one of the others. A kill counts if the run was at work. Between kills a folder may also lose all of its
+results to a forced `dvc checkout` (--checkouts). Nothing is done by hand: no --unlock, no file is deleted.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
+import contextlib
 import os
 import random
 import signal
-import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from tiny import Folder
+from torture.forked import Run, must, started
+from torture.tally import Tally
 
 from prrmse.files import sha256_of
+from prrmse.run.hashes import recorded
+from prrmse.run.kept import FOLDER as KEPT
 
-COMMANDS = {"snakemake": ["snakemake", "--cores", "2"], "dvc": ["dvc", "repro"]}
-KINDS = {"kill all": 5, "terminate all": 2, "interrupt all": 2, "kill a job": 2, "kill the run": 2}
+COMMANDS = {"snakemake": ("snakemake", "--cores", "2"), "dvc": ("dvc", "repro")}
+KINDS = {"kill all": 4, "power off": 4, "terminate all": 2, "interrupt all": 2, "kill a job": 3, "kill the run": 2}
+SIGNALS = {"terminate all": signal.SIGTERM, "interrupt all": signal.SIGINT}
+# A run that was asked to end and has not is taken for one that hangs; other programs may be at work beside it.
+LONGEST_END = 900
+DEFECTS = ("wrong files", "refused or failed", "did not end", "finished work done again")
 
 
 def hashes(folder: Path) -> dict[str, str]:
@@ -46,126 +55,139 @@ def processes(folder: Path) -> dict[int, str]:
     found = {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
-            try:
+            with contextlib.suppress(OSError):
                 if (entry / "cwd").readlink() == folder:
-                    found[int(entry.name)] = (
-                        (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-                    )
-            except OSError:
-                continue
+                    command = (entry / "cmdline").read_bytes().replace(b"\0", b" ")
+                    found[int(entry.name)] = command.decode(errors="replace")
     return found
 
 
-class Campaign:
-    """A folder that is disturbed until its results are complete, again and again."""
+def jobs(folder: Path) -> list[int]:
+    """Processes that compute: those that Snakemake started, and the forks that work for them."""
+    found = processes(folder)
+    servers = {process for process, command in found.items() if "--serve" in command}
+    forks = [process for process in servers if parent(process) in servers]
+    return sorted([*forks, *(process for process, command in found.items() if "workflow/scripts" in command)])
 
-    def __init__(self, folder: Folder, program: str, seed: int) -> None:
-        self.folder, self.command, self.rng = folder, COMMANDS[program], random.Random(seed)
+
+def parent(process: int) -> int:
+    with contextlib.suppress(OSError):
+        return int(Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[1])
+    return 0
+
+
+def finished(folder: Path) -> dict[str, int]:
+    """What is recorded as done, by the number of its file on the disk, which changes where it is done again."""
+    numbers = {file: (folder / file).stat().st_ino for file in recorded(folder)}
+    return numbers | {str(path): path.stat().st_ino for path in (folder / KEPT).glob("*/files.json")}
+
+
+class Campaign:
+    """A folder that is disturbed until its results are complete."""
+
+    def __init__(self, folder: Folder, command: tuple[str, ...], seed: str) -> None:
+        self.folder, self.command, self.rng = folder, command, random.Random(seed)
+        self.log = folder.path.with_name(f"{folder.path.name}.log")
         self.counts: Counter[str] = Counter()
 
-    def start(self) -> subprocess.Popen[str]:
-        return subprocess.Popen(
-            self.command,
-            cwd=self.folder.path,
-            env=self.folder.environment,
-            text=True,
-            stdin=subprocess.DEVNULL,
-            stdout=open(self.folder.path / "logs.txt", "w"),
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-        )
-
-    def hit(self, run: subprocess.Popen[str], kind: str) -> None:
-        """Do it."""
-        number = {"terminate all": signal.SIGTERM, "interrupt all": signal.SIGINT}.get(kind, signal.SIGKILL)
-        if kind.endswith("all"):
-            os.killpg(run.pid, number)
-        elif kind == "kill the run":
-            os.kill(run.pid, number)
-        else:
-            jobs = [p for p, command in processes(self.folder.path).items() if "workflow/scripts" in command]
-            if jobs:
-                os.kill(self.rng.choice(sorted(jobs)), number)
+    def hit(self, run: Run, kind: str) -> None:
+        """Do it; it counts if the run was at work."""
+        at_work = jobs(self.folder.path)
+        victims = {"kill the run": [run.pid], "kill a job": [self.rng.choice(at_work)] if at_work else []}
+        victims["power off"] = sorted(processes(self.folder.path))
+        if run.wait(0) is not None or not victims.get(kind, [run.pid]):
+            return
+        for victim in victims.get(kind, []):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(victim, signal.SIGKILL)
+        if kind not in victims:
+            os.killpg(run.pid, SIGNALS.get(kind, signal.SIGKILL))
+        self.counts[f"{kind}, {'jobs' if at_work else 'no job'} at work"] += 1
 
     def disturbed_once(self, longest: float) -> bool:
-        """One start of the command and at most one kill; whether it ended well by itself."""
-        run = self.start()
-        delay = self.rng.uniform(0.5, longest)
+        """One start of the command and a kill, or two; whether it ended well by itself."""
+        run = started(self.folder, self.command, self.log)
         kind = self.rng.choices(list(KINDS), list(KINDS.values()))[0]
-        try:
-            status = run.wait(delay)
-        except subprocess.TimeoutExpired:
+        if self.rng.random() < 0.8:  # otherwise it may be hit before its first job
+            while run.wait(0.05) is None and not jobs(self.folder.path):
+                pass
+        if run.wait(self.rng.uniform(0, longest)) is None:
             self.hit(run, kind)
-            self.counts[kind] += 1
-            try:
-                run.wait(120)
-            except subprocess.TimeoutExpired:
+            if self.rng.random() < 0.3 and run.wait(self.rng.uniform(0, 1)) is None:
+                self.hit(run, "kill all")
+            if run.wait(LONGEST_END) is None:
                 self.counts["did not end"] += 1
                 os.killpg(run.pid, signal.SIGKILL)
                 run.wait()
             return False
-        if status:
+        if run.status:
             self.counts["refused or failed"] += 1
-            print((self.folder.path / "logs.txt").read_text()[-1500:], flush=True)
-        return status == 0
+            print(self.log.read_text(errors="replace")[-1500:], flush=True)
+        return run.status == 0
 
-    def undisturbed(self) -> str:
-        """The last start: it has to end well."""
-        return self.folder.must(*self.command)
+    def disturbed(self, longest: float, *, checkouts: bool) -> Iterator[int]:
+        """Start it again and again until it ends well; the kills so far, after each start."""
+        before = finished(self.folder.path)
+        done = False
+        while not done:
+            done = self.disturbed_once(longest)
+            after = finished(self.folder.path)
+            again = sorted(file for file, number in before.items() if after.get(file) != number)
+            if again:
+                self.counts["finished work done again"] += len(again)
+                print(f"done again: {again[:10]}", flush=True)
+            if checkouts and not done and self.rng.random() < 0.2:
+                self.folder.run("dvc", "checkout", "--force")
+                self.counts["checkouts"] += 1
+                after = {file: number for file, number in finished(self.folder.path).items() if str(KEPT) in file}
+            before = after
+            yield sum(n for what, n in self.counts.items() if what.endswith("at work"))
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Entry point: 1 if a byte was wrong, a start was refused."""
+    """Entry point: 1 if a byte was wrong, a start was refused, or finished work was done again."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--program", choices=COMMANDS, default="snakemake")
     parser.add_argument("--kills", type=int, default=300)
-    parser.add_argument("--longest", type=float, default=40, help="seconds from the start to a kill, at most")
+    parser.add_argument("--longest", type=float, default=5, help="seconds from the start, or its first job, to a kill")
     parser.add_argument("--minutes", type=float, default=600)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
         "--checkouts", action="store_true", help="now and then a forced `dvc checkout` between two starts"
     )
+    parser.add_argument("--add", type=Path, help="a CSV file of outcomes to add to")
     a = parser.parse_args(arguments)
+    tally = Tally(["program", "what"], a.seed, a.add)
     with tempfile.TemporaryDirectory() as temporary:
-        return torture(Path(temporary), a)
+        torture(Path(temporary), a, tally)
+    print(f"\n{tally}")
+    return int(tally.table[tally.table["what"].isin(DEFECTS)]["n"].sum() > 0)
 
 
-def torture(root: Path, a: argparse.Namespace) -> int:
-    """Run campaigns until there were enough kills; print what happened."""
+def torture(root: Path, a: argparse.Namespace, tally: Tally) -> None:
+    """Run campaigns until there were enough kills."""
     print(f"seed {a.seed}", flush=True)
     reference = prepared(root / "reference")
-    reference.must(*COMMANDS[a.program])
+    must(reference, *COMMANDS[a.program])
     want = hashes(reference.path)
     deadline = time.monotonic() + a.minutes * 60
-    counts: Counter[str] = Counter()
-    kills = 0
-    for number in range(a.kills):
-        campaign = Campaign(prepared(root / f"campaign{number}"), a.program, a.seed * 1000 + number)
-        while kills < a.kills and time.monotonic() < deadline:
-            done = campaign.disturbed_once(a.longest)
-            kills = sum(counts[kind] + campaign.counts[kind] for kind in KINDS)
-            if done:
+    kills = number = 0
+    while kills < a.kills and time.monotonic() < deadline:
+        folder = prepared(root / f"campaign{number}")
+        campaign = Campaign(folder, COMMANDS[a.program], f"{a.seed} {number}")
+        for n in campaign.disturbed(a.longest, checkouts=a.checkouts):
+            if kills + n >= a.kills or time.monotonic() > deadline:
                 break
-            if a.checkouts and campaign.rng.random() < 0.2:
-                campaign.folder.run("dvc", "checkout", "--force")
-                campaign.counts["checkouts"] += 1
-        campaign.undisturbed()
-        got = hashes(campaign.folder.path)
+        must(folder, *COMMANDS[a.program])
+        got = hashes(folder.path)
         wrong = sorted(file for file in {*got, *want} if got.get(file) != want.get(file))
-        campaign.counts["wrong files"] += len(wrong)
-        campaign.counts["campaigns"] += 1
         if wrong:
             print(f"campaign {number}: {wrong[:10]}", flush=True)
-        print(json.dumps(campaign.counts), flush=True)
-        counts += campaign.counts
-        if kills >= a.kills or time.monotonic() > deadline:
-            break
-    bad = counts["wrong files"] + counts["refused or failed"] + counts["did not end"]
-    rows = {"kills": kills, **counts, "files compared": len(want)}
-    print("\n| what | n |\n|---|---|\n" + "\n".join(f"| {name} | {n} |" for name, n in rows.items()))
-    print(f"| wrong files, refusals | {bad} |")
-    return int(bad > 0)
+        counts = {**campaign.counts, **dict.fromkeys(DEFECTS, 0), "campaigns": 1, "files compared": len(want)}
+        counts |= {what: campaign.counts[what] for what in DEFECTS} | {"wrong files": len(wrong)}
+        tally.add(*({"program": a.program, "what": what, "n": n} for what, n in counts.items()))
+        print(counts, flush=True)
+        kills, number = kills + n, number + 1
 
 
 def prepared(path: Path) -> Folder:

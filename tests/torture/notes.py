@@ -1,7 +1,7 @@
 """Damage Snakemake's notes of finished results, change a parameter, and ask the real Snakemake what it would do.
 
-    python tests/torture/notes.py                    # 600 damaged notes
-    python tests/torture/notes.py --notes 30 --seed 1
+    python tests/torture/notes.py                    # 600 runs, of one damaged note or several each
+    python tests/torture/notes.py --runs 30 --seed 1 --add notes.csv    # added to earlier ones
 
 A note is truncated, emptied, deleted, or has one bit turned over; meanwhile a parameter changes on which the result
 depends. Every job whose parameter changed has to be planned, whatever became of the notes: otherwise the old result
@@ -16,23 +16,18 @@ import random
 import sys
 import tempfile
 from pathlib import Path
-from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from tiny import CHANGES, Folder
+from tiny import CHANGES, Folder, jobs
+from torture.forked import must
+from torture.tally import Tally
 
 from prrmse.run.records import METADATA
 
 DAMAGES = ("truncated", "emptied", "deleted", "bit", "field")
-
-
-class Counts(NamedTuple):
-    """Notes that were damaged, dry runs of Snakemake, and jobs that it should have planned and did not."""
-
-    notes: int
-    runs: int
-    stale: int
+# Notes damaged for a run: few, since one that is noticed brings about all that follows from it.
+MOST = 3
 
 
 def damage(note: Path, how: str, rng: random.Random) -> None:
@@ -62,53 +57,49 @@ def notes_of(folder: Path, rules: set[str]) -> list[Path]:
     return found
 
 
-def campaign(finished: Folder, wanted: int, seed: int) -> Counts:
-    """Damage notes of a folder in which everything is done, until so many are damaged."""
+def campaign(finished: Folder, runs: int, seed: int, path: Path | None = None) -> Tally:
+    """Damage notes of a folder in which everything is done, change a parameter, and look at what is planned.
+
+    Returns:
+        By parameter: runs, damaged notes, and jobs that should have been planned and were not.
+    """
     rng = random.Random(seed)
-    print(f"seed {seed}")
-    damaged = runs = stale = 0
+    tally = Tally(["parameter"], seed, path)
     params = finished.read()
-    while damaged < wanted:
+    for _ in range(runs):
         key, value, expected = rng.choice(CHANGES)
         with tempfile.TemporaryDirectory() as temporary:
             folder = finished.copy(Path(temporary) / "copy")
             folder.write(params)
             folder.change(key, value)
             notes = notes_of(folder.path, set(expected))
-            chosen = rng.sample(notes, min(len(notes), wanted - damaged, rng.randrange(1, len(notes) + 1)))
+            chosen = rng.sample(notes, rng.randrange(1, min(len(notes), MOST) + 1))
             how = [rng.choice(DAMAGES) for _ in chosen]
             for note, kind in zip(chosen, how, strict=True):
                 damage(note, kind, rng)
             # A run looks at the notes before it plans; a dry run changes nothing. This one has nothing to make.
-            folder.must("snakemake", "--cores", "1", "data/phantom/acdc.sha256")
-            planned = folder.planned()
-            damaged, runs = damaged + len(chosen), runs + 1
-            missing = {rule: n - planned.get(rule, 0) for rule, n in expected.items() if planned.get(rule, 0) < n}
-            if missing:
-                stale += sum(missing.values())
-                print(
-                    f"{key}: {missing} not planned; {list(zip([n.name for n in chosen], how, strict=True))}", flush=True
-                )
-    return Counts(damaged, runs, stale)
+            must(folder, "snakemake", "--cores", "1", "data/phantom/acdc.sha256")
+            planned = jobs(must(folder, "snakemake", "--cores", "2", "--dry-run").rpartition("Job stats:")[2])
+        missing = {rule: n - planned.get(rule, 0) for rule, n in expected.items() if planned.get(rule, 0) < n}
+        if missing:
+            print(f"{key}: {missing} not planned; {list(zip([n.name for n in chosen], how, strict=True))}", flush=True)
+        tally.add({"parameter": key, "runs": 1, "notes damaged": len(chosen), "stale results": sum(missing.values())})
+    return tally
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Entry point: 1 if a stale result was taken for a new one."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--notes", type=int, default=600)
+    parser.add_argument("--runs", type=int, default=600)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--finished", type=Path, help="a folder of tests/tiny.py in which everything is done")
+    parser.add_argument("--add", type=Path, help="a CSV file of outcomes to add to")
     a = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as temporary:
-        if a.finished:
-            finished = Folder.__new__(Folder)
-            finished.path = a.finished.resolve()
-        else:
-            finished = Folder(Path(temporary) / "finished")
-            finished.must("snakemake", "--cores", "2")
-        counts = campaign(finished, a.notes, a.seed)
-    print(f"\n| notes damaged | dry runs | stale results |\n|---|---|---|\n| {' | '.join(map(str, counts))} |")
-    return int(counts.stale > 0)
+        finished = Folder(Path(temporary) / "finished")
+        must(finished, "snakemake", "--cores", "2")
+        tally = campaign(finished, a.runs, a.seed, a.add)
+    print(f"\n{tally}")
+    return int(tally.count("stale results") > 0)
 
 
 if __name__ == "__main__":

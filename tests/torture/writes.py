@@ -146,7 +146,7 @@ class Workplace:
         os.kill(child, signal.SIGCONT)
         status = os.waitpid(child, 0)[1]
         if strace:
-            tracer.wait(20)
+            tracer.wait(300)
         return Ended(os.waitstatus_to_exitcode(status), log.read_text(errors="replace"))
 
     def points(self, job: Job) -> list[Point]:
@@ -173,7 +173,7 @@ class Workplace:
         return [str(p) for p in Path("results").rglob(".*") if p.is_file()]
 
 
-def until(condition, seconds: float = 10) -> None:
+def until(condition, seconds: float = 300) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "waited too long"
