@@ -102,6 +102,10 @@ def test_by_a_mapping(network, source, tmp_path):
     mapping.write_text("[1]")
     with pytest.raises(InputError, match="must be one object"):
         load(network, path, match=str(mapping))
+    planned = sha256_of(mapping)
+    mapping.write_text(json.dumps({"encoder.3.weight": "stem.0"}))
+    with pytest.raises(InputError, match=rf"names\.json: is not the file with the SHA-256 {planned}"):
+        load(network, path, match=str(mapping), match_sha256=planned)
     with pytest.raises(InputError, match="neither name, order nor a JSON file"):
         load(network, path, match=str(tmp_path / "absent.json"))
 

@@ -64,6 +64,8 @@ def _load(network: nn.Module, spec: Pretrained, offered: State) -> pd.DataFrame:
         offered = _by_order(own, offered, spec.file)
     elif spec.match != "name":
         offered = _by_mapping(own, offered, Path(spec.match))
+        if spec.match_sha256 is not None and spec.match_sha256 != sha256_of(spec.match):
+            raise InputError(f"match {spec.match}: is not the file with the SHA-256 {spec.match_sha256}")
     fitted, table = fit(own, offered)
     table = table.assign(tensor=table["tensor"].where(table["status"] == "surplus", spec.part + table["tensor"]))
     if spec.part:

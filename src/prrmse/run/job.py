@@ -80,6 +80,7 @@ def _run(main: Callable[[argparse.Namespace], Afterwards | None], arguments: arg
 
         log.info("taken from what an earlier run kept")
         hashes.record(files)
+        remove_partials(files)
         for file in files:  # if it was killed before it could do so itself
             discard(snapshot_of(file))
         return
@@ -89,10 +90,10 @@ def _run(main: Callable[[argparse.Namespace], Afterwards | None], arguments: arg
     if _imported() - imported and not _is_planned(arguments.code):
         raise InputError("the program was changed while this job ran; run again")
     digests = {path: sha256_of(path) for path in results}
+    if key:  # first, so that whatever is recorded is kept
+        kept.keep(key, digests)
     hashes.record(digests)
     remove_partials(made)
-    if key:
-        kept.keep(key, digests)
     if afterwards:
         afterwards()
 
