@@ -51,9 +51,9 @@ rule reuse:
 
 
 if workflow.is_main_process:
-    from prrmse.run.records import distrusted_results
+    from prrmse.run.records import unverified_results
 
-    if found := distrusted_results(workflow.rules, mark=EXECUTES):
+    if found := unverified_results(workflow.rules, mark=EXECUTES):
         logger.warning(
             f"{len(found)} results have no whole note of what they were made with, the first is {found[0]}: "
             "made anew by the next run (to take them as they are: snakemake --touch)"

@@ -56,7 +56,7 @@ def named_error(message):
     """One line that calls settings as params.yaml does."""
     with pytest.raises(InputError) as e:
         yield
-    said = e.value.said(PARAMETERS)
+    said = e.value.message_for(PARAMETERS)
     assert re.search(message, said), said
     assert "\n" not in said
 

@@ -482,6 +482,6 @@ def test_a_pattern_that_fits_no_case_is_shown_as_it_is_to_be_written(tmp_path):
     root = write_nnunet(tmp_path, ".png")
     with pytest.raises(InputError) as e:
         check("own", spec(root, case_pattern=r"(?P<patient>x\d+)"))
-    said = e.value.said({"case_pattern": "datasets.{}.case_pattern", "patient": "?"})
+    said = e.value.message_for({"case_pattern": "datasets.{}.case_pattern", "patient": "?"})
     assert said.startswith("datasets.own.case_pattern: ")
     assert r"(?P<patient>patient\d+)_(?P<frame>frame\d+)" in said

@@ -104,7 +104,9 @@ def test_absent_root_names_the_key_and_the_source():
     params["datasets"]["acdc"]["phantom"] = None
     with pytest.raises(InputError) as e:
         check_data(check_params(params))
-    assert re.match(r"datasets\.acdc\.root: nowhere does not exist.*humanheart.*phantom", e.value.said(PARAMETERS))
+    assert re.match(
+        r"datasets\.acdc\.root: nowhere does not exist.*humanheart.*phantom", e.value.message_for(PARAMETERS)
+    )
 
 
 def test_a_section_is_stable_text_with_defaults_and_comes_back_typed():

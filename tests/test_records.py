@@ -20,7 +20,7 @@ from prrmse.errors import InputError
 from prrmse.phantom.cohort import generate, remove
 from prrmse.run import hashes, kept, locks
 from prrmse.run.manifest import MANIFEST, check_untouched
-from prrmse.run.records import COMPARED, INCOMPLETE, METADATA, distrust, note_of, runs_jobs
+from prrmse.run.records import COMPARED, INCOMPLETE, METADATA, mark_unverified, note_of, runs_jobs
 from prrmse.settings import ForeignNetwork
 
 SEED = 0
@@ -98,7 +98,7 @@ def test_a_job_whose_results_are_removed_takes_them_from_what_was_kept(folder):
     # Anything that decides the result is asked for anew: a parameter, the content of an input, the program, a force.
     assert job("independent").returncode == 0
     assert (out.read_text(), runs()) == ("independentpart", 2)
-    assert job("independent", PRRMSE_ANEW="1").returncode == 0
+    assert job("independent", PRRMSE_FORCED="1").returncode == 0
     assert runs() == 3
     Path("results/part.csv").write_text("other")
     record_hash()
@@ -113,6 +113,21 @@ def test_a_job_whose_results_are_removed_takes_them_from_what_was_kept(folder):
     script.write_text(script.read_text().replace('"".join', '"/".join'))
     assert job("independent").returncode == 0
     assert runs() == 6
+
+
+def test_a_job_stopped_before_its_results_were_recorded_is_not_computed_again(folder):
+    blocked = folder / "results/hashes/results/out.csv.sha256/x"
+    blocked.mkdir(parents=True)
+    assert job().returncode, "its hash cannot be written"
+    partial = folder / "results/.out.1.partial.csv"  # of a writer that was killed before
+    partial.touch()
+    blocked.rmdir()
+    blocked.parent.rmdir()
+    Path("results/out.csv").unlink()  # as Snakemake does before it starts a job
+    again = job()
+    assert (again.returncode, runs()) == (0, 1), again.stderr
+    assert hashes.missing() == []
+    assert not partial.exists()
 
 
 def test_what_is_kept_takes_no_space_and_goes_when_it_is_old_and_superseded(folder):
@@ -325,8 +340,8 @@ def test_a_damaged_note_of_snakemakes_never_hides_a_change(tmp_path, monkeypatch
     Path(FILE).touch()
     note, mark = note_of(METADATA, FILE), note_of(INCOMPLETE, FILE)
     note.parent.mkdir(parents=True)
-    trust = lambda: distrust([FILE, "results/not-there"], MetadataRecord.model_validate, RECORD_FORMAT_VERSION)  # noqa: E731
-    ask = lambda: distrust([FILE], MetadataRecord.model_validate, RECORD_FORMAT_VERSION, mark=False)  # noqa: E731
+    trust = lambda: mark_unverified([FILE, "results/not-there"], MetadataRecord.model_validate, RECORD_FORMAT_VERSION)  # noqa: E731
+    ask = lambda: mark_unverified([FILE], MetadataRecord.model_validate, RECORD_FORMAT_VERSION, mark=False)  # noqa: E731
     note.write_text(json.dumps(RECORD))
     assert trust() == []
     cases = damages()
@@ -367,11 +382,11 @@ def test_a_whole_note_of_another_version_of_snakemake_is_left_to_snakemake(tmp_p
     note.parent.mkdir(parents=True)
     other = {**RECORD, "record_format_version": version, "input_checksums": None}
     note.write_text(json.dumps(other))
-    assert distrust([FILE], MetadataRecord.model_validate, RECORD_FORMAT_VERSION) == []
+    assert mark_unverified([FILE], MetadataRecord.model_validate, RECORD_FORMAT_VERSION) == []
     assert json.loads(note.read_bytes()) == other
     assert not note_of(INCOMPLETE, FILE).exists()
     note.write_text(json.dumps(other)[:-20])
-    assert distrust([FILE], MetadataRecord.model_validate, RECORD_FORMAT_VERSION) == [FILE]
+    assert mark_unverified([FILE], MetadataRecord.model_validate, RECORD_FORMAT_VERSION) == [FILE]
 
 
 @pytest.mark.parametrize(
@@ -405,7 +420,7 @@ def test_only_command_lines_that_run_jobs_change_notes_and_locks(command, execut
 
 
 @pytest.mark.workflow
-def test_a_dry_run_names_distrusted_results_and_changes_nothing(tmp_path):
+def test_a_dry_run_names_unverified_results_and_changes_nothing(tmp_path):
     folder = Folder(tmp_path)
     result = tmp_path / FILE
     result.parent.mkdir(parents=True)

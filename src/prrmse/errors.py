@@ -30,9 +30,9 @@ class InputError(ValueError):
     """
 
     def __str__(self) -> str:
-        return self.said({})
+        return self.message_for({})
 
-    def said(self, names: Mapping[str, str]) -> str:
+    def message_for(self, names: Mapping[str, str]) -> str:
         """The message with the names that an interface gives to settings; their own where it gives none.
 
         Args:

@@ -31,7 +31,7 @@ def exit_status(act: Callable[[], int | None], names: Mapping[str, str]) -> int:
 
     Args:
         act: what to run; its own status, None for 0.
-        names: of settings in errors, see `InputError.said`.
+        names: of settings in errors, see `InputError.message_for`.
 
     Returns:
         `FIX` where the user, the disk or the memory is at fault; `DEFECT` where this program is.
@@ -42,15 +42,15 @@ def exit_status(act: Callable[[], int | None], names: Mapping[str, str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except KeyboardInterrupt:
-        return _said("interrupted", INTERRUPTED)
+        return _report("interrupted", INTERRUPTED)
     except Exception as e:
         line = _fault_of_others(e)
         if line is not None:
-            return _said(InputError(line).said(names), FIX)
-        return _said(_defect(e), DEFECT)
+            return _report(InputError(line).message_for(names), FIX)
+        return _report(_defect(e), DEFECT)
 
 
-def _said(line: str, status: int) -> int:
+def _report(line: str, status: int) -> int:
     print(f"error: {one_line(line)}", file=sys.stderr)
     return status
 

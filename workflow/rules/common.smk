@@ -24,7 +24,7 @@ if workflow.is_main_process:
     from prrmse.config.checks import check_data, check_networks, check_params
     from prrmse.config.params import PARAMETERS
     from prrmse.errors import InputError
-    from prrmse.run.kept import ANEW, forget_old
+    from prrmse.run.kept import FORCED, forget_old
     from prrmse.run.locks import hold_run, running
     from prrmse.run.manifest import check_untouched
     from prrmse.run.records import runs_jobs
@@ -47,12 +47,12 @@ if workflow.is_main_process:
         check_data(checked)
         check_untouched()
     except InputError as e:
-        raise WorkflowError(f"error: {e.said(PARAMETERS)}") from None
+        raise WorkflowError(f"error: {e.message_for(PARAMETERS)}") from None
 
     # For the jobs, which get the environment.
     os.environ[SOURCES] = sources_digest()
     if any(re.match(r"--force|-[a-zA-Z]*[fFR]", argument) for argument in sys.argv[1:]):
-        os.environ[ANEW] = "1"
+        os.environ[FORCED] = "1"
 
 config.update(completed(config))
 

@@ -153,10 +153,10 @@ class Captured:
         """The results; those of an earlier call may be overwritten."""
         self._calls += 1
         if self._calls < self.WARM_UP:
-            return self._aside(arguments)
+            return self._on_own_stream(arguments)
         if self._calls == self.WARM_UP:
             with noticing_waits(arguments[0].device) as self._waits:
-                return self._aside(arguments)
+                return self._on_own_stream(arguments)
         if self._calls == self.WARM_UP + 1:
             self._try_to_record(arguments)
         if self._replay is None:
@@ -166,8 +166,8 @@ class Captured:
         self._replay()
         return self._results
 
-    def _aside(self, arguments: Tensors) -> Tensors:
-        """On a stream of its own, as recording will be: what autograd sets up is bound to a stream."""
+    def _on_own_stream(self, arguments: Tensors) -> Tensors:
+        """As recording will be: what autograd sets up is bound to a stream."""
         if arguments[0].device.type != "cuda":
             return self._function(*arguments)
         stream = torch.cuda.Stream()

@@ -30,7 +30,7 @@ from prrmse.versions import installed_versions
 
 FOLDER = Path(".snakemake/kept")
 # Set while Snakemake is asked to run jobs whatever is there (--forceall, --forcerun, --force).
-ANEW = "PRRMSE_ANEW"
+FORCED = "PRRMSE_FORCED"
 DAYS = 30
 # What has no record, because its job was killed while it kept it, or is just keeping it.
 UNFINISHED_DAYS = 1
@@ -114,7 +114,7 @@ def restore(key: str) -> dict[Path, str] | None:
         The files and their SHA-256.
     """
     folder = FOLDER / key
-    if os.environ.get(ANEW):
+    if os.environ.get(FORCED):
         return None
     try:
         hashes: dict[str, str] = json.loads((folder / "files.json").read_text())

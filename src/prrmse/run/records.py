@@ -85,18 +85,18 @@ def runs_jobs(command: Sequence[str]) -> bool:
     return all(asked.get(name) in (None, False) for name in answers)
 
 
-def distrusted_results(rules: Iterable[Any], *, mark: bool) -> list[str]:
-    """`distrust` for all that these rules of Snakemake have made so far."""
+def unverified_results(rules: Iterable[Any], *, mark: bool) -> list[str]:
+    """`mark_unverified` for all that these rules of Snakemake have made so far."""
     from snakemake.persistence import RECORD_FORMAT_VERSION, MetadataRecord
 
     outputs = [output for rule in rules for output in rule.output]
     paths = [*Path("results").rglob("*"), *Path("data/processed").glob("*"), *Path("data/phantom").glob("*.sha256")]
     names = sorted(path.as_posix() for path in paths if not path.name.startswith("."))
     made = [name for name in names if any(output.match(name) for output in outputs)]
-    return distrust(made, MetadataRecord.model_validate, RECORD_FORMAT_VERSION, mark=mark)
+    return mark_unverified(made, MetadataRecord.model_validate, RECORD_FORMAT_VERSION, mark=mark)
 
 
-def distrust(
+def mark_unverified(
     outputs: Iterable[str], validate: Callable[[dict[str, Any]], object], version: int, *, mark: bool = True
 ) -> list[str]:
     """Mark as unfinished what has no note, or a damaged one.
@@ -112,13 +112,13 @@ def distrust(
         Those that are there and were not marked before.
     """
     found = [file for file in outputs if Path(file).is_file() and not is_unfinished(Path(), file)]
-    distrusted = [file for file in found if not _is_whole(note_of(METADATA, file), validate, version)]
-    for file in distrusted if mark else []:
+    unverified = [file for file in found if not _is_whole(note_of(METADATA, file), validate, version)]
+    for file in unverified if mark else []:
         unfinished = note_of(INCOMPLETE, file)
         unfinished.parent.mkdir(parents=True, exist_ok=True)
         unfinished.write_text(json.dumps({"external_jobid": None}))
         note_of(METADATA, file).unlink(missing_ok=True)
-    return distrusted
+    return unverified
 
 
 def _is_whole(note: Path, validate: Callable[[dict[str, Any]], object], version: int) -> bool:
