@@ -55,6 +55,6 @@ if workflow.is_main_process:
 
     if found := unverified_results(workflow.rules, mark=EXECUTES):
         logger.warning(
-            f"{len(found)} results have no whole note of what they were made with, the first is {found[0]}: "
-            "made anew by the next run (to take them as they are: snakemake --touch)"
+            f"{len(found)} results have no whole note of what they were made with, or their data were replaced by older "
+            f"files, the first is {found[0]}: made anew by the next run (to take them as they are: snakemake --touch)"
         )

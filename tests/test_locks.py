@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from prrmse.errors import InputError
 from prrmse.run import locks
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="locks of the kernel")
@@ -161,3 +162,34 @@ def test_a_job_without_a_run_or_of_a_cluster_goes_on_and_holds_up_the_next_run(s
         assert lock.exists()
     assert job.poll() is None
     job.send_signal(signal.SIGTERM)
+
+
+@pytest.mark.parametrize("closed", [".", ".snakemake", "results/tables", ".snakemake/metadata/note", "logs/base.log"])
+def test_what_another_user_owns_is_named_before_a_run_starts(tmp_path, monkeypatch, capfd, closed):
+    monkeypatch.chdir(tmp_path)
+    for folder in ("results/tables", ".snakemake/metadata", "logs"):
+        Path(folder).mkdir(parents=True)
+    for file in (".snakemake/metadata/note", "logs/base.log", "results/tables/base.csv"):
+        Path(file).touch()
+    for path in (Path(), *Path().rglob("*")):
+        path.chmod(0o777)
+    Path("results/tables/base.csv").chmod(0o444)  # which is replaced, not written to
+    for mode in (0o777, 0o555):
+        Path(closed).chmod(mode)
+        child = os.fork()
+        if child == 0:
+            try:
+                if os.getuid() == 0:  # who may write anywhere
+                    os.setuid(65534)
+                locks.check_writable()
+            except InputError as e:
+                os.write(2, str(e).encode())
+            finally:
+                os._exit(0)
+        os.waitpid(child, 0)
+        path = "" if closed == "." else f"/{closed}"
+        owner = f"{tmp_path}{path}: cannot be written by this user (it belongs to {Path(closed).owner()}); "
+        assert capfd.readouterr().err == (
+            "" if mode == 0o777 else f"{owner}work in a clone of your own: git clone {tmp_path}"
+        )
+    Path(closed).chmod(0o777)

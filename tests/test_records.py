@@ -264,6 +264,20 @@ def test_verify_reads_every_file_of_a_phantom(folder, capsys):
     assert "rm data/phantom/t1.sha256 && snakemake --cores all data/phantom/t1.sha256" in capsys.readouterr().out
 
 
+def test_a_phantom_damaged_with_its_old_time_is_not_prepared(folder):
+    generate("t1", "data/phantom/t1", patients=2, seed=0)
+    root, lines = Path("data/phantom/t1"), Path("data/phantom/t1.sha256")
+    files = sorted(path for path in root.rglob("*") if path.is_file())
+    lines.write_text("".join(f"{hashes.sha256_of(f)}  {f.relative_to(root)}\n" for f in files))
+    hashes.check_phantom(lines)
+    hashes.check_phantom(Path("data/phantom/none.sha256"))
+    content, times = files[1].read_bytes(), files[1].stat()
+    files[1].write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    os.utime(files[1], ns=(times.st_atime_ns, times.st_mtime_ns))
+    with pytest.raises(InputError, match=rf"^{files[1]}: not as it was written .*: rm data/phantom/t1\.sha256 && "):
+        hashes.check_phantom(lines)
+
+
 def test_diff_reads_the_files_and_stays_in_its_folders(tmp_path, capsys):
     for name in ("a", "b"):
         path = tmp_path / name / FILE
@@ -370,6 +384,27 @@ def test_a_damaged_note_of_snakemakes_never_hides_a_change(tmp_path, monkeypatch
     note.unlink(missing_ok=True)
     assert trust() == [FILE], "a note that is lost is a damaged one"
     assert trust() == [], "said once"
+
+
+def test_data_replaced_by_an_older_file_are_read_again(tmp_path, monkeypatch):
+    """Snakemake reads again what is newer than the result; a copy (cp -p, rsync) has an older time."""
+    monkeypatch.chdir(tmp_path)
+    made = lambda: mark_unverified([FILE], MetadataRecord.model_validate, RECORD_FORMAT_VERSION, mark=False)  # noqa: E731
+    raw, end = Path("data/raw/image.nii"), time.time() - 1000
+    for path in (Path(FILE), raw):
+        path.parent.mkdir(parents=True)
+        path.write_text("one")
+    note = note_of(METADATA, FILE)
+    note.parent.mkdir(parents=True)
+    note.write_text(
+        json.dumps({**RECORD, "endtime": end, "input_checksums": {str(raw): f"sha256:{hashes.sha256_of(raw)}"}})
+    )
+    os.utime(raw, (end - 100, end - 100))
+    assert made() == [], "copied, but the same"
+    raw.write_text("two")
+    assert made() == [], "newer, hence left to Snakemake"
+    os.utime(raw, (end - 100, end - 100))
+    assert made() == [FILE]
 
 
 @pytest.mark.parametrize("version", [3, 5, RECORD_FORMAT_VERSION + 1])

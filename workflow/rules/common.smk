@@ -25,7 +25,7 @@ if workflow.is_main_process:
     from prrmse.config.params import PARAMETERS
     from prrmse.errors import InputError
     from prrmse.run.kept import FORCED, forget_old
-    from prrmse.run.locks import hold_run, running
+    from prrmse.run.locks import check_writable, hold_run, running
     from prrmse.run.manifest import check_untouched
     from prrmse.run.records import runs_jobs
 
@@ -39,6 +39,7 @@ if workflow.is_main_process:
         if "--unlock" in sys.argv and (other := running()):
             raise InputError(f"a run is at work here ({other}); end it first")
         if EXECUTES:
+            check_writable()
             if other := hold_run():
                 logger.warning(f"another run is at work here ({other})")
             forget_old()

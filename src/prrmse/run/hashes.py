@@ -50,8 +50,26 @@ def check(files: Iterable[Path]) -> dict[Path, str]:
         if path and path.is_file() and file.is_file():
             found[file] = sha256_of(file)
             if found[file] != _recorded(path):
-                raise InputError(f"{file}: not as it was written ({path}); to make it anew: {remedy(file.as_posix())}")
+                raise _not_as_written(file, path)
     return found
+
+
+def check_phantom(lines: Path) -> None:
+    """Refuse to read a phantom that is not as it was written.
+
+    Args:
+        lines: its list of hashes; one that is not there passes.
+
+    Raises:
+        InputError: names the first file that differs, and what makes the phantom anew.
+    """
+    for digest, file in phantom_files(lines) if lines.is_file() else []:
+        if not file.is_file() or sha256_of(file) != digest:
+            raise _not_as_written(file, lines)
+
+
+def _not_as_written(file: Path, record: Path) -> InputError:
+    return InputError(f"{file}: not as it was written ({record}); to make it anew: {remedy(file.as_posix())}")
 
 
 def remedy(file: str) -> str:

@@ -12,6 +12,7 @@ import atexit
 import contextlib
 import json
 import os
+import shlex
 import signal
 import socket
 import threading
@@ -68,6 +69,30 @@ def hold_run() -> str | None:
         _write_holder(handle)
         atexit.register(_forget_holder, handle, os.getpid())
     return None
+
+
+def check_writable() -> None:
+    """Refuse to run where this user cannot write: in the checkout of another, or on a disk mounted for reading only.
+
+    Raises:
+        InputError: names the first file or folder that cannot be written, its owner, and what to do.
+    """
+    made = (SNAKEMAKE.parent, Path("results"), Path("data/processed"), Path("data/phantom"))
+    folders = [Path(), *made, *(path for folder in made[1:] for path in folder.rglob("*") if path.is_dir())]
+    files = [path for name in ("metadata", "incomplete") for path in (SNAKEMAKE.parent / name).rglob("*")]
+    for path in (*folders, *files, *Path("logs").rglob("*")):
+        if path.exists() and not os.access(path, os.W_OK):
+            raise InputError(
+                f"{path.absolute()}: cannot be written by this user (it belongs to {_owner(path)}); work in a clone of "
+                f"your own: git clone {shlex.quote(str(Path.cwd()))}"
+            )
+
+
+def _owner(path: Path) -> str:
+    try:
+        return path.owner()
+    except KeyError:  # of another machine
+        return f"user {path.stat().st_uid}"
 
 
 def running() -> str | None:

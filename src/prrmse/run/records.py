@@ -1,7 +1,8 @@
 """Snakemake's own notes of what each file was made with: which of them can be believed.
 
 Snakemake passes over a note that it cannot read, or from which a field is missing, and then takes the file for up to
-date, whatever its parameters are by now. Here such a file is marked as unfinished, so that it is made anew.
+date, whatever its parameters are by now. Nor does it look at an input whose time is older than the result, although the
+input may have been replaced since. Here such a file is marked as unfinished, so that it is made anew.
 """
 
 from __future__ import annotations
@@ -12,10 +13,14 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from prrmse.files import sha256_of
+
 # What Snakemake compares when it decides whether a job has to run.
 COMPARED = {"rule", "input", "params", "code", "endtime", "input_checksums", "record_format_version"}
 METADATA, INCOMPLETE = Path(".snakemake/metadata"), Path(".snakemake/incomplete")
 LONGEST_NAME = 254
+# What the workflow makes; the jobs that read it check its recorded hash (`prrmse.run.hashes`).
+MADE = (Path("results"), Path("data/processed"), Path("data/phantom"))
 # Arguments of snakemake with which it makes nothing.
 NO_JOBS = (
     "dryrun",
@@ -90,7 +95,8 @@ def unverified_results(rules: Iterable[Any], *, mark: bool) -> list[str]:
     from snakemake.persistence import RECORD_FORMAT_VERSION, MetadataRecord
 
     outputs = [output for rule in rules for output in rule.output]
-    paths = [*Path("results").rglob("*"), *Path("data/processed").glob("*"), *Path("data/phantom").glob("*.sha256")]
+    results, processed, phantoms = MADE
+    paths = [*results.rglob("*"), *processed.glob("*"), *phantoms.glob("*.sha256")]
     names = sorted(path.as_posix() for path in paths if not path.name.startswith("."))
     made = [name for name in names if any(output.match(name) for output in outputs)]
     return mark_unverified(made, MetadataRecord.model_validate, RECORD_FORMAT_VERSION, mark=mark)
@@ -99,7 +105,7 @@ def unverified_results(rules: Iterable[Any], *, mark: bool) -> list[str]:
 def mark_unverified(
     outputs: Iterable[str], validate: Callable[[dict[str, Any]], object], version: int, *, mark: bool = True
 ) -> list[str]:
-    """Mark as unfinished what has no note, or a damaged one.
+    """Mark as unfinished what has no note, a damaged one, or one of an input that was replaced by an older file.
 
     Args:
         outputs: files of the workflow.
@@ -112,7 +118,7 @@ def mark_unverified(
         Those that are there and were not marked before.
     """
     found = [file for file in outputs if Path(file).is_file() and not is_unfinished(Path(), file)]
-    unverified = [file for file in found if not _is_whole(note_of(METADATA, file), validate, version)]
+    unverified = [file for file in found if not _holds(note_of(METADATA, file), validate, version)]
     for file in unverified if mark else []:
         unfinished = note_of(INCOMPLETE, file)
         unfinished.parent.mkdir(parents=True, exist_ok=True)
@@ -121,10 +127,24 @@ def mark_unverified(
     return unverified
 
 
-def _is_whole(note: Path, validate: Callable[[dict[str, Any]], object], version: int) -> bool:
+def _holds(path: Path, validate: Callable[[dict[str, Any]], object], version: int) -> bool:
     try:
-        found = json.loads(note.read_bytes())
-        validate(found)
-        return found["record_format_version"] != version or all(found[key] is not None for key in COMPARED)
+        note = json.loads(path.read_bytes())
+        validate(note)
+        if note["record_format_version"] == version and any(note[key] is None for key in COMPARED):
+            return False
+        inputs: dict[str, str] = note.get("input_checksums") or {}
+        return not any(_was_replaced(Path(file), digest, note["endtime"]) for file, digest in inputs.items())
     except (OSError, ValueError, KeyError, TypeError):
         return False
+
+
+def _was_replaced(file: Path, digest: str, end: float) -> bool:
+    """Whether an input of the user's is another than it was, although its time, as of a copy (``cp -p``), is older.
+
+    The time of its last change of any kind, which no program can set, says whether it has to be read.
+    """
+    if any(file.is_relative_to(folder) for folder in MADE) or not file.is_file():
+        return False
+    times = file.stat()
+    return times.st_mtime <= end < times.st_ctime and digest != f"sha256:{sha256_of(file)}"
