@@ -43,11 +43,11 @@ DEFECTS = ("wrong files", "refused or failed", "did not end", "finished work don
 
 
 def hashes(folder: Path) -> dict[str, str]:
-    """Every result by its SHA-256, but for the manifest, which names the machine and the commit."""
+    """Every result by its SHA-256, but for the manifest, which names the machine and the commit, and its hash."""
     tops = ("results", "data/processed", "data/phantom")
     paths = [path for top in tops for path in sorted((folder / top).rglob("*")) if path.is_file()]
     visible = [path for path in paths if path.name not in (".gitignore", ".snakemake_timestamp")]
-    return {str(path.relative_to(folder)): sha256_of(path) for path in visible if path.name != "manifest.json"}
+    return {str(path.relative_to(folder)): sha256_of(path) for path in visible if "manifest.json" not in path.name}
 
 
 def processes(folder: Path) -> dict[int, str]:

@@ -37,10 +37,10 @@ class Tally:
         return int(self.table[column].sum())
 
     def __str__(self) -> str:
-        """In Markdown, a row for each that was tried and one for all."""
+        """In Markdown, a row for each that was tried, and one for all where one key says what."""
         counts = self.table.drop(columns=list(self.origin)).groupby(self.keys, sort=False).sum()
-        if len(counts) > 1:
-            counts.loc["all" if len(self.keys) == 1 else ("all",) * len(self.keys)] = counts.sum()
+        if len(self.keys) == 1 < len(counts):
+            counts.loc["all"] = counts.sum()
         commits = ", ".join(text[:7] for text in self.table["commit"].unique())
         seeds = ", ".join(map(str, self.table["seed"].unique()))
         table = re.sub(" {2,}", " ", counts.reset_index().to_markdown(index=False))
