@@ -38,8 +38,8 @@ if workflow.is_main_process:
     try:
         if "--unlock" in sys.argv and (other := running()):
             raise InputError(f"a run is at work here ({other}); end it first")
+        check_writable()  # Snakemake makes folders even in a dry run
         if EXECUTES:
-            check_writable()
             if other := hold_run():
                 logger.warning(f"another run is at work here ({other})")
             forget_old()
