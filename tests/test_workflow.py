@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import random
 import shutil
 import signal
 import subprocess
@@ -68,11 +69,18 @@ def test_tables_have_every_pair_of_the_inventory(finished):
     assert set(transfer["n_train"]) == {2, 4}, "50 patients were requested, 4 were available"
 
 
-def test_second_run_does_nothing_even_with_new_file_times(finished):
+def test_second_run_does_nothing(finished):
     assert finished.planned() == {}
-    for path in sorted(finished.path.rglob("*.py"), reverse=True):
-        path.touch()
-    assert finished.planned() == {}
+
+
+def test_times_of_files_decide_nothing(finished, tmp_path):
+    folder = finished.copy(tmp_path / "times")
+    folder.scatter_times(random.Random(0))
+    assert folder.planned() == {}
+    key, value, expected = CHANGES[-1]
+    folder.change(key, value)
+    assert folder.planned() == expected
+    assert folder.must("prrmse", "verify").endswith("files are as they were written\n")
 
 
 @pytest.mark.parametrize(("key", "value", "expected"), CHANGES)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import random
 import re
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -88,6 +90,12 @@ class Folder:
         twin = Folder.__new__(Folder)
         twin.path = path
         return twin
+
+    def scatter_times(self, rng: random.Random) -> None:
+        """Draw every file's time anew, within ten years of now, as a clock that is set back and forth would."""
+        for path in self.path.rglob("*"):
+            moment = time.time() + rng.uniform(-10, 10) * 365 * 86400
+            os.utime(path, (moment, moment), follow_symlinks=False)
 
     @property
     def environment(self) -> dict[str, str]:

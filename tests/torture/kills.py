@@ -7,7 +7,8 @@
 Kinds of kill: SIGKILL, SIGTERM or SIGINT for all processes of the run at once; SIGKILL for everything at work in the
 folder, as when the power fails; SIGKILL for one job alone, for Snakemake or DVC alone; and a SIGKILL for all while a
 run ends after one of the others. A kill counts if the run was at work. Between kills a folder may also lose all of its
-results to a forced `dvc checkout` (--checkouts). Nothing is done by hand: no --unlock, no file is deleted.
+results to a forced `dvc checkout` (--checkouts), or the clock may be set back and forth (--clock). Nothing is done by
+hand: no --unlock, no file is deleted.
 """
 
 from __future__ import annotations
@@ -125,7 +126,7 @@ class Campaign:
             print(self.log.read_text(errors="replace")[-1500:], flush=True)
         return run.status == 0
 
-    def disturbed(self, longest: float, *, checkouts: bool) -> Iterator[int]:
+    def disturbed(self, longest: float, *, checkouts: bool, clock: bool) -> Iterator[int]:
         """Start it again and again until it ends well; the kills so far, after each start."""
         before = finished(self.folder.path)
         done = False
@@ -136,6 +137,8 @@ class Campaign:
             if again:
                 self.counts["finished work done again"] += len(again)
                 print(f"done again: {again[:10]}", flush=True)
+            if clock:
+                self.folder.scatter_times(self.rng)
             if checkouts and not done and self.rng.random() < 0.2:
                 self.folder.run("dvc", "checkout", "--force")
                 self.counts["checkouts"] += 1
@@ -155,6 +158,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--checkouts", action="store_true", help="now and then a forced `dvc checkout` between two starts"
     )
+    parser.add_argument("--clock", action="store_true", help="draw the times of all files anew between two starts")
     parser.add_argument("--add", type=Path, help="a CSV file of outcomes to add to")
     a = parser.parse_args(arguments)
     tally = Tally(["program", "what"], a.seed, a.add)
@@ -175,7 +179,7 @@ def torture(root: Path, a: argparse.Namespace, tally: Tally) -> None:
     while kills < a.kills and time.monotonic() < deadline:
         folder = prepared(root / f"campaign{number}")
         campaign = Campaign(folder, COMMANDS[a.program], f"{a.seed} {number}")
-        for n in campaign.disturbed(a.longest, checkouts=a.checkouts):
+        for n in campaign.disturbed(a.longest, checkouts=a.checkouts, clock=a.clock):
             if kills + n >= a.kills or time.monotonic() > deadline:
                 break
         must(folder, *COMMANDS[a.program])
