@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import random
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 from conftest import ARGUMENTS, COMPUTE, SETTINGS, initialise
 
 from prrmse import api
@@ -196,7 +196,25 @@ def test_a_base_model_killed_between_training_and_checkpoint_trains_no_step_agai
     path = base("a")
     assert not steps
     assert path.read_bytes() == base("clean").read_bytes()
-    assert torch.is_tensor(torch.load(snapshot_of(path), weights_only=True)["random"][0]), "the caller discards it"
+    assert snapshot_of(path).is_file(), "the caller discards it"
+
+
+def test_a_snapshot_in_which_a_bit_turned_over_is_not_resumed(slices, tmp_path, monkeypatch, caplog):
+    path, clean = tmp_path / "a.safetensors", tmp_path / "clean.safetensors"
+
+    def train(path: Path) -> None:
+        api.train("unet", slices, path, arguments=ARGUMENTS["unet"], settings=settings(), compute=COMPUTE)
+
+    train(clean)
+    killed_after(3, monkeypatch, lambda: train(path))
+    whole, rng = snapshot_of(path).read_bytes(), random.Random(0)
+    caplog.set_level(logging.INFO)
+    for at in [0, len(whole) - 1, *rng.sample(range(len(whole)), 4)]:
+        snapshot_of(path).write_bytes(whole[:at] + bytes([whole[at] ^ (1 << rng.randrange(8))]) + whole[at + 1 :])
+        caplog.clear()
+        train(path)
+        assert ["not as it was written; starting again" in line for line in said(caplog)] == [True]
+        assert path.read_bytes() == clean.read_bytes()
 
 
 def test_nothing_left_to_train_is_one_line(slices):

@@ -23,6 +23,9 @@ from prrmse.nets.layers import state_digest
 
 log = logging.getLogger(__name__)
 
+# Bytes of the SHA-256 with which the file begins.
+DIGEST = 32
+
 
 class Snapshot:
     """The state of an unfinished training, saved now and then, complete or not at all.
@@ -45,10 +48,13 @@ class Snapshot:
         if self.path is None or not self.path.is_file():
             return 0
         try:
-            state = torch.load(self.path, weights_only=True)
+            content = self.path.read_bytes()
+            if _digest(content[DIGEST:]) != content[:DIGEST]:  # torch checks nothing
+                raise ValueError
+            state = torch.load(io.BytesIO(content[DIGEST:]), weights_only=True)
             same = state["identity"] == self.identity
         except Exception:
-            log.warning("%s: not a complete snapshot; starting again", self.path)
+            log.warning("%s: not as it was written; starting again", self.path)
             return 0
         if not same:
             log.warning("%s: of other data or settings; starting again", self.path)
@@ -67,9 +73,14 @@ class Snapshot:
         # Through memory: where a disk is full, torch's own writer says everything but that.
         content = io.BytesIO()
         torch.save({**state, "network": network.state_dict(), "optimiser": optimiser.adam.state_dict()}, content)
-        with atomic(self.path) as partial:
-            partial.write_bytes(content.getbuffer())
+        with atomic(self.path) as partial, open(partial, "wb") as file:
+            file.write(_digest(content.getbuffer()))
+            file.write(content.getbuffer())
         self._last = time.monotonic()
+
+
+def _digest(content: bytes | memoryview) -> bytes:
+    return hashlib.sha256(content).digest()
 
 
 def snapshot_of(result: Path) -> Path:
