@@ -28,6 +28,7 @@ include: "workflow/rules/joint.smk"
 include: "workflow/rules/factorial.smk"
 include: "workflow/rules/ranking.smk"
 include: "workflow/rules/evidence.smk"
+include: "workflow/rules/study.smk"
 
 
 rule all:

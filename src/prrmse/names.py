@@ -55,3 +55,9 @@ def models(datasets: Iterable[str], tasks: Iterable[str]) -> list[str]:
 
 # How a source may be reused in a search for the best start (`prrmse.experiments.halving`).
 PLANS = ("finetune", "half", "head")
+
+# Where a training of the study may start, besides from a base model: random kernels, or the network's own pretrained
+# weights. And what of the source is reused: nothing beyond that start, all, what the verdict allows, or as many scalars
+# drawn at random (``random0``, ``random1`` and so on).
+SCRATCH, PRETRAINED = "scratch", "pretrained"
+REUSED = ("none", "all", "verdict", "random")

@@ -92,6 +92,9 @@ class Split(Section):
     test: Annotated[float, Field(ge=0)] | None = Field(None, description="patients, or their fraction if below 1")
     seed: Seed = Field(0, description="of the random split")
     path: str | None = Field(None, description="of the CSV, for kind: file")
+    together: tuple[Annotated[tuple[str, ...], Field(min_length=2), Unique], ...] = Field(
+        (), description="patients that are one person under several names, who stay in one split: a list of lists"
+    )
 
 
 HALVES = Split(kind="random", train=0.5, val=0.5, seed=0)
@@ -190,6 +193,9 @@ class StartingNetwork(Section):
     PART: ClassVar[str] = ""
 
     pretrained: Text | Pretrained = Field("none", description="weights to start from: none, a file, or the keys below")
+    init: Literal["shared", "independent"] | None = Field(
+        None, description="of this network's random part, where it differs from that of all (init)"
+    )
 
     @property
     def weights(self) -> Pretrained | None:
@@ -382,6 +388,30 @@ class Evidence(Section):
     )
 
 
+class Study(Section):
+    """What `snakemake study` does: every target in turn, with few of its patients (ours)."""
+
+    nets: Annotated[tuple[str, ...], Field(min_length=1), Unique] = Field(
+        description="networks in which transfers are measured; one with pretrained weights is also started from these"
+    )
+    targets: Annotated[tuple[str, ...], Field(min_length=2), Unique] = Field(
+        description="segmentation models to train with few patients, each with the others' data sets as sources"
+    )
+    sources: Annotated[tuple[str, ...], Field(min_length=2), Unique] = Field(
+        description="base models to start from; a target takes those of other data sets"
+    )
+    samples: Count = Field(10, description="training patients of the target")
+    seeds: Annotated[tuple[Seed, ...], Field(min_length=1), Unique] = Field(
+        (0, 1), description="run seeds: sampled patients and order of batches; base models are of the first of seeds"
+    )
+    draws: Count = Field(2, description="random lists of as many scalars as the verdict's, for each target and seed")
+    ancestry: dict[Text, Annotated[tuple[Text, Text], Unique]] = Field(
+        {},
+        description="of each architecture its network with and its network without a common ancestor",
+    )
+    train: Training = Field(Training(), description="training with few patients")
+
+
 class Figures(Section):
     """The style of the figures."""
 
@@ -417,5 +447,6 @@ class Params(Section):
         description="`snakemake evidence`: does what is measured of a source predict what it gains? Target and "
         "training are those of transfer"
     )
+    study: Study | None = Field(None, description="`snakemake study`: every target in turn (configs/study.yaml)")
     figures: Figures = Field(Figures(), description="style of the figures")
     compute: Compute = Field(Compute(), description="where and how it is computed")

@@ -16,7 +16,7 @@ shell.prefix("export PYTHONPATH=src; lines() {{ printf '%s\\n' \"$@\"; }}; ")
 
 from prrmse.config.params import completed, section
 from prrmse.figures.titles import figure_titles
-from prrmse.names import CONTROLS, models, split_model
+from prrmse.names import CONTROLS, PRETRAINED, SCRATCH, models, split_model
 from prrmse.run.code import SOURCES, code_digest, sources_digest
 
 # The processes that run single jobs, on a cluster one each, need no second check.
@@ -94,6 +94,9 @@ wildcard_constraints:
     arm="scratch|freeze|finetune|probe",
     source_seed=r"\d+",
     control="|".join([*CONTROLS, "noise-.*"]),
+    start="|".join([*MODELS, SCRATCH, PRETRAINED]),
+    reused=r"none|all|verdict|random\d+",
+    mode="finetune|freeze",
 
 
 def code(script):
@@ -238,4 +241,96 @@ def gain_parts(kind):
         for net, source, source_seed in [*untrained, *ranked_sources()]
         for arm in ("finetune", "probe")
         for seed in e["seeds"]
+    ]
+
+
+def study_checkpoint(wildcards):
+    """The source's checkpoint; nothing where the start is the network's own."""
+    own = wildcards.start in (SCRATCH, PRETRAINED)
+    return [] if own else checkpoint(wildcards.net, wildcards.start, SEEDS[0])
+
+
+def study_sweep(wildcards):
+    """The sweep from which the list of reused pairs follows, where there is one."""
+    if wildcards.reused in ("none", "all"):
+        return []
+    return f"results/swap/{wildcards.net}/{wildcards.target}/{wildcards.start}/seed{SEEDS[0]}.csv"
+
+
+def study_section():
+    """The section of the parameters."""
+    if config["study"] is None:
+        raise WorkflowError(
+            "error: study: the parameters have no such section; add --configfile configs/study.yaml"
+        )
+    return config["study"]
+
+
+def study_neighbours():
+    """(target, source): each target with the one behind it in the list, so that each is a source once."""
+    targets = study_section()["targets"]
+    return list(zip(targets, [*targets[1:], targets[0]]))
+
+
+def study_sources(target):
+    """The base models of other data sets."""
+    own = split_model(target)[0]
+    return [m for m in study_section()["sources"] if split_model(m)[0] != own]
+
+
+def study_runs(wildcards):
+    """Every training of the study: each start with all reused; of a neighbour also lists of layers, and frozen."""
+    s = study_section()
+    found = []
+    for net in s["nets"]:
+        has_weights = config["nets"][net]["pretrained"] != "none"
+        for target, neighbour in study_neighbours():
+            starts = [SCRATCH, *([PRETRAINED] if has_weights else [])]
+            arms = [(start, "none", "finetune") for start in starts]
+            arms += [(source, "all", "finetune") for source in study_sources(target)]
+            lists = ["verdict", *(f"random{i}" for i in range(s["draws"]))]
+            arms += [(neighbour, reused, "finetune") for reused in lists]
+            arms += [(neighbour, reused, "freeze") for reused in ["all", *lists]]
+            found += [(net, target, *arm) for arm in dict.fromkeys(arms)]
+    return [
+        f"results/study/runs/{net}/{target}/{start}/{reused}-{mode}/seed{seed}.csv"
+        for seed in s["seeds"]
+        for net, target, start, reused, mode in found
+    ]
+
+
+def study_bases(wildcards):
+    """The segmentation models of the study on validation and test patients."""
+    s = study_section()
+    nets = dict.fromkeys([*s["nets"], *(n for pair in s["ancestry"].values() for n in pair)])
+    return [
+        f"results/study/base/{net}/{model}/seed{SEEDS[0]}.csv"
+        for net in nets
+        for model in s["targets"]
+    ]
+
+
+def study_score_parts(wildcards):
+    """Scores of every source of every target."""
+    s = study_section()
+    return [
+        f"results/study/scores/{net}/{target}/{source}.csv"
+        for net in s["nets"]
+        for target in s["targets"]
+        for source in study_sources(target)
+    ]
+
+
+def study_ancestry(wildcards):
+    """Sweeps of neighbouring targets, and from random kernels, with and without a common ancestor."""
+    nets = [net for pair in study_section()["ancestry"].values() for net in pair]
+    sweeps = [
+        f"results/swap/{net}/{target}/{source}/seed{SEEDS[0]}.csv"
+        for net in nets
+        for target, source in study_neighbours()
+    ]
+    return sweeps + [
+        f"results/evidence/controls/{net}/{target}/random/seed{SEEDS[0]}.csv"
+        for net in nets
+        for target, _ in study_neighbours()
     ]

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from prrmse.errors import InputError
 from prrmse.failures import one_line
 from prrmse.files import package_file
-from prrmse.names import models
+from prrmse.names import models, split_model
 from prrmse.settings import ForeignNetwork, Network, Params, Section
 
 
@@ -139,6 +139,19 @@ def _check_references(params: Params, where: str) -> None:
             raise InputError(f"{where}: evidence.sources: {source} is the target itself (transfer.target)")
     for net in params.evidence.nets:
         must_have("evidence.nets", net)
+    if (study := params.study) is None:
+        return
+    for net in (*study.nets, *itertools.chain.from_iterable(study.ancestry.values())):
+        must_have("study", net)
+    for source in study.sources:
+        must_know("study.sources", source)
+    for target in study.targets:
+        must_segment("study.targets", target)
+        dataset = split_model(target)[0]
+        if params.datasets[dataset].split.kind in ("random", "ordered") and not params.datasets[dataset].split.test:
+            raise InputError(f"{where}: datasets.{dataset}.split.test: the study reports on test patients; set it")
+        if all(split_model(source)[0] == dataset for source in study.sources):
+            raise InputError(f"{where}: study.sources: no model of another data set than {target}'s; add one")
 
 
 def check_data(params: Params) -> None:

@@ -35,6 +35,7 @@ def split_patients(dataset: str, spec: Split, folders: dict[str, str | None]) ->
         chosen = _from_file(key, spec, set(folders))
     else:
         chosen = _by_count(key, spec, [p for p, s in folders.items() if s != "test"], dataset)
+    _keep_together(key, spec, chosen, set(folders))
     for name in ("train", "val"):
         if name not in chosen.values():
             value = getattr(spec, name)
@@ -60,6 +61,17 @@ def _by_count(key: str, spec: Split, patients: list[str], dataset: str) -> dict[
     chosen = dict.fromkeys(patients[:train], "train")
     chosen |= dict.fromkeys(patients[train : train + test], "test")
     return chosen | dict.fromkeys(patients[n - val :], "val")
+
+
+def _keep_together(key: str, spec: Split, chosen: dict[str, str], known: set[str]) -> None:
+    """Move the further names of one person to the split of the first that is in any."""
+    for names in spec.together:
+        if unknown := [name for name in names if name not in known]:
+            raise InputError(f"{key}.together: patient {unknown[0]} is not in the data set; remove it")
+        used = [name for name in names if name in chosen]
+        if spec.kind == "file" and len({chosen[name] for name in used}) > 1:
+            raise InputError(f"{spec.path}: {', '.join(used)} are one person ({key}.together) in two splits; fix it")
+        chosen |= dict.fromkeys(used, chosen[used[0]]) if used else {}
 
 
 def _counts(key: str, spec: Split, n: int) -> dict[str, int]:

@@ -131,7 +131,12 @@ def joint_summary(joint: pd.DataFrame) -> pd.DataFrame:
 
 def evidence_markdown(sections: Sequence[Section], provenance: Sequence[str]) -> str:
     """The page as Markdown; figures are in the same folder."""
-    parts = [f"# Evidence\n\nData: {', '.join(provenance)}. Ours, not the paper's."]
+    return f"# Evidence\n\nData: {', '.join(provenance)}. Ours, not the paper's.\n\n{sections_markdown(sections)}"
+
+
+def sections_markdown(sections: Sequence[Section]) -> str:
+    """These sections as Markdown; figures are in the same folder."""
+    parts = []
     for section in sections:
         part = f"## {section.title}\n\n{section.text}\n\n{markdown_table(section.table)}"
         if section.figure:

@@ -1,0 +1,119 @@
+"""Every target in turn, trained with few patients from every start and list of layers (ours).
+
+Does it matter which layers are reused? A list is compared with lists drawn at random that reuse as many scalars, from
+the same source, with the same patients and batches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from prrmse.data.slices import load_slices
+from prrmse.learning.evaluate import Evaluation, measure
+from prrmse.learning.reach import reaching
+from prrmse.learning.target import FewPatients, Target
+from prrmse.learning.training_run import training_run
+from prrmse.names import SCRATCH, Layer
+from prrmse.seeding import derive_seed
+from prrmse.settings import Training, Verdict
+from prrmse.tables.verdict import verdict_table
+
+# Choices are made on the first, everything that is reported is measured on the second.
+MEASURED = ("val", "test")
+
+
+def study_run(
+    of: FewPatients,
+    reused: str,
+    mode: str,
+    *,
+    sweep: pd.DataFrame | None = None,
+    verdict: Verdict,
+    settings: Training,
+    resume: Path,
+) -> pd.DataFrame:
+    """One training with few patients.
+
+    What is not reused starts from the network's own pretrained weights, if it has any; a run whose source is
+    ``scratch`` from random kernels.
+
+    Args:
+        of: network, patients and source; no checkpoint where the start is the network's own.
+        reused: ``none``, ``all`` pairs that reach the output but the final convolution's, ``verdict``, or ``randomN``: draw N of as many scalars.
+        mode: ``finetune``, or ``freeze`` what is reused.
+        sweep: of the target by this source, from which the verdict follows; needed by ``verdict`` and ``randomN``.
+        verdict: when a pair counts as reusable.
+        settings: of the training.
+        resume: file for the state of an unfinished training.
+
+    Returns:
+        One row per (split, patient, class) with dice, n_train (patients trained on), pairs_reused, scalars_reused.
+    """
+    spec = of.spec.model_copy(update={"pretrained": "none"}) if of.source == SCRATCH else of.spec
+    own = replace(of, spec=spec)
+    network, drawn, validation = own.load()
+    chosen: list[Layer] = []
+    if reused != "none":
+        layers = [layer for layer in reaching(network, validation.whole.image[:1]) if not layer.final]
+        chosen = own.reuse(network, _chosen(layers, reused, sweep, verdict, own))
+    table = training_run(
+        network,
+        drawn,
+        validation,
+        "seg",
+        settings,
+        derive_seed(of.net, of.target, "study", of.samples, of.seed),
+        of.compute,
+        frozen=chosen if mode == "freeze" else (),
+        title=f"{of.net} {of.target} n={of.samples} from {of.source}, {reused} {mode}, seed {of.seed}",
+        resume=resume,
+    )
+    test = measure(network, Evaluation.of_split(load_slices(of.data), "test", of.compute, spec), "seg")
+    measured = pd.concat([table.assign(split="val"), test.assign(split="test")], ignore_index=True)
+    return measured.assign(
+        n_train=len(drawn.patients()), pairs_reused=len(chosen), scalars_reused=sum(layer.scalars for layer in chosen)
+    )
+
+
+def _chosen(
+    layers: Sequence[Layer], reused: str, sweep: pd.DataFrame | None, verdict: Verdict, of: FewPatients
+) -> list[Layer]:
+    """The pairs to take from the source."""
+    if reused == "all":
+        return list(layers)
+    assert sweep is not None, reused
+    found = verdict_table(sweep, verdict)
+    reusable = set(zip(found["kind"], found["layer"], found["reusable"], strict=True))
+    listed = [layer for layer in layers if (*layer.pair, True) in reusable]
+    if reused == "verdict":
+        return listed
+    return random_list(layers, sum(layer.scalars for layer in listed), of.net, of.target, of.source, of.seed, reused)
+
+
+def random_list(layers: Sequence[Layer], scalars: int, *identity: object) -> list[Layer]:
+    """Pairs in random order, each taken if the list then has at most this many scalars.
+
+    Args:
+        layers: to draw from.
+        scalars: at most so many.
+        identity: what the draw is for.
+    """
+    rng = np.random.default_rng(derive_seed("random list", *identity))
+    chosen, left = set(), scalars
+    for i in rng.permutation(len(layers)):
+        if layers[i].scalars <= left:
+            chosen.add(int(i))
+            left -= layers[i].scalars
+    return [layers[i] for i in sorted(chosen)]
+
+
+def base_measured(target: Target) -> pd.DataFrame:
+    """A base model on the patients that no choice has seen, too: one row per (split, patient, class) with dice."""
+    parts = {split: target.on(target.slices.split(split)) for split in MEASURED}
+    tables = [measure(target.network, evaluation, "seg").assign(split=split) for split, evaluation in parts.items()]
+    return pd.concat(tables, ignore_index=True)

@@ -1,0 +1,106 @@
+"""The page of the study, as Markdown, from its tables alone: it can be made again without any training."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import pandas as pd
+
+from prrmse.names import PRETRAINED, SCRATCH
+from prrmse.report.evidence import Section, sections_markdown
+from prrmse.settings import Study, Verdict
+from prrmse.tables.ranking import SCORES
+from prrmse.tables.study import ancestry_effects, contrasts, gains_table, ranking_over_targets, study_answers
+
+# The tables that the page is made from.
+RAW = ("data", "base", "runs", "scores", "reuse")
+
+
+def study_page(raw: Mapping[str, pd.DataFrame], study: Study, verdict: Verdict) -> tuple[str, dict[str, pd.DataFrame]]:
+    """The page, and the tables that were computed for it.
+
+    Args:
+        raw: the tables of `RAW`.
+        study, verdict: the parameters of these names.
+    """
+    level = verdict.level
+    effects = contrasts(raw["runs"], level)
+    ancestry = ancestry_effects(raw["reuse"], dict(study.ancestry), level) if len(raw["reuse"]) else pd.DataFrame()
+    ranking = ranking_over_targets(raw["scores"], raw["runs"], level)
+    answers = study_answers(effects, ancestry, ranking, level)
+    tables = {"contrasts": effects, "ancestry": ancestry, "ranking": ranking, "answers": answers}
+    return sections_markdown(_sections(raw, tables, study.samples, f"{level:.0%}")), tables
+
+
+def _sections(
+    raw: Mapping[str, pd.DataFrame], tables: Mapping[str, pd.DataFrame], samples: int, level: str
+) -> Sequence[Section]:
+    runs, base = raw["runs"], raw["base"]
+    seeds = runs["seed"].nunique()
+    over = f"{seeds} seeds" if seeds > 1 else "one seed"
+    data = raw["data"].pivot_table(
+        index=["dataset", "provenance"], columns="split", values=["patients", "slices"], sort=False, aggfunc="max"
+    )
+    data.columns = [f"{split}: {what}" for what, split in data.columns]
+    own = base[base["split"] == "test"]
+    models = own.pivot_table(index=["net", "model"], columns="class", values="dice", sort=False).reset_index()
+    sizes = own.groupby(["net", "model"], sort=False)["n_patients"].max().reset_index()
+    classes = runs[(runs["split"] == "test") & ~runs["class"].isin(["background", "mean_with_background"])]
+    lowest = classes[classes["mode"] == "finetune"].groupby(["net", "target", "class"], sort=False)["dice"].min()
+    return [
+        Section(
+            "Answers",
+            f"Each from the sign of a {level} interval over targets; undecided where it contains 0.",
+            tables["answers"],
+        ),
+        Section("Data", "Patients and slices of each split.", data.reset_index()),
+        Section(
+            "Base models",
+            "Trained on all training patients of their set, measured on its test patients: mean Dice by class "
+            "(`mean`: of the foreground).",
+            models.merge(sizes, on=["net", "model"]),
+        ),
+        Section(
+            "Starts",
+            f"Test Dice of each target with {samples} training patients (`n_train`: fewer where the set has fewer), "
+            f"fine-tuned, mean over {over}: from random kernels (`{SCRATCH}`), from the network's own pretrained "
+            f"weights (`{PRETRAINED}`), from the base model that is best on the validation patients, and the mean over "
+            "base models of other data sets.",
+            gains_table(runs),
+            "study_gains",
+            "Test Dice of every target by start, and by list of reused layers",
+        ),
+        Section(
+            "Contrasts",
+            "Differences in test Dice, one number for each target: mean, interval, smallest and largest. Lists: of the "
+            "source that follows the target in the list of targets; a random list has as many scalars.",
+            tables["contrasts"],
+        ),
+        Section(
+            "Lists",
+            "What the lists reuse: pairs, and scalars.",
+            runs[runs["reused"] != "none"]
+            .drop_duplicates(["net", "target", "source", "reused"])
+            .query("reused != 'all'")[["net", "target", "source", "reused", "seed", "pairs_reused", "scalars_reused"]],
+        ),
+        Section(
+            "Architecture or ancestor",
+            "Kernels that all of these networks have (the encoder's), one swapped at a time from the source that "
+            "follows the target in the list; `reuse`: 1 - drop / drop of a random kernel.",
+            raw["reuse"],
+        ),
+        Section("Effects on reuse", "Over targets.", tables["ancestry"]),
+        Section(
+            "Which score ranks the sources?",
+            "Kendall's tau of each score with the test Dice that a target's sources lead to, mean over targets with "
+            "its interval. `regret`: Dice lost by taking the source that is ranked first.",
+            tables["ranking"].assign(score=[SCORES[score][1] for score in tables["ranking"]["score"]]),
+            "study_ranking",
+            "Rank correlation of every score with what the sources gain",
+        ),
+        Section(
+            "Lowest Dice of a class",
+            "Over starts, lists and seeds, fine-tuned: a class near 0 would say that trainings were too short.",
+            lowest.reset_index(),
+        ),
+    ]

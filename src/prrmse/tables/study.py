@@ -1,0 +1,303 @@
+"""The study's tables: what each start and list of layers gained, target by target, and what holds over targets (ours).
+
+The unit is the target: a contrast is one number for each target (mean over seeds and test patients), and its interval
+is Student's over targets. With 95 % an answer that no effect supports is given in 2.5 % of studies on each side, as far
+as targets are independent draws; two vendors of one challenge are less than that.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from prrmse.names import PRETRAINED, SCRATCH, split_model
+from prrmse.settings import Verdict
+from prrmse.tables.answer import UNDECIDED, Answer
+from prrmse.tables.inference import Interval, decide, t_interval
+from prrmse.tables.ranking import SCORES
+
+RUN = ["net", "target", "source", "reused", "mode", "seed", "split"]
+COUNTS = ["n_train", "pairs_reused", "scalars_reused"]
+# A list drawn at random, whichever draw it is.
+RANDOM = "random"
+
+
+def runs_table(parts: pd.DataFrame) -> pd.DataFrame:
+    """Each training by split and class: dice, dice_sd over patients, n_patients, and `COUNTS`.
+
+    Args:
+        parts: rows of `prrmse.experiments.study.study_run` with `RUN`.
+    """
+    keys = [*RUN, *COUNTS, "class"]
+    grouped = parts.groupby(keys, sort=False)["dice"]
+    return grouped.agg(dice="mean", dice_sd="std", n_patients="count").reset_index()
+
+
+def base_measured_table(parts: pd.DataFrame) -> pd.DataFrame:
+    """Each base model by split and class: dice, dice_sd over patients, n_patients."""
+    grouped = parts.groupby(["net", "model", "seed", "split", "class"], sort=False)["dice"]
+    return grouped.agg(dice="mean", dice_sd="std", n_patients="count").reset_index()
+
+
+def reuse_table(sweeps: pd.DataFrame, settings: Verdict) -> pd.DataFrame:
+    """How well kernels that all networks have bear a swap, by net and target: drop, drop_random, reuse.
+
+    Args:
+        sweeps: of neighbouring targets, and from random kernels (source ``random``), mean over classes.
+        settings: tolerance.
+
+    Returns:
+        net, target, source, drop (mean over kernels and patients), drop_random, ``reuse``: 1 - drop / drop_random;
+        ``reusable``: share of the kernels whose mean drop is within the tolerance; n_kernels, n_patients.
+    """
+    rows = sweeps[(sweeps["kind"] == "W") & ~sweeps["final"].astype(bool)]
+    modules = [set(group["module"]) for _, group in rows.groupby("net")]
+    rows = rows[rows["module"].isin(set.intersection(*modules))].assign(drop=lambda t: t["baseline"] - t["dice"])
+    by_kernel = rows.groupby(["net", "target", "source", "module"], sort=False)["drop"].mean().reset_index()
+    found = by_kernel.groupby(["net", "target", "source"], sort=False)["drop"].agg(
+        drop="mean", reusable=lambda drops: (drops <= settings.tolerance).mean(), n_kernels="count"
+    )
+    found["n_patients"] = rows.groupby(["net", "target", "source"], sort=False)["patient"].nunique()
+    found = found.reset_index()
+    random = found[found["source"] == "random"].set_index(["net", "target"])["drop"].rename("drop_random")
+    found = found[found["source"] != "random"].join(random, on=["net", "target"])
+    return found.assign(reuse=1 - found["drop"] / found["drop_random"])[
+        ["net", "target", "source", "drop", "drop_random", "reuse", "reusable", "n_kernels", "n_patients"]
+    ].reset_index(drop=True)
+
+
+def dice_of(runs: pd.DataFrame, split: str = "test") -> pd.DataFrame:
+    """Mean foreground Dice over seeds (and random draws): rows (net, target), columns (source, reused, mode).
+
+    Args:
+        runs: of `runs_table`.
+        split: measured on.
+    """
+    own = runs[(runs["class"] == "mean") & (runs["split"] == split)]
+    own = own.assign(reused=own["reused"].str.replace(r"\d+$", "", regex=True))
+    return own.pivot_table(index=["net", "target"], columns=["source", "reused", "mode"], values="dice", sort=False)
+
+
+def gains_table(runs: pd.DataFrame) -> pd.DataFrame:
+    """Each target in a line: the starts, and the source that is best on the validation patients, all on test patients.
+
+    Returns:
+        net, target, n_train, scratch, pretrained (NaN without), best source and its dice, mean and number of sources.
+    """
+    test, val = dice_of(runs), dice_of(runs, "val")
+    lines = []
+    for net, target in test.index:
+        own, chosen = (_of_sources(table, (net, target)) for table in (test, val))
+        best = chosen.idxmax()
+        start = {
+            name: test.get((name, "none", "finetune"), pd.Series(dtype=float)).get((net, target)) for name in STARTS
+        }
+        n = runs[(runs["net"] == net) & (runs["target"] == target)]["n_train"].max()
+        lines.append({
+            "net": net, "target": target, "n_train": n, **start, "best_source": best, "best": own[best],
+            "mean": own.mean(), "n_sources": len(own),
+        })  # fmt: skip
+    return pd.DataFrame(lines).astype(dict.fromkeys(STARTS, float))
+
+
+STARTS = (SCRATCH, PRETRAINED)
+
+
+def _of_sources(table: pd.DataFrame, row: tuple[str, str]) -> pd.Series:
+    """Dice from each base model, all reused and trained further."""
+    return table.loc[row].xs(("all", "finetune"), level=("reused", "mode")).dropna()
+
+
+def _lists(runs: pd.DataFrame) -> pd.DataFrame:
+    """Dice by (net, target), columns (reused, mode), of the source by which lists are compared."""
+    test = dice_of(runs)
+    found = {}
+    for row in test.index:
+        own = test.loc[row].dropna()
+        neighbour = next(source for source, reused, _ in own.index if reused == "verdict")
+        found[row] = own[neighbour]
+        for name in STARTS:  # nothing of the source: the network's own start
+            if (name, "none", "finetune") in own.index:
+                found[row] = pd.concat([found[row], pd.Series({("none", name): own[name, "none", "finetune"]})])
+    return pd.DataFrame(found).T
+
+
+def contrasts(runs: pd.DataFrame, level: float) -> pd.DataFrame:
+    """What one choice gains over another in Dice, over targets.
+
+    Returns:
+        net, contrast, value, low, high (`t_interval` over targets), smallest, largest, n_targets.
+    """
+    gains, lists = gains_table(runs).set_index(["net", "target"]), _lists(runs)
+    of: dict[str, Callable[[], pd.Series]] = {
+        "pretrained start - random start": lambda: gains[PRETRAINED] - gains[SCRATCH],
+        "best source on validation - pretrained start": lambda: gains["best"] - gains[PRETRAINED],
+        "mean source - pretrained start": lambda: gains["mean"] - gains[PRETRAINED],
+        "best source on validation - mean source": lambda: gains["best"] - gains["mean"],
+        **{
+            f"verdict's list - {other}, {mode}": lambda other=other, mode=mode: (
+                lists["verdict", mode] - lists[other, mode]
+            )
+            for mode in ("finetune", "freeze")
+            for other in (RANDOM, "all")
+        },
+        "verdict's list - nothing of the source, finetune": lambda: (
+            lists["verdict", "finetune"] - lists["none", PRETRAINED]
+        ),
+        "all - nothing of the source, freeze": lambda: lists["all", "freeze"] - lists["none", PRETRAINED],
+    }
+    lines = []
+    for name, values in of.items():
+        try:
+            found = values().dropna()
+        except KeyError:  # no such runs: a network without pretrained weights
+            continue
+        for net, own in found.groupby(level=0, sort=False):
+            lines.append({
+                "net": net, "contrast": name, **_over_targets(own, level),
+                "smallest": own.min(), "largest": own.max(), "n_targets": len(own),
+            })  # fmt: skip
+    return pd.DataFrame(lines)
+
+
+def _over_targets(values: pd.Series, level: float) -> dict[str, float]:
+    return t_interval(values.to_numpy(float), level)._asdict()
+
+
+def ancestry_effects(reuse: pd.DataFrame, ancestry: dict[str, tuple[str, str]], level: float) -> pd.DataFrame:
+    """Architecture or common ancestor: effects on the reuse of the kernels that the networks share, over targets.
+
+    Args:
+        reuse: of `reuse_table`.
+        ancestry: of each architecture the network with, and that without, a common ancestor.
+        level: of the intervals.
+
+    Returns:
+        effect, value, low, high, n_targets.
+    """
+    by_net = reuse.pivot_table(index="target", columns="net", values="reuse", sort=False).dropna()
+    names = list(ancestry)
+    found = {"common ancestor - none": sum(by_net[own] - by_net[none] for own, none in ancestry.values()) / len(names)}
+    for first, second in itertools.pairwise(names):
+        pairs = zip(ancestry[first], ancestry[second], strict=True)
+        found[f"{first} - {second}"] = sum(by_net[a] - by_net[b] for a, b in pairs) / 2
+    return pd.DataFrame(
+        {"effect": name, **_over_targets(values, level), "n_targets": len(values)} for name, values in found.items()
+    )
+
+
+def score_table(scores: pd.DataFrame, base: pd.DataFrame, data: pd.DataFrame) -> pd.DataFrame:
+    """The scores with what is known of a source by itself: its own Dice and its training slices.
+
+    Args:
+        scores: net, target, source, score, value.
+        base: of `base_measured_table`.
+        data: ``data.csv``.
+    """
+    pairs = scores[["net", "target", "source"]].drop_duplicates()
+    own = base[(base["split"] == "val") & (base["class"] == "mean")].set_index(["net", "model"])["dice"]
+    slices = data[data["split"] == "train"].groupby("dataset")["slices"].max()
+    dice = [own.get((net, source), np.nan) for net, source in zip(pairs["net"], pairs["source"], strict=True)]
+    number = [slices[split_model(source)[0]] for source in pairs["source"]]
+    more = [pairs.assign(score="source_dice", value=dice), pairs.assign(score="source_slices", value=number)]
+    return pd.concat([scores, *more], ignore_index=True)
+
+
+def ranking_over_targets(scores: pd.DataFrame, runs: pd.DataFrame, level: float) -> pd.DataFrame:
+    """How well each score ranks a target's sources by what they gain: Kendall's tau in each target, mean over targets.
+
+    Args:
+        scores: of `score_table`.
+        runs: of `runs_table`.
+        level: of the intervals.
+
+    Returns:
+        net, score, tau, low, high (`t_interval` over targets), regret (Dice lost by the source that is ranked first,
+        mean over targets), n_targets, n_sources (at most, of one target).
+    """
+    test = dice_of(runs)
+    lines = []
+    for (net, score), group in scores.groupby(["net", "score"], sort=False):
+        taus, regrets, sizes = [], [], []
+        for target, own in group.groupby("target", sort=False):
+            dice = _of_sources(test, (str(net), str(target)))
+            values = (SCORES[str(score)][0] * own.set_index("source")["value"]).dropna()
+            both = values.index.intersection(dice.index)
+            if len(both) < 3 or values[both].nunique() < 2:
+                continue
+            taus.append(float(stats.kendalltau(values[both], dice[both]).statistic))
+            regrets.append(float(dice[both].max() - dice[values[both].idxmax()]))
+            sizes.append(len(both))
+        if taus:
+            found = t_interval(np.array(taus), level)
+            lines.append({
+                "net": net, "score": score, "tau": found.value, "low": found.low, "high": found.high,
+                "regret": float(np.mean(regrets)), "n_targets": len(taus), "n_sources": max(sizes),
+            })  # fmt: skip
+    return pd.DataFrame(lines)
+
+
+def study_answers(effects: pd.DataFrame, ancestry: pd.DataFrame, ranking: pd.DataFrame, level: float) -> pd.DataFrame:
+    """One row per question: question, answer, statistic; the answer is the sign of an interval over targets.
+
+    Of many scores, the level of each is corrected for their number (Bonferroni) before one is said to rank.
+    """
+    rows = [
+        (question, *_sign(effects, "contrast", name))
+        for question, name in (
+            ("Does a pretrained start gain over a random one?", "pretrained start - random start"),
+            ("Does the best source gain over the pretrained start?", "best source on validation - pretrained start"),
+            (
+                "Does the verdict's list beat a random list of equal size? (fine-tuned)",
+                f"verdict's list - {RANDOM}, finetune",
+            ),
+            (
+                "Does the verdict's list beat a random list of equal size? (frozen)",
+                f"verdict's list - {RANDOM}, freeze",
+            ),
+            ("Does the verdict's list beat reusing all? (fine-tuned)", "verdict's list - all, finetune"),
+            ("Does the verdict's list beat reusing all? (frozen)", "verdict's list - all, freeze"),
+        )
+    ]
+    if len(ancestry):
+        rows.append(
+            ("Does a common ancestor make kernels reusable?", *_sign(ancestry, "effect", ancestry["effect"][0]))
+        )
+        for effect in ancestry["effect"][1:]:
+            first, _, second = effect.partition(" - ")
+            rows.append(
+                (f"Is {first} more reusable than {second}, at an equal encoder?", *_sign(ancestry, "effect", effect))
+            )
+    rows.append(("Does some score rank the sources?", *_some_score(ranking, level)))
+    return pd.DataFrame(rows, columns=["question", "answer", "statistic"])
+
+
+def _sign(table: pd.DataFrame, column: str, name: str) -> Answer:
+    own = table[table[column] == name]
+    if own.empty:
+        return Answer(UNDECIDED, "no such runs")
+    texts = [
+        f"{Interval(r['value'], r['low'], r['high']):+.3f}, n = {r['n_targets']} targets" for _, r in own.iterrows()
+    ]
+    return Answer(decide((own["low"] > 0).all(), (own["high"] < 0).all()), f"{name}: {'; '.join(texts)}")
+
+
+def _some_score(ranking: pd.DataFrame, level: float) -> Answer:
+    """Holds if tau is above 0 for a score, by its t test over targets corrected for the number of scores."""
+    own = ranking[ranking["n_targets"] > 1]
+    if own.empty:
+        return Answer(UNDECIDED, "needs more targets and sources")
+    quantile = stats.t.ppf((1 + level) / 2, own["n_targets"] - 1)
+    error = (own["high"] - own["tau"]) / quantile
+    p = np.minimum(1, len(own) * stats.t.sf(own["tau"] / error, own["n_targets"] - 1))
+    best = int(np.argmin(p))
+    row = own.iloc[best]
+    text = (
+        f"best of {len(own)}: {SCORES[row['score']][1]}, tau {Interval(row['tau'], row['low'], row['high']):.2f}, "
+        f"p = {p[best]:.3f} corrected for their number, n = {row['n_targets']} targets"
+    )
+    return Answer(decide(p[best] <= (1 - level) / 2, False), text)

@@ -1,0 +1,270 @@
+"""The study: lists of layers, paired trainings, and what its tables say of a planted truth."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from conftest import ARGUMENTS, COMPUTE, initialise
+from scipy import stats
+
+from prrmse.data.slices import save_slices
+from prrmse.experiments.study import MEASURED, base_measured, random_list, study_run
+from prrmse.learning.target import FewPatients, Target
+from prrmse.learning.train import train
+from prrmse.names import PRETRAINED, SCRATCH
+from prrmse.nets.checkpoint import load_network, save_checkpoint
+from prrmse.nets.layers import inventory
+from prrmse.settings import Training, UNet, Verdict
+from prrmse.tables.answer import FAILS, HOLDS, UNDECIDED
+from prrmse.tables.study import (
+    ancestry_effects,
+    contrasts,
+    gains_table,
+    ranking_over_targets,
+    reuse_table,
+    runs_table,
+    score_table,
+    study_answers,
+)
+
+SETTINGS = Training(steps=25, batch_size=4, learning_rate=0.003)
+PAIRS = len(
+    [
+        layer
+        for layer in inventory(initialise("unet", ARGUMENTS["unet"], "shared", "none", "a-seg", 0))
+        if not layer.final
+    ]
+)
+
+
+@pytest.fixture(scope="module")
+def few(slices, tmp_path_factory):
+    """A target with a test split, a source with other values, and the sweep that calls every second pair reusable."""
+    folder = tmp_path_factory.mktemp("study")
+    index = slices.index.assign(split=["train"] * 6 + ["val"] * 3 + ["test"] * 3)
+    save_slices(type(slices)(slices.image, slices.label, index, slices.meta), folder / "squares.npz")
+    source = train(
+        initialise("unet", ARGUMENTS["unet"], "independent", "none", "b-seg", 7), slices.split("train"), "seg",
+        Training(steps=40, batch_size=4, learning_rate=0.003), 1, COMPUTE,
+    )  # fmt: skip
+    header = {"net": "unet", "model": "b-seg", "seed": 0, "arguments": {"width": 4}}
+    save_checkpoint(source, folder / "b.safetensors", header)
+    layers = inventory(source)
+    rows = [{**layer._asdict(), "patient": "p", "dice": 1 - (i % 2), "baseline": 1.0} for i, layer in enumerate(layers)]
+    sweep = pd.DataFrame(rows).assign(net="unet", target="squares-seg", source="b-seg", seed=0)
+
+    def of(source):
+        checkpoint = folder / "b.safetensors" if source == "b-seg" else None
+        spec = UNet.model_validate({"arguments": ARGUMENTS["unet"]})
+        return FewPatients(
+            "unet", "squares-seg", 1, source, 0, folder / "squares.npz", checkpoint, spec, "shared", COMPUTE
+        )
+
+    return of, sweep, folder
+
+
+def run(few, tmp_path, source="b-seg", reused="all", mode="finetune"):
+    of, sweep, _ = few
+    return study_run(
+        of(source), reused, mode, sweep=sweep, verdict=Verdict(), settings=SETTINGS, resume=tmp_path / "state"
+    )  # fmt: skip
+
+
+def test_a_run_is_measured_on_patients_that_no_choice_has_seen(few, tmp_path):
+    found = run(few, tmp_path)
+    by_split = found.groupby("split")["patient"].unique().map(list).to_dict()
+    assert by_split == {"val": ["patient002"], "test": ["patient003"]}
+    assert set(found["n_train"]) == {1}
+
+
+def test_each_list_reuses_what_it_says(few, tmp_path):
+    found = {
+        reused: run(few, tmp_path, reused=reused).iloc[0] for reused in ("none", "all", "verdict", "random0", "random1")
+    }
+    assert found["none"]["pairs_reused"] == 0
+    assert found["all"]["pairs_reused"] == PAIRS
+    assert 0 < found["verdict"]["pairs_reused"] < PAIRS
+    scalars = found["verdict"]["scalars_reused"]
+    for draw in ("random0", "random1"):
+        assert 0.9 * scalars <= found[draw]["scalars_reused"] <= scalars
+    dice = {name: tuple(run(few, tmp_path, reused=name)["dice"].fillna(-1)) for name in ("random0", "random1", "all")}
+    assert len(set(dice.values())) == 3, "two draws are two lists"
+
+
+def test_frozen_layers_keep_the_sources_values(few, tmp_path, monkeypatch):
+    trained = {}
+    from prrmse.experiments import study
+
+    real = study.training_run
+    monkeypatch.setattr(
+        study,
+        "training_run",
+        lambda network, *a, **k: (real(network, *a, **k), trained.update(network.state_dict()))[0],
+    )
+    run(few, tmp_path, reused="all", mode="freeze")
+    source = load_network(few[2] / "b.safetensors")[0].state_dict()
+    same = {name for name, value in source.items() if torch.equal(value, trained[name])}
+    layers = inventory(load_network(few[2] / "b.safetensors")[0])
+    assert {layer.tensor for layer in layers if not layer.final} <= same
+    assert not any(layer.tensor in same for layer in layers if layer.final)
+
+
+def test_scratch_leaves_pretrained_weights_out(few, tmp_path):
+    of, _, folder = few
+    weights = {"arguments": ARGUMENTS["unet"], "pretrained": str(folder / "b.safetensors")}
+    with_weights = lambda start: type(of(start))(**{**vars(of(start)), "spec": UNet.model_validate(weights)})  # noqa: E731
+    arguments = {"sweep": None, "verdict": Verdict(), "settings": SETTINGS, "resume": tmp_path / "state"}
+    start, other = (study_run(with_weights(name), "none", "finetune", **arguments) for name in (SCRATCH, PRETRAINED))
+    plain = study_run(of(SCRATCH), "none", "finetune", **arguments)
+    pd.testing.assert_frame_equal(start, plain)
+    assert not np.array_equal(other["dice"], plain["dice"])
+
+
+def test_a_base_model_is_measured_on_both_splits(few):
+    of, _, folder = few
+    own = Target.load(folder / "b.safetensors", folder / "squares.npz", of(SCRATCH).spec, COMPUTE)
+    found = base_measured(own)
+    assert list(found["split"].unique()) == list(MEASURED)
+    plain = Target.on(own, own.slices.split("test")).own_counts(own.network)
+    assert found[(found["split"] == "test") & (found["class"] == "RV")]["dice"].item() == pytest.approx(
+        float(2 * plain.both[0, 1] / (plain.predicted[0, 1] + plain.true[0, 1])), nan_ok=True
+    )
+
+
+def test_a_random_list_never_exceeds_and_differs_by_what_it_is_for():
+    layers = inventory(initialise("unet", ARGUMENTS["unet"], "shared", "none", "a-seg", 0))
+    whole = sum(layer.scalars for layer in layers)
+    for scalars in (0, 1, 50, whole // 3, whole):
+        assert sum(layer.scalars for layer in random_list(layers, scalars, "x")) <= scalars
+    assert random_list(layers, whole, "x") == layers
+    assert (
+        random_list(layers, whole // 2, "x")
+        == random_list(layers, whole // 2, "x")
+        != random_list(layers, whole // 2, "y")
+    )
+
+
+# A study whose truth is planted: Dice of every arm, with noise by target, run and patient.
+TARGETS = [f"t{i}-seg" for i in range(7)]
+SOURCES = [f"s{i}-seg" for i in range(8)]
+
+
+def planted(gain_of_list=0.0, noise=0.01, seed=0):
+    rng = np.random.default_rng(seed)
+    worth = {target: rng.permutation(len(SOURCES)) * 0.02 for target in TARGETS}
+    rows = []
+    for target in TARGETS:
+        level, neighbour = rng.normal(0.7, 0.05), SOURCES[0]
+        of_source = dict(zip(SOURCES, worth[target], strict=True))
+        arms = {(SCRATCH, "none", "finetune"): -0.2, (PRETRAINED, "none", "finetune"): 0.0}
+        arms |= {(source, "all", "finetune"): worth for source, worth in of_source.items()}
+        arms |= {(neighbour, reused, "finetune"): 0.0 for reused in ("random0", "random1")}
+        arms |= {(neighbour, reused, "freeze"): -0.1 for reused in ("all", "random0", "random1")}
+        arms |= {
+            (neighbour, "verdict", "finetune"): gain_of_list,
+            (neighbour, "verdict", "freeze"): -0.1 + gain_of_list,
+        }
+        for (source, reused, mode), effect in arms.items():
+            for run_seed in (0, 1):
+                own = level + effect + rng.normal(0, noise)
+                rows += [
+                    {"net": "n", "target": target, "source": source, "reused": reused, "mode": mode, "seed": run_seed,
+                     "split": split, "patient": f"{target}{split}{p}", "class": "mean",
+                     "dice": own + rng.normal(0, 0.01), "n_train": 10, "pairs_reused": 1, "scalars_reused": 1}
+                    for split in MEASURED for p in range(6)
+                ]  # fmt: skip
+    scores = [
+        {"net": "n", "target": target, "source": source, "score": score, "value": value}
+        for target in TARGETS
+        for i, source in enumerate(SOURCES)
+        for score, value in (("logme", worth[target][i]), ("rmse", worth[target][i]), ("cka", rng.normal()))
+    ]
+    return runs_table(pd.DataFrame(rows)), pd.DataFrame(scores)
+
+
+def test_contrasts_find_what_was_planted():
+    runs, scores = planted(gain_of_list=0.05)
+    found = contrasts(runs, 0.95).set_index("contrast")
+    assert found.loc["pretrained start - random start", "value"] == pytest.approx(0.2, abs=0.02)
+    assert found.loc["mean source - pretrained start", "value"] == pytest.approx(0.07, abs=0.02)
+    assert found.loc["best source on validation - pretrained start", "value"] == pytest.approx(0.14, abs=0.02)
+    for mode in ("finetune", "freeze"):
+        row = found.loc[f"verdict's list - random, {mode}"]
+        assert row["low"] > 0
+        assert row["value"] == pytest.approx(0.05, abs=0.02)
+    assert (found["n_targets"] == 7).all()
+    ranking = ranking_over_targets(scores, runs, 0.95)
+    taus = ranking.set_index("score")["tau"]
+    assert taus["logme"] > 0.8
+    assert taus["rmse"] == -taus["logme"], "a distance: smaller is better"
+    assert ranking.set_index("score").loc["logme", "regret"] < 0.02 < ranking.set_index("score").loc["rmse", "regret"]
+    answers = study_answers(contrasts(runs, 0.95), pd.DataFrame(), ranking, 0.95).set_index("question")["answer"]
+    assert answers["Does the verdict's list beat a random list of equal size? (frozen)"] == HOLDS
+    assert answers["Does some score rank the sources?"] == HOLDS
+
+
+def test_the_best_source_is_chosen_on_validation_and_reported_on_test():
+    runs, _ = planted(noise=0)
+    own = (runs["target"] == "t0-seg") & (runs["source"] == "s3-seg")
+    runs.loc[own & (runs["split"] == "val"), "dice"] = 0.99
+    runs.loc[own & (runs["split"] == "test"), "dice"] = 0.11
+    row = gains_table(runs).set_index("target").loc["t0-seg"]
+    assert (row["best_source"], row["best"]) == ("s3-seg", pytest.approx(0.11))
+
+
+def test_wrong_answers_are_rare_without_an_effect():
+    answers = [
+        study_answers(contrasts(planted(seed=seed)[0], 0.95), pd.DataFrame(), pd.DataFrame({"n_targets": []}), 0.95)
+        for seed in range(60)
+    ]
+    asked = "Does the verdict's list beat a random list of equal size? (fine-tuned)"
+    wrong = sum(a.set_index("question")["answer"][asked] in (HOLDS, FAILS) for a in answers)
+    assert wrong <= stats.binom.ppf(0.999, 60, 0.05)
+
+
+def sweeps(drops):
+    """One kernel that all networks have, and one of their own."""
+    rows = []
+    for (net, source), drop in drops.items():
+        for i, target in enumerate(TARGETS):
+            for module, of in (("encoder.a", drop), (f"{net}.b", 0.9)):
+                rows += [
+                    {"net": net, "target": target, "source": source, "kind": "W", "module": module, "final": False,
+                     "patient": p, "baseline": 0.9, "dice": 0.9 - of - 0.001 * i}
+                    for p in "ab"
+                ]  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def test_ancestor_and_architecture_are_told_apart_by_the_kernels_that_all_have():
+    drops = {("p", "x"): 0.1, ("q", "x"): 0.3, ("p", "random"): 0.5, ("q", "random"): 0.5}
+    drops |= {("pr", "x"): 0.4, ("qr", "x"): 0.4, ("pr", "random"): 0.5, ("qr", "random"): 0.5}
+    reuse = reuse_table(sweeps(drops), Verdict(tolerance=0.2))
+    assert set(reuse["n_kernels"]) == {1}
+    own = reuse[reuse["target"] == "t0-seg"].set_index("net")
+    assert own.loc["p", "reuse"] == pytest.approx(0.8)
+    assert own["reusable"].to_dict() == {"p": 1.0, "q": 0.0, "pr": 0.0, "qr": 0.0}
+    found = ancestry_effects(reuse, {"P": ("p", "pr"), "Q": ("q", "qr")}, 0.95).set_index("effect")
+    assert found.loc["common ancestor - none", "value"] == pytest.approx(0.4, abs=0.01)
+    assert found.loc["P - Q", "value"] == pytest.approx(0.2, abs=0.01)
+
+
+def test_a_source_is_also_told_by_its_own_dice_and_its_size():
+    scores = pd.DataFrame(
+        [{"net": "n", "target": "t0-seg", "source": s, "score": "cka", "value": 0.5} for s in ("a-seg", "a-auto")]
+    )
+    base = pd.DataFrame([{"net": "n", "model": "a-seg", "split": "val", "class": "mean", "dice": 0.8}])
+    data = pd.DataFrame([{"dataset": "a", "split": "train", "slices": 30}])
+    found = score_table(scores, base, data).set_index(["score", "source"])["value"]
+    assert found["source_dice", "a-seg"] == 0.8
+    assert np.isnan(found["source_dice", "a-auto"])
+    assert found["source_slices", "a-auto"] == 30
+
+
+def test_nothing_is_decided_of_one_target():
+    runs, scores = planted()
+    runs, scores = (table[table["target"] == "t0-seg"] for table in (runs, scores))
+    found = contrasts(runs, 0.95)
+    assert found["low"].isna().all()
+    answers = study_answers(found, pd.DataFrame(), ranking_over_targets(scores, runs, 0.95), 0.95)
+    assert set(answers["answer"]) == {UNDECIDED}

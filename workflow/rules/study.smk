@@ -1,0 +1,143 @@
+"""study: every target in turn, trained with few patients from every start and list of layers; its page.
+
+Run by `snakemake study`, with the section study of the parameters (configs/study.yaml).
+REQUIRED INPUTS: processed data with a test split; checkpoints of the base models; sweeps of neighbouring targets
+OUTPUTS: results/study/*.csv, study.md and its figures
+"""
+
+STUDY_TABLES = (
+    "data",
+    "base",
+    "runs",
+    "scores",
+    "reuse",
+    "contrasts",
+    "ancestry",
+    "ranking",
+    "answers",
+)
+
+
+rule study_base:
+    input:
+        checkpoint=lambda w: checkpoint(w.net, w.model, w.seed),
+        data=lambda w: data_of(w.model),
+    output:
+        "results/study/base/{net}/{model}/seed{seed}.csv",
+    log:
+        "logs/study_base/{net}/{model}/seed{seed}.log",
+    conda:
+        "../../environment.yml"
+    threads: config["compute"]["threads"]
+    resources:
+        gpu=GPU,
+    params:
+        code=code("study_base"),
+        json=parameters("nets.{net}", "compute"),
+    message:
+        "study_base: {wildcards.net} {wildcards.model} on validation and test patients"
+    shell:
+        "python -m prrmse.run.warm workflow/scripts/study_base.py --net {wildcards.net:q} --model {wildcards.model:q}"
+        " --seed {wildcards.seed:q} --data {input.data:q} --params {params.json:q} --checkpoint {input.checkpoint:q}"
+        " --table {output:q} --code {params.code:q} 2>&1 | tee {log:q}"
+
+
+rule study_run:
+    input:
+        data=lambda w: data_of(w.target),
+        checkpoint=study_checkpoint,
+        sweep=study_sweep,
+        checked=ancient("results/tables/data.csv"),
+    output:
+        "results/study/runs/{net}/{target}/{start}/{reused}-{mode}/seed{seed}.csv",
+    log:
+        "logs/study_run/{net}/{target}/{start}/{reused}-{mode}/seed{seed}.log",
+    benchmark:
+        "benchmarks/study_run/{net}/{target}/{start}/{reused}-{mode}/seed{seed}.tsv"
+    conda:
+        "../../environment.yml"
+    threads: config["compute"]["threads"]
+    resources:
+        gpu=GPU,
+    params:
+        code=code("study_run"),
+        json=parameters(
+            "nets.{net}", "init", "compute", "study.samples", "study.train", "verdict"
+        ),
+    message:
+        "study_run: {wildcards.net}, {wildcards.target} from {wildcards.start}, {wildcards.reused} reused,"
+        " {wildcards.mode}, seed {wildcards.seed}"
+    shell:
+        "python -m prrmse.run.warm workflow/scripts/study_run.py --net {wildcards.net:q} --target {wildcards.target:q}"
+        " --source {wildcards.start:q} --reused {wildcards.reused:q} --mode {wildcards.mode:q}"
+        " --seed {wildcards.seed:q} --data {input.data:q} --checkpoint {input.checkpoint:q} --sweep {input.sweep:q}"
+        " --params {params.json:q} --table {output:q} --code {params.code:q} 2>&1 | tee {log:q}"
+
+
+rule study_scores:
+    input:
+        target=lambda w: checkpoint(w.net, w.target, SEEDS[0]),
+        source=lambda w: checkpoint(w.net, w.source, SEEDS[0]),
+        data=lambda w: data_of(w.target),
+    output:
+        "results/study/scores/{net}/{target}/{source}.csv",
+    log:
+        "logs/study_scores/{net}/{target}/{source}.log",
+    conda:
+        "../../environment.yml"
+    threads: config["compute"]["threads"]
+    resources:
+        gpu=GPU,
+    params:
+        code=code("study_scores"),
+        json=parameters(
+            "nets.{net}",
+            "init",
+            "compute",
+            "swap.engine",
+            "swap.memory_mb",
+            "study.samples",
+            "study.seeds",
+            "evidence.pixels",
+        ),
+    message:
+        "study_scores: {wildcards.net}, what can be said of {wildcards.source} for {wildcards.target} beforehand"
+    shell:
+        "python -m prrmse.run.warm workflow/scripts/study_scores.py --net {wildcards.net:q} --target {wildcards.target:q}"
+        " --source {wildcards.source:q} --target-checkpoint {input.target:q} --source-checkpoint {input.source:q}"
+        " --data {input.data:q} --params {params.json:q} --table {output:q} --code {params.code:q} 2>&1 | tee {log:q}"
+
+
+rule study:
+    input:
+        runs=study_runs,
+        base=study_bases,
+        scores=study_score_parts,
+        sweeps=study_ancestry,
+        data="results/tables/data.csv",
+    output:
+        expand(
+            "results/study/{name}",
+            name=[
+                *(f"{n}.csv" for n in STUDY_TABLES),
+                *(
+                    f"{figure}.{kind}"
+                    for figure in ("study_gains", "study_ranking")
+                    for kind in ("svg", "png")
+                ),
+                "study.md",
+            ],
+        ),
+    log:
+        "logs/study.log",
+    conda:
+        "../../environment.yml"
+    params:
+        code=code("study"),
+        json=parameters("study", "verdict", "figures"),
+    message:
+        "study: results/study/study.md"
+    shell:
+        "python workflow/scripts/study.py --params {params.json:q} --data {input.data:q} --folder results/study"
+        " --runs @<(lines {input.runs:q}) --base @<(lines {input.base:q}) --scores @<(lines {input.scores:q})"
+        " --sweeps @<(lines {input.sweeps:q}) --code {params.code:q} 2>&1 | tee {log:q}"

@@ -1,0 +1,38 @@
+"""The study's tables, figures and page."""
+
+from argparse import Namespace
+from pathlib import Path
+
+import pandas as pd
+
+from prrmse.figures.study import draw_study_gains, draw_study_ranking
+from prrmse.figures.style import Drawing
+from prrmse.files import write_text
+from prrmse.report.study import study_page
+from prrmse.run.job import run
+from prrmse.tables.store import read_table, read_tables, write_table
+from prrmse.tables.study import base_measured_table, reuse_table, runs_table, score_table
+
+
+def main(a: Namespace) -> None:
+    study, verdict, folder = a.params["study"], a.params["verdict"], Path(a.folder)
+    data = read_table(a.data)
+    base = base_measured_table(read_tables(a.base))
+    sweeps = read_tables(a.sweeps) if a.sweeps else pd.DataFrame()
+    raw = {
+        "data": data[data["dataset"].isin({model.rpartition("-")[0] for model in study.targets})],
+        "base": base,
+        "runs": runs_table(read_tables(a.runs)),
+        "scores": score_table(read_tables(a.scores), base, data),
+        "reuse": reuse_table(sweeps[sweeps["class"] == "mean"], verdict) if a.sweeps else pd.DataFrame(),
+    }
+    page, tables = study_page(raw, study, verdict)
+    for name, table in {**raw, **tables}.items():
+        write_table(table, folder / f"{name}.csv")
+    drawing, first = Drawing(a.params["figures"], verdict), study.nets[0]
+    draw_study_gains(raw["runs"][raw["runs"]["net"] == first], drawing, folder)
+    draw_study_ranking(tables["ranking"][tables["ranking"]["net"] == first], drawing, folder)
+    write_text(page, folder / "study.md")
+
+
+run(main, "params", "data", "folder", lists=["base", "runs", "scores", "sweeps"])
