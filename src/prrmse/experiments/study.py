@@ -44,7 +44,8 @@ def study_run(
 
     Args:
         of: network, patients and source; no checkpoint where the start is the network's own.
-        reused: ``none``, ``all`` pairs that reach the output but the final convolution's, ``verdict``, or ``randomN``: draw N of as many scalars.
+        reused: ``none``; ``all`` pairs that reach the output but the final convolution's; ``verdict``; or ``randomN``:
+            draw N of as many scalars.
         mode: ``finetune``, or ``freeze`` what is reused.
         sweep: of the target by this source, from which the verdict follows; needed by ``verdict`` and ``randomN``.
         verdict: when a pair counts as reusable.
