@@ -1,6 +1,6 @@
 """Write the tables of docs/demo.md, docs/evidence.md and the pictures from results/: `make demo-page`.
 
-After `make` and `snakemake evidence`.
+After `make` and `snakemake evidence`; `--only study`, after `snakemake study`: docs/study.md and its tables.
 
 What stands above the first table of a page is written by hand and stays.
 """
@@ -16,6 +16,7 @@ from pathlib import Path
 import pandas as pd
 
 from prrmse.report.page import base_summary
+from prrmse.report.study import RAW
 from prrmse.tables.markdown import markdown_table
 
 ROOT = Path(__file__).parents[1]
@@ -24,6 +25,7 @@ IMAGES = ROOT / "docs" / "images"
 CHECKPOINTS = ROOT / "results" / "checkpoints" / "unet"
 FIRST = "## Base models"
 HOLDS = "## What holds"
+ANSWERS = "## Answers"
 EVIDENCE_FIGURES = ("controls", "joint", "factorial", "ranking")
 
 
@@ -69,13 +71,26 @@ def tools() -> None:
         )
 
 
+def study() -> None:
+    """docs/study.md, its pictures, and docs/study/: the tables that it is made from."""
+    page, folder, kept = ROOT / "docs" / "study.md", ROOT / "results" / "study", ROOT / "docs" / "study"
+    kept.mkdir(exist_ok=True)
+    for name in RAW:
+        shutil.copy(folder / f"{name}.csv", kept)
+    found = (folder / "study.md").read_text()
+    for name in ("study_gains", "study_ranking"):
+        found = found.replace(f"]({name}.png)", f"](images/{name}.png)")
+        shutil.copy(folder / f"{name}.png", IMAGES)
+    page.write_text(page.read_text().partition(ANSWERS)[0] + found)
+
+
 def main() -> None:
-    parts = {"demo": demo, "evidence": evidence, "tools": tools}
+    parts = {"demo": demo, "evidence": evidence, "tools": tools, "study": study}
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", choices=parts)
     only = parser.parse_args().only
     for name, part in parts.items():
-        if only in (None, name):
+        if only == name or (only is None and name != "study"):
             part()
 
 

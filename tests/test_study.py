@@ -6,7 +6,9 @@ import pytest
 import torch
 from conftest import ARGUMENTS, COMPUTE, initialise
 from scipy import stats
+from tiny import ROOT
 
+from prrmse.config.params import read_params
 from prrmse.data.slices import save_slices
 from prrmse.experiments.study import MEASURED, base_measured, random_list, study_run
 from prrmse.learning.target import FewPatients, Target
@@ -14,8 +16,10 @@ from prrmse.learning.train import train
 from prrmse.names import PRETRAINED, SCRATCH
 from prrmse.nets.checkpoint import load_network, save_checkpoint
 from prrmse.nets.layers import inventory
+from prrmse.report.study import RAW, study_page
 from prrmse.settings import Training, UNet, Verdict
 from prrmse.tables.answer import FAILS, HOLDS, UNDECIDED
+from prrmse.tables.store import read_table
 from prrmse.tables.study import (
     ancestry_effects,
     contrasts,
@@ -268,3 +272,14 @@ def test_nothing_is_decided_of_one_target():
     assert found["low"].isna().all()
     answers = study_answers(found, pd.DataFrame(), ranking_over_targets(scores, runs, 0.95), 0.95)
     assert set(answers["answer"]) == {UNDECIDED}
+
+
+def test_the_page_in_docs_is_what_its_tables_say():
+    folder = ROOT / "docs" / "study"
+    params = read_params(ROOT / "params.yaml", ROOT / "configs/study.yaml")
+    raw = {name: read_table(folder / f"{name}.csv") for name in RAW}
+    page, _ = study_page(raw, params.study, params.verdict)
+    for figure in ("study_gains", "study_ranking"):
+        page = page.replace(f"]({figure}.png)", f"](images/{figure}.png)")
+    printed = (ROOT / "docs" / "study.md").read_text()
+    assert printed.partition("## Answers")[2] == page.partition("## Answers")[2] != ""
