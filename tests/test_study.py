@@ -6,9 +6,8 @@ import pytest
 import torch
 from conftest import ARGUMENTS, COMPUTE, initialise
 from scipy import stats
-from tiny import ROOT
+from tiny import Folder
 
-from prrmse.config.params import read_params
 from prrmse.data.slices import save_slices
 from prrmse.experiments.study import MEASURED, base_measured, random_list, study_run
 from prrmse.learning.target import FewPatients, Target
@@ -16,10 +15,8 @@ from prrmse.learning.train import train
 from prrmse.names import PRETRAINED, SCRATCH
 from prrmse.nets.checkpoint import load_network, save_checkpoint
 from prrmse.nets.layers import inventory
-from prrmse.report.study import RAW, study_page
 from prrmse.settings import Training, UNet, Verdict
 from prrmse.tables.answer import FAILS, HOLDS, UNDECIDED
-from prrmse.tables.store import read_table
 from prrmse.tables.study import (
     ancestry_effects,
     contrasts,
@@ -274,12 +271,28 @@ def test_nothing_is_decided_of_one_target():
     assert set(answers["answer"]) == {UNDECIDED}
 
 
-def test_the_page_in_docs_is_what_its_tables_say():
-    folder = ROOT / "docs" / "study"
-    params = read_params(ROOT / "params.yaml", ROOT / "configs/study.yaml")
-    raw = {name: read_table(folder / f"{name}.csv") for name in RAW}
-    page, _ = study_page(raw, params.study, params.verdict)
-    for figure in ("study_gains", "study_ranking"):
-        page = page.replace(f"]({figure}.png)", f"](images/{figure}.png)")
-    printed = (ROOT / "docs" / "study.md").read_text()
-    assert printed.partition("## Answers")[2] == page.partition("## Answers")[2] != ""
+def test_every_run_of_the_study_is_planned_and_without_its_section_one_line_says_what_is_missing(tmp_path):
+    """The demo's phantoms as targets of each other."""
+    folder = Folder(tmp_path / "study")
+    printed = folder.run("snakemake", "--cores", "1", "--dry-run", "study")
+    assert printed.returncode != 0
+    assert "add --configfile configs/study.yaml" in printed.stdout
+    params = folder.read()
+    params["datasets"]["acdc"]["split"] |= {"train": 2, "val": 2, "test": 2}
+    params["datasets"]["t1"]["split"] |= {"train": 2, "val": 1, "test": 1}
+    params["study"] = {
+        "nets": ["pspnet"], "targets": ["acdc-seg", "t1-seg"],
+        "sources": ["acdc-seg", "acdc-auto", "t1-seg", "t1-auto"], "samples": 2, "seeds": [0], "draws": 1,
+        "ancestry": {"UNet": ["unet", "pspnet"]}, "train": {"steps": 2, "batch_size": 2},
+    }  # fmt: skip
+    folder.write(params)
+    planned = folder.planned("study")
+    # Of each target: scratch, two sources, three lists (verdict, random; all of them frozen).
+    assert planned["study_run"] == 2 * (1 + 2 + 2 + 3)
+    assert (planned["study_scores"], planned["study_base"], planned["swap"], planned["control"]) == (4, 4, 4, 4)
+    folder.must("snakemake", "--cores", "2", "study")
+    page = (folder.path / "results/study/study.md").read_text()
+    assert "## Answers" in page
+    answers = pd.read_csv(folder.path / "results/study/answers.csv")
+    assert set(answers["answer"]) <= {HOLDS, FAILS, UNDECIDED}
+    assert folder.planned("study") == {}

@@ -302,7 +302,9 @@ def study_runs(wildcards):
 def study_bases(wildcards):
     """The segmentation models of the study on validation and test patients."""
     s = study_section()
-    nets = dict.fromkeys([*s["nets"], *(n for pair in s["ancestry"].values() for n in pair)])
+    nets = dict.fromkeys(
+        [*s["nets"], *(n for pair in s["ancestry"].values() for n in pair)]
+    )
     return [
         f"results/study/base/{net}/{model}/seed{SEEDS[0]}.csv"
         for net in nets

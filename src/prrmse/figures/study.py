@@ -10,7 +10,7 @@ import pandas as pd
 from prrmse.figures.style import DICE, Drawing, colours, footnote, legend_above, panel_grid, save, use_style
 from prrmse.names import PRETRAINED, SCRATCH
 from prrmse.tables.ranking import SCORES
-from prrmse.tables.study import dice_of
+from prrmse.tables.study import MODES, arm, dice_of
 
 LISTS = {"verdict": "the verdict's list", "random": "random lists of equal size", "all": "all"}
 
@@ -24,30 +24,31 @@ def draw_study_gains(runs: pd.DataFrame, settings: Drawing, out: Path) -> None:
         out: folder.
     """
     use_style(settings)
-    test = dice_of(runs).droplevel("net")
-    targets = list(test.index)
+    test = dice_of(runs)
+    targets = list(dict.fromkeys(test["target"]))
+    heights = {target: i for i, target in enumerate(targets)}
     figure, (left, right) = panel_grid(1, 2, 0.9 + 0.3 * len(targets))
     palette = colours(["a base model", PRETRAINED, SCRATCH, *LISTS], settings.style.palette)
-    heights = np.arange(len(targets))
-    for target, y in zip(targets, heights, strict=True):
-        own = test.loc[target].dropna()
-        sources = own.xs(("all", "finetune"), level=("reused", "mode"))
-        left.plot(
-            sources, np.full(len(sources), y), ".", color=palette["a base model"], alpha=0.7, label="a base model"
-        )
-        for start in (PRETRAINED, SCRATCH):
-            if (start, "none", "finetune") in own.index:
-                name = "pretrained weights" if start == PRETRAINED else "random kernels"
-                left.plot(own[start, "none", "finetune"], y, "|", markersize=11, color=palette[start], label=name)
-        neighbour = next(source for source, reused, _ in own.index if reused == "verdict")
-        for i, (reused, name) in enumerate(LISTS.items()):
-            for mode, marker in (("finetune", "o"), ("freeze", "x")):
-                label = f"{name}, {mode}"
-                height = y + 0.15 * (i - 1)
-                right.plot(own[neighbour, reused, mode], height, marker, color=palette[reused], label=label)
+    sources = test[(test["reused"] == "all") & (test["mode"] == "finetune")]
+    left.plot(
+        sources["dice"],
+        sources["target"].map(heights),
+        ".",
+        color=palette["a base model"],
+        alpha=0.7,
+        label="a base model",
+    )
+    for start, name in ((PRETRAINED, "pretrained weights"), (SCRATCH, "random kernels")):
+        own = arm(test, "none", "finetune", start).droplevel("net")
+        left.plot(own, own.index.map(heights), "|", markersize=11, color=palette[start], label=name)
+    for i, (reused, name) in enumerate(LISTS.items()):
+        for mode, marker in zip(MODES, "ox", strict=True):
+            own = arm(test, reused, mode).droplevel("net")
+            height = own.index.map(heights) + 0.15 * (i - 1)
+            right.plot(own, height, marker, color=palette[reused], label=f"{name}, {mode}")
     for ax, title in ((left, "by start, all reused, fine-tuned"), (right, "by list of reused layers, one source")):
         ax.set(title=title, xlabel=DICE)
-        ax.set_yticks(heights, targets if ax is left else [])
+        ax.set_yticks(range(len(targets)), targets if ax is left else [])
         ax.set_ylim(len(targets) - 0.5, -0.5)
     legend_above(figure, [left, right], 3)
     seeds, n = runs["seed"].nunique(), runs["n_train"].max()
@@ -70,7 +71,7 @@ def draw_study_ranking(ranking: pd.DataFrame, settings: Drawing, out: Path) -> N
     ax.errorbar(rows["tau"], np.arange(len(rows)), xerr=errors, fmt="o", elinewidth=0.8)
     ax.axvline(0, color="0.6", linewidth=0.8, linestyle="--")
     ax.set_yticks(range(len(rows)), [SCORES[score][1] for score in rows["score"]])
-    ax.set(ylim=(len(rows) - 0.5, -0.5), xlabel="Kendall's tau with the test Dice of a target's sources")
+    ax.set(ylim=(max(len(rows), 1) - 0.5, -0.5), xlabel="Kendall's tau with the test Dice of a target's sources")
     n = f"{ranking['n_targets'].max()} targets, up to {ranking['n_sources'].max()} sources each"
     footnote(figure, {}, f"{n}; bars: interval over targets. Ours.")
     save(figure, "study_ranking", out, settings)

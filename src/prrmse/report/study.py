@@ -41,7 +41,7 @@ def _sections(
     data = raw["data"].pivot_table(
         index=["dataset", "provenance"], columns="split", values=["patients", "slices"], sort=False, aggfunc="max"
     )
-    data.columns = [f"{split}: {what}" for what, split in data.columns]
+    data.columns = data.columns.map("{0[1]}: {0[0]}".format)
     own = base[base["split"] == "test"]
     models = own.pivot_table(index=["net", "model"], columns="class", values="dice", sort=False).reset_index()
     sizes = own.groupby(["net", "model"], sort=False)["n_patients"].max().reset_index()

@@ -8,7 +8,6 @@ as targets are independent draws; two vendors of one challenge are less than tha
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
 
 import numpy as np
 import pandas as pd
@@ -58,20 +57,20 @@ def reuse_table(sweeps: pd.DataFrame, settings: Verdict) -> pd.DataFrame:
     modules = [set(group["module"]) for _, group in rows.groupby("net")]
     rows = rows[rows["module"].isin(set.intersection(*modules))].assign(drop=lambda t: t["baseline"] - t["dice"])
     by_kernel = rows.groupby(["net", "target", "source", "module"], sort=False)["drop"].mean().reset_index()
-    found = by_kernel.groupby(["net", "target", "source"], sort=False)["drop"].agg(
-        drop="mean", reusable=lambda drops: (drops <= settings.tolerance).mean(), n_kernels="count"
-    )
+    by_kernel["reusable"] = by_kernel["drop"] <= settings.tolerance
+    grouped = by_kernel.groupby(["net", "target", "source"], sort=False)
+    found = grouped[["drop", "reusable"]].mean().assign(n_kernels=grouped["drop"].count())
     found["n_patients"] = rows.groupby(["net", "target", "source"], sort=False)["patient"].nunique()
     found = found.reset_index()
     random = found[found["source"] == "random"].set_index(["net", "target"])["drop"].rename("drop_random")
     found = found[found["source"] != "random"].join(random, on=["net", "target"])
-    return found.assign(reuse=1 - found["drop"] / found["drop_random"])[
-        ["net", "target", "source", "drop", "drop_random", "reuse", "reusable", "n_kernels", "n_patients"]
-    ].reset_index(drop=True)
+    found["reuse"] = 1 - found["drop"] / found["drop_random"]
+    columns = ["net", "target", "source", "drop", "drop_random", "reuse", "reusable", "n_kernels", "n_patients"]
+    return found[columns].reset_index(drop=True)
 
 
 def dice_of(runs: pd.DataFrame, split: str = "test") -> pd.DataFrame:
-    """Mean foreground Dice over seeds (and random draws): rows (net, target), columns (source, reused, mode).
+    """Mean foreground Dice over seeds and random draws: net, target, source, reused, mode, dice.
 
     Args:
         runs: of `runs_table`.
@@ -79,93 +78,82 @@ def dice_of(runs: pd.DataFrame, split: str = "test") -> pd.DataFrame:
     """
     own = runs[(runs["class"] == "mean") & (runs["split"] == split)]
     own = own.assign(reused=own["reused"].str.replace(r"\d+$", "", regex=True))
-    return own.pivot_table(index=["net", "target"], columns=["source", "reused", "mode"], values="dice", sort=False)
+    return own.groupby(["net", "target", "source", "reused", "mode"], sort=False)["dice"].mean().reset_index()
+
+
+def arm(means: pd.DataFrame, reused: str, mode: str, source: str | None = None) -> pd.Series[float]:
+    """Dice by (net, target) of one arm.
+
+    Args:
+        means: of `dice_of`.
+        reused, mode: of the arm.
+        source: where it starts; None for the base model by which lists of layers are compared.
+    """
+    own = means[(means["reused"] == reused) & (means["mode"] == mode)]
+    if source is not None:
+        own = own[own["source"] == source]
+    else:
+        listed = means.loc[means["reused"] == "verdict", ["net", "target", "source"]].drop_duplicates()
+        own = own.merge(listed, on=["net", "target", "source"])
+    return own.set_index(["net", "target"])["dice"]
 
 
 def gains_table(runs: pd.DataFrame) -> pd.DataFrame:
     """Each target in a line: the starts, and the source that is best on the validation patients, all on test patients.
 
     Returns:
-        net, target, n_train, scratch, pretrained (NaN without), best source and its dice, mean and number of sources.
+        net, target, n_train, scratch, pretrained (NaN without), best_source, best, mean (over sources), n_sources.
     """
     test, val = dice_of(runs), dice_of(runs, "val")
-    lines = []
-    for net, target in test.index:
-        own, chosen = (_of_sources(table, (net, target)) for table in (test, val))
-        best = chosen.idxmax()
-        start = {
-            name: test.get((name, "none", "finetune"), pd.Series(dtype=float)).get((net, target)) for name in STARTS
-        }
-        n = runs[(runs["net"] == net) & (runs["target"] == target)]["n_train"].max()
-        lines.append({
-            "net": net, "target": target, "n_train": n, **start, "best_source": best, "best": own[best],
-            "mean": own.mean(), "n_sources": len(own),
-        })  # fmt: skip
-    return pd.DataFrame(lines).astype(dict.fromkeys(STARTS, float))
-
-
-STARTS = (SCRATCH, PRETRAINED)
-
-
-def _of_sources(table: pd.DataFrame, row: tuple[str, str]) -> pd.Series:
-    """Dice from each base model, all reused and trained further."""
-    return table.loc[row].xs(("all", "finetune"), level=("reused", "mode")).dropna()
-
-
-def _lists(runs: pd.DataFrame) -> pd.DataFrame:
-    """Dice by (net, target), columns (reused, mode), of the source by which lists are compared."""
-    test = dice_of(runs)
-    found = {}
-    for row in test.index:
-        own = test.loc[row].dropna()
-        neighbour = next(source for source, reused, _ in own.index if reused == "verdict")
-        found[row] = own[neighbour]
-        for name in STARTS:  # nothing of the source: the network's own start
-            if (name, "none", "finetune") in own.index:
-                found[row] = pd.concat([found[row], pd.Series({("none", name): own[name, "none", "finetune"]})])
-    return pd.DataFrame(found).T
+    keys = ["net", "target"]
+    found = runs.groupby(keys, sort=False)["n_train"].max().to_frame()
+    for start in (SCRATCH, PRETRAINED):
+        found[start] = arm(test, "none", "finetune", start)
+    whole = [table[(table["reused"] == "all") & (table["mode"] == "finetune")] for table in (test, val)]
+    chosen = whole[1].loc[whole[1].groupby(keys, sort=False)["dice"].idxmax()]
+    best = whole[0].merge(chosen[[*keys, "source"]], on=[*keys, "source"]).set_index(keys)
+    found["best_source"], found["best"] = best["source"], best["dice"]
+    by_target = whole[0].groupby(keys, sort=False)["dice"]
+    found["mean"], found["n_sources"] = by_target.mean(), by_target.count()
+    return found.reset_index()
 
 
 def contrasts(runs: pd.DataFrame, level: float) -> pd.DataFrame:
     """What one choice gains over another in Dice, over targets.
 
     Returns:
-        net, contrast, value, low, high (`t_interval` over targets), smallest, largest, n_targets.
+        net, contrast, value, low, high (`t_interval` over targets), smallest, largest, n_targets; nothing of what a
+        network without pretrained weights has no runs for.
     """
-    gains, lists = gains_table(runs).set_index(["net", "target"]), _lists(runs)
-    of: dict[str, Callable[[], pd.Series]] = {
-        "pretrained start - random start": lambda: gains[PRETRAINED] - gains[SCRATCH],
-        "best source on validation - pretrained start": lambda: gains["best"] - gains[PRETRAINED],
-        "mean source - pretrained start": lambda: gains["mean"] - gains[PRETRAINED],
-        "best source on validation - mean source": lambda: gains["best"] - gains["mean"],
+    test, gains = dice_of(runs), gains_table(runs).set_index(["net", "target"])
+    start, verdict = gains[PRETRAINED], {mode: arm(test, "verdict", mode) for mode in MODES}
+    of = {
+        "pretrained start - random start": start - gains[SCRATCH],
+        "best source on validation - pretrained start": gains["best"] - start,
+        "mean source - pretrained start": gains["mean"] - start,
+        "best source on validation - mean source": gains["best"] - gains["mean"],
         **{
-            f"verdict's list - {other}, {mode}": lambda other=other, mode=mode: (
-                lists["verdict", mode] - lists[other, mode]
-            )
-            for mode in ("finetune", "freeze")
+            f"verdict's list - {other}, {mode}": verdict[mode] - arm(test, other, mode)
+            for mode in MODES
             for other in (RANDOM, "all")
         },
-        "verdict's list - nothing of the source, finetune": lambda: (
-            lists["verdict", "finetune"] - lists["none", PRETRAINED]
-        ),
-        "all - nothing of the source, freeze": lambda: lists["all", "freeze"] - lists["none", PRETRAINED],
+        "verdict's list - nothing of the source, finetune": verdict["finetune"] - start,
+        "all - nothing of the source, freeze": arm(test, "all", "freeze") - start,
     }
-    lines = []
-    for name, values in of.items():
-        try:
-            found = values().dropna()
-        except KeyError:  # no such runs: a network without pretrained weights
-            continue
-        for net, own in found.groupby(level=0, sort=False):
-            lines.append({
-                "net": net, "contrast": name, **_over_targets(own, level),
-                "smallest": own.min(), "largest": own.max(), "n_targets": len(own),
-            })  # fmt: skip
+    lines = [
+        {"net": net, "contrast": name, **over_targets(own, level), "smallest": own.min(), "largest": own.max()}
+        for name, values in of.items()
+        for net, own in values.dropna().groupby(level=0, sort=False)
+    ]
     return pd.DataFrame(lines)
 
 
-def _over_targets(values: pd.Series, level: float) -> dict[str, float]:
-    return t_interval(values.to_numpy(float), level)._asdict()
+MODES = ("finetune", "freeze")
+
+
+def over_targets(values: pd.Series[float], level: float) -> dict[str, float]:
+    """value, low, high, n_targets of one number for each target."""
+    return {**t_interval(np.asarray(values, np.float64), level)._asdict(), "n_targets": len(values)}
 
 
 def ancestry_effects(reuse: pd.DataFrame, ancestry: dict[str, tuple[str, str]], level: float) -> pd.DataFrame:
@@ -179,15 +167,14 @@ def ancestry_effects(reuse: pd.DataFrame, ancestry: dict[str, tuple[str, str]], 
     Returns:
         effect, value, low, high, n_targets.
     """
-    by_net = reuse.pivot_table(index="target", columns="net", values="reuse", sort=False).dropna()
+    of = {net: own.set_index("target")["reuse"] for net, own in reuse.groupby("net")}
     names = list(ancestry)
-    found = {"common ancestor - none": sum(by_net[own] - by_net[none] for own, none in ancestry.values()) / len(names)}
+    gained = [of[own] - of[none] for own, none in ancestry.values()]
+    found = {"common ancestor - none": pd.concat(gained, axis=1).mean(axis=1, skipna=False)}
     for first, second in itertools.pairwise(names):
-        pairs = zip(ancestry[first], ancestry[second], strict=True)
-        found[f"{first} - {second}"] = sum(by_net[a] - by_net[b] for a, b in pairs) / 2
-    return pd.DataFrame(
-        {"effect": name, **_over_targets(values, level), "n_targets": len(values)} for name, values in found.items()
-    )
+        pairs = [of[a] - of[b] for a, b in zip(ancestry[first], ancestry[second], strict=True)]
+        found[f"{first} - {second}"] = pd.concat(pairs, axis=1).mean(axis=1, skipna=False)
+    return pd.DataFrame([{"effect": name, **over_targets(values.dropna(), level)} for name, values in found.items()])
 
 
 def score_table(scores: pd.DataFrame, base: pd.DataFrame, data: pd.DataFrame) -> pd.DataFrame:
@@ -220,25 +207,18 @@ def ranking_over_targets(scores: pd.DataFrame, runs: pd.DataFrame, level: float)
         mean over targets), n_targets, n_sources (at most, of one target).
     """
     test = dice_of(runs)
+    test = test[(test["reused"] == "all") & (test["mode"] == "finetune")]
+    signed = scores.assign(value=scores["value"] * scores["score"].map(lambda score: SCORES[score][0]))
     lines = []
-    for (net, score), group in scores.groupby(["net", "score"], sort=False):
-        taus, regrets, sizes = [], [], []
-        for target, own in group.groupby("target", sort=False):
-            dice = _of_sources(test, (str(net), str(target)))
-            values = (SCORES[str(score)][0] * own.set_index("source")["value"]).dropna()
-            both = values.index.intersection(dice.index)
-            if len(both) < 3 or values[both].nunique() < 2:
-                continue
-            taus.append(float(stats.kendalltau(values[both], dice[both]).statistic))
-            regrets.append(float(dice[both].max() - dice[values[both].idxmax()]))
-            sizes.append(len(both))
-        if taus:
-            found = t_interval(np.array(taus), level)
-            lines.append({
-                "net": net, "score": score, "tau": found.value, "low": found.low, "high": found.high,
-                "regret": float(np.mean(regrets)), "n_targets": len(taus), "n_sources": max(sizes),
-            })  # fmt: skip
-    return pd.DataFrame(lines)
+    for (net, score), group in signed.merge(test, on=["net", "target", "source"]).groupby(["net", "score"], sort=False):
+        known = [own.dropna(subset=["value"]) for _, own in group.groupby("target", sort=False)]
+        told = [own for own in known if len(own) >= 3 and own["value"].min() < own["value"].max()]
+        if told:
+            taus = pd.Series([float(stats.kendalltau(own["value"], own["dice"]).statistic) for own in told])
+            regrets = [float(own["dice"].max() - own["dice"].to_numpy()[own["value"].argmax()]) for own in told]
+            tau, low, high, n = over_targets(taus, level).values()
+            lines.append((net, score, tau, low, high, float(np.mean(regrets)), n, max(map(len, told))))
+    return pd.DataFrame(lines, columns=["net", "score", "tau", "low", "high", "regret", "n_targets", "n_sources"])
 
 
 def study_answers(effects: pd.DataFrame, ancestry: pd.DataFrame, ranking: pd.DataFrame, level: float) -> pd.DataFrame:
