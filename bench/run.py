@@ -38,10 +38,10 @@ def main() -> None:
     print(f"{machine()}\n", flush=True)
     parts: dict[str, Callable[[], str]] = {
         "overhead": against_imports,
-        "sweep": lambda: against_whole_passes(8 if quick else 200),
+        "sweep": lambda: against_whole_passes(8 if quick else 64),
         "width": lambda: at_paper_width(2 if quick else 48, 40 if quick else 9),
         "libraries": lambda: on_networks_of_libraries(*((2, 60, 64) if quick else (48, 3))),
-        "floor": lambda: against_the_floor(8 if quick else 200),
+        "floor": lambda: against_the_floor(8 if quick else 64),
         "precision": lambda: by_evaluation_precision(2 if quick else 50),
         "training": lambda: against_others(2 if quick else 24),
         "sharing": lambda: side_by_side(4 if quick else 60),
