@@ -151,11 +151,12 @@ MODULES = {
     "gain": f"{TRAINING} experiments.probe experiments.transfer tables.plan tables.store versions",
     "ranking": f"{EVIDENCE} tables.bootstrap tables.ranking",
     "study_base": f"{EVALUATION} experiments.study learning.target tables.store",
+    "study_few": f"{TRAINING} experiments.study tables.store versions",
     "study_run": f"{TRAINING} experiments.study tables.bootstrap tables.store tables.verdict versions",
     "study_scores": f"{EVALUATION} compare engine experiments.transferability learning.reach learning.separable"
     " learning.target tables.store",
     "study": "figures.study figures.style report.evidence report.study tables.answer"
-    " tables.inference tables.markdown tables.ranking tables.store tables.study",
+    " tables.bootstrap tables.inference tables.markdown tables.ranking tables.store tables.study tables.verdict",
     "evidence": "config.params report.evidence report.page tables.answer tables.controls tables.findings"
     " tables.inference tables.markdown tables.ranking tables.store",
 }

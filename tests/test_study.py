@@ -21,6 +21,7 @@ from prrmse.tables.study import (
     ancestry_effects,
     contrasts,
     gains_table,
+    guides_table,
     ranking_over_targets,
     reuse_table,
     runs_table,
@@ -250,6 +251,27 @@ def test_ancestor_and_architecture_are_told_apart_by_the_kernels_that_all_have()
     assert found.loc["P - Q", "value"] == pytest.approx(0.2, abs=0.01)
 
 
+def test_two_guides_agree_as_far_as_they_say_the_same():
+    layers = [{"kind": "W", "layer": i, "module": f"m{i}", "final": i == 8, "scalars": 1} for i in range(9)]
+
+    def sweep(drops):
+        rows = [
+            {**layer, "patient": "p", "baseline": 1.0, "dice": 1 - drop}
+            for layer, drop in zip(layers, drops, strict=True)
+        ]
+        return pd.DataFrame(rows).assign(net="n", target="t", source="s", seed=0)
+
+    whole = [0.0, 0.01, 0.02, 0.03, 0.1, 0.2, 0.3, 0.4, 0.0]
+    (row,) = guides_table(sweep(whole), sweep([0.0, 0.01, 0.5, 0.6, 0.02, 0.7, 0.8, 0.9, 0.9]), Verdict()).to_dict(
+        "records"
+    )
+    assert (row["n_pairs"], row["reusable_all"], row["reusable_few"], row["both"]) == (8, 4, 3, 2)
+    assert row["agreement"] == 5 / 8
+    assert row["expected"] == pytest.approx(0.5 * 3 / 8 + 0.5 * 5 / 8)
+    (same,) = guides_table(sweep(whole), sweep(whole), Verdict()).to_dict("records")
+    assert (same["agreement"], same["spearman"]) == (1, pytest.approx(1))
+
+
 def test_a_source_is_also_told_by_its_own_dice_and_its_size():
     scores = pd.DataFrame(
         [{"net": "n", "target": "t0-seg", "source": s, "score": "cka", "value": 0.5} for s in ("a-seg", "a-auto")]
@@ -290,6 +312,7 @@ def test_every_run_of_the_study_is_planned_and_without_its_section_one_line_says
     # Of each target: scratch, two sources, three lists (verdict, random; all of them frozen).
     assert planned["study_run"] == 2 * (1 + 2 + 2 + 3)
     assert (planned["study_scores"], planned["study_base"], planned["swap"], planned["control"]) == (4, 4, 4, 4)
+    assert (planned["study_few"], planned["study_few_swap"]) == (2, 2)
     folder.must("snakemake", "--cores", "2", "study")
     page = (folder.path / "results/study/study.md").read_text()
     assert "## Answers" in page

@@ -336,3 +336,13 @@ def study_ancestry(wildcards):
         for net in nets
         for target, _ in study_neighbours()
     ]
+
+
+def study_guides(wildcards):
+    """Sweeps of each target by its neighbour: trained on all its patients, then on few."""
+    return [
+        f"{folder}/{net}/{target}/{source}/seed{SEEDS[0]}.csv"
+        for folder in ("results/swap", "results/study/few/swap")
+        for net in study_section()["nets"]
+        for target, source in study_neighbours()
+    ]

@@ -5,12 +5,14 @@ REQUIRED INPUTS: processed data with a test split; checkpoints of the base model
 OUTPUTS: results/study/*.csv, study.md and its figures
 """
 
+FEW = "results/study/few"
 STUDY_TABLES = (
     "data",
     "base",
     "runs",
     "scores",
     "reuse",
+    "guides",
     "contrasts",
     "ancestry",
     "ranking",
@@ -74,6 +76,46 @@ rule study_run:
         " --params {params.json:q} --table {output:q} --code {params.code:q} 2>&1 | tee {log:q}"
 
 
+rule study_few:
+    input:
+        data=lambda w: data_of(w.target),
+        checked=ancient("results/tables/data.csv"),
+    output:
+        checkpoint=f"{FEW}/checkpoints/{{net}}/{{target}}/seed{{seed}}.safetensors",
+        table=f"{FEW}/base/{{net}}/{{target}}/seed{{seed}}.csv",
+    log:
+        "logs/study_few/{net}/{target}/seed{seed}.log",
+    conda:
+        "../../environment.yml"
+    threads: config["compute"]["threads"]
+    resources:
+        gpu=GPU,
+    params:
+        code=code("study_few"),
+        json=parameters("nets.{net}", "init", "compute", "study.samples", "study.train"),
+    message:
+        "study_few: train {wildcards.net} on few patients of {wildcards.target}, seed {wildcards.seed}"
+    shell:
+        "python -m prrmse.run.warm workflow/scripts/study_few.py --net {wildcards.net:q} --target {wildcards.target:q}"
+        " --seed {wildcards.seed:q} --data {input.data:q} --params {params.json:q} --checkpoint {output.checkpoint:q}"
+        " --table {output.table:q} --code {params.code:q} 2>&1 | tee {log:q}"
+
+
+use rule swap as study_few_swap with:
+    input:
+        target=f"{FEW}/checkpoints/{{net}}/{{target}}/seed{{seed}}.safetensors",
+        source=lambda w: checkpoint(w.net, w.source, w.seed),
+        data=lambda w: data_of(w.target),
+    output:
+        f"{FEW}/swap/{{net}}/{{target}}/{{source}}/seed{{seed}}.csv",
+    log:
+        "logs/study_few_swap/{net}/{target}/{source}/seed{seed}.log",
+    benchmark:
+        "benchmarks/study_few_swap/{net}/{target}/{source}/seed{seed}.tsv"
+    message:
+        "study_few_swap: {wildcards.net}, {wildcards.target} of few patients from {wildcards.source}, seed {wildcards.seed}"
+
+
 rule study_scores:
     input:
         target=lambda w: checkpoint(w.net, w.target, SEEDS[0]),
@@ -114,6 +156,7 @@ rule study:
         base=study_bases,
         scores=study_score_parts,
         sweeps=study_ancestry,
+        guides=study_guides,
         data="results/tables/data.csv",
     output:
         expand(
@@ -140,4 +183,4 @@ rule study:
     shell:
         "python workflow/scripts/study.py --params {params.json:q} --data {input.data:q} --folder results/study"
         " --runs @<(lines {input.runs:q}) --base @<(lines {input.base:q}) --scores @<(lines {input.scores:q})"
-        " --sweeps @<(lines {input.sweeps:q}) --code {params.code:q} 2>&1 | tee {log:q}"
+        " --sweeps @<(lines {input.sweeps:q}) --guides @<(lines {input.guides:q}) --code {params.code:q} 2>&1 | tee {log:q}"

@@ -11,19 +11,22 @@ from prrmse.files import write_text
 from prrmse.report.study import study_page
 from prrmse.run.job import run
 from prrmse.tables.store import read_table, read_tables, write_table
-from prrmse.tables.study import base_measured_table, reuse_table, runs_table, score_table
+from prrmse.tables.study import base_measured_table, guides_table, reuse_table, runs_table, score_table
 
 
 def main(a: Namespace) -> None:
     study, verdict, folder = a.params["study"], a.params["verdict"], Path(a.folder)
     data = read_table(a.data)
     base = base_measured_table(read_tables(a.base))
+    middle = len(a.guides) // 2
+    whole, few = read_tables(a.guides[:middle]), read_tables(a.guides[middle:])
     sweeps = read_tables(a.sweeps) if a.sweeps else pd.DataFrame()
     raw = {
         "data": data[data["dataset"].isin({model.rpartition("-")[0] for model in study.targets})],
         "base": base,
         "runs": runs_table(read_tables(a.runs)),
         "scores": score_table(read_tables(a.scores), base, data),
+        "guides": guides_table(whole[whole["class"] == "mean"], few[few["class"] == "mean"], verdict),
         "reuse": reuse_table(sweeps[sweeps["class"] == "mean"], verdict) if a.sweeps else pd.DataFrame(),
     }
     page, tables = study_page(raw, study, verdict)
@@ -35,4 +38,4 @@ def main(a: Namespace) -> None:
     write_text(page, folder / "study.md")
 
 
-run(main, "params", "data", "folder", lists=["base", "runs", "scores", "sweeps"])
+run(main, "params", "data", "folder", lists=["base", "runs", "scores", "sweeps", "guides"])

@@ -16,6 +16,7 @@ import pandas as pd
 from prrmse.data.slices import load_slices
 from prrmse.learning.evaluate import Evaluation, measure
 from prrmse.learning.reach import reaching
+from prrmse.learning.snapshot import snapshot_of
 from prrmse.learning.target import FewPatients, Target
 from prrmse.learning.training_run import training_run
 from prrmse.names import SCRATCH, Layer
@@ -111,6 +112,34 @@ def random_list(layers: Sequence[Layer], scalars: int, *identity: object) -> lis
             chosen.add(int(i))
             left -= layers[i].scalars
     return [layers[i] for i in sorted(chosen)]
+
+
+def few_guide(of: FewPatients, settings: Training, checkpoint: Path) -> pd.DataFrame:
+    """A target trained on few patients only, from the network's own start, as the guide that a user would have.
+
+    Args:
+        of: network and patients, without a source.
+        settings: of the training.
+        checkpoint: where to write it.
+
+    Returns:
+        One row per (patient, class) of the validation patients.
+    """
+    network, drawn, validation = of.load()
+    header = {"net": of.net, "model": of.target, "seed": of.seed, "arguments": of.spec.keywords}
+    return training_run(
+        network,
+        drawn,
+        validation,
+        "seg",
+        settings,
+        derive_seed(of.net, of.target, "study", of.samples, of.seed),
+        of.compute,
+        title=f"{of.net} {of.target} n={of.samples} as a guide",
+        resume=snapshot_of(checkpoint),
+        checkpoint=checkpoint,
+        header={**header, **({"factory": of.spec.factory} if of.spec.factory else {})},
+    )
 
 
 def base_measured(target: Target) -> pd.DataFrame:

@@ -13,7 +13,7 @@ from prrmse.tables.ranking import SCORES
 from prrmse.tables.study import ancestry_effects, contrasts, gains_table, ranking_over_targets, study_answers
 
 # The tables that the page is made from.
-RAW = ("data", "base", "runs", "scores", "reuse")
+RAW = ("data", "base", "runs", "scores", "reuse", "guides")
 
 
 def study_page(raw: Mapping[str, pd.DataFrame], study: Study, verdict: Verdict) -> tuple[str, dict[str, pd.DataFrame]]:
@@ -97,6 +97,13 @@ def _sections(
             tables["ranking"].assign(score=[SCORES[score][1] for score in tables["ranking"]["score"]]),
             "study_ranking",
             "Rank correlation of every score with what the sources gain",
+        ),
+        Section(
+            "The guide from few patients",
+            f"The verdict needs a trained target, and who has only {samples} patients has one of these. `agreement`: "
+            "share of the pairs of which the verdict by it says what the verdict by a target of all patients says; "
+            "`expected`: the same, if the two had nothing to do with each other; `spearman`: of the drops.",
+            raw["guides"],
         ),
         Section(
             "Lowest Dice of a class",

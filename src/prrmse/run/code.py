@@ -18,8 +18,8 @@ from pathlib import Path
 from prrmse.files import sha256_of
 
 PACKAGE = "prrmse"
-# They hand arguments and streams on, and decide no result.
-GLUE = ("prrmse.run.job", "prrmse.run.warm")
+# They hand arguments and streams on, or refuse what is damaged, and decide no result.
+GLUE = ("prrmse.run.job", "prrmse.run.warm", "prrmse.run.hashes")
 EVERYTHING = "*"
 # Names the environment variable with which Snakemake tells its jobs what `sources_digest` was when it planned them.
 SOURCES = "PRRMSE_SOURCES"

@@ -18,6 +18,7 @@ from prrmse.settings import Verdict
 from prrmse.tables.answer import UNDECIDED, Answer
 from prrmse.tables.inference import Interval, decide, t_interval
 from prrmse.tables.ranking import SCORES
+from prrmse.tables.verdict import verdict_table
 
 RUN = ["net", "target", "source", "reused", "mode", "seed", "split"]
 COUNTS = ["n_train", "pairs_reused", "scalars_reused"]
@@ -67,6 +68,32 @@ def reuse_table(sweeps: pd.DataFrame, settings: Verdict) -> pd.DataFrame:
     found["reuse"] = 1 - found["drop"] / found["drop_random"]
     columns = ["net", "target", "source", "drop", "drop_random", "reuse", "reusable", "n_kernels", "n_patients"]
     return found[columns].reset_index(drop=True)
+
+
+def guides_table(whole: pd.DataFrame, few: pd.DataFrame, settings: Verdict) -> pd.DataFrame:
+    """What the verdict says where the target was trained on few patients only, against where it was trained on all.
+
+    Args:
+        whole, few: sweeps of the same targets by the same sources, mean over classes.
+        settings: when a pair counts as reusable.
+
+    Returns:
+        net, target, source, n_pairs (the final convolution left out), reusable_all, reusable_few, both, agreement
+        (share of the pairs of which both say the same), expected (the same, if the two had nothing to do with each
+        other), spearman (of the drops).
+    """
+    keys = ["net", "target", "source"]
+    pair = ["kind", "layer"]
+    found = [verdict_table(sweep, settings) for sweep in (whole, few)]
+    both = found[0][~found[0]["final"].astype(bool)].merge(found[1], on=[*keys, *pair], suffixes=("_all", "_few"))
+    lines = []
+    for key, own in both.groupby(keys, sort=False):
+        a, b = own["reusable_all"].to_numpy(bool), own["reusable_few"].to_numpy(bool)
+        expected = a.mean() * b.mean() + (1 - a.mean()) * (1 - b.mean())
+        rho = stats.spearmanr(own["drop_all"], own["drop_few"]).statistic
+        lines.append((*key, len(own), a.sum(), b.sum(), (a & b).sum(), (a == b).mean(), expected, rho))
+    columns = ["n_pairs", "reusable_all", "reusable_few", "both", "agreement", "expected", "spearman"]
+    return pd.DataFrame(lines, columns=[*keys, *columns])
 
 
 def dice_of(runs: pd.DataFrame, split: str = "test") -> pd.DataFrame:
