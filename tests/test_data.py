@@ -354,6 +354,15 @@ def test_frames_that_do_not_exist_are_named(cohorts):
     )
 
 
+def test_too_little_memory_is_not_a_fault_of_the_files(cohorts, monkeypatch):
+    def exhausted(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("prrmse.data.prepare.resample", exhausted)
+    with pytest.raises(MemoryError):
+        prepare("acdc", spec(cohorts / "acdc", "acdc"))
+
+
 def test_too_many_patients_wanted_names_the_key(cohorts):
     split = {"kind": "random", "train": 50, "val": 50, "seed": 0}
     refused(

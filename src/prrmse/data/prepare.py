@@ -87,9 +87,9 @@ def _naming_files(root: Path) -> Iterator[None]:
     """What the system refuses (a folder without permission, a name too long) as one line."""
     try:
         yield
-    except InputError:
+    except (InputError, MemoryError):
         raise
-    except (OSError, ValueError, MemoryError) as e:
+    except (OSError, ValueError) as e:
         name = getattr(e, "filename", None) or root
         raise InputError(f"{name}: cannot be read ({one_line(e)}); check its links, permissions and size") from None
 

@@ -47,16 +47,12 @@ class Snapshot:
         """Load the state if there is one of this very training; the number of steps already done."""
         if self.path is None or not self.path.is_file():
             return 0
-        try:
-            content = self.path.read_bytes()
-            if _digest(content[DIGEST:]) != content[:DIGEST]:  # torch checks nothing
-                raise ValueError
-            state = torch.load(io.BytesIO(content[DIGEST:]), weights_only=True)
-            same = state["identity"] == self.identity
-        except Exception:
+        content = self.path.read_bytes()
+        if _digest(content[DIGEST:]) != content[:DIGEST]:  # torch checks nothing
             log.warning("%s: not as it was written; starting again", self.path)
             return 0
-        if not same:
+        state = torch.load(io.BytesIO(content[DIGEST:]), weights_only=True)
+        if state["identity"] != self.identity:
             log.warning("%s: of other data or settings; starting again", self.path)
             return 0
         network.load_state_dict(state["network"])
