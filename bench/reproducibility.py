@@ -26,8 +26,7 @@ def seconds(folder: Folder, *command: str) -> tuple[float, str]:
 
 def clone_of(folder: Folder, path: Path) -> Folder:
     folder.git("clone", "-q", str(folder.path), str(path))
-    clone = Folder.__new__(Folder)
-    clone.path = path
+    clone = Folder.at(path)
     clone.must("dvc", "pull", "-q")
     return clone
 

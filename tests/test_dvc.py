@@ -36,8 +36,7 @@ def recorded(tmp_path_factory):
 def clone(recorded, tmp_path):
     """A fresh clone elsewhere, pulled: every file has a new time, in random order."""
     recorded.git("clone", "-q", str(recorded.path), str(tmp_path / "clone"))
-    folder = Folder.__new__(Folder)
-    folder.path = tmp_path / "clone"
+    folder = Folder.at(tmp_path / "clone")
     folder.must("dvc", "pull", "-q")
     return folder
 

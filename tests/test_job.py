@@ -40,13 +40,10 @@ from pathlib import Path
 from prrmse.config.params import plain
 from prrmse.run.job import run
 
-run(
-    lambda a: Path(a.out).write_text(json.dumps([plain(a.params), a.source, a.many])),
-    "params",
-    "out",
-    optional=["source"],
-    lists=["many"],
-)
+def main(a):
+    Path(a.out).write_text(json.dumps([plain(a.params), a.source, a.many]))
+
+run(main, "params", "out", optional=["source"], lists=["many"])
 """
 
 

@@ -87,9 +87,14 @@ class Folder:
     def copy(self, path: Path) -> Folder:
         """The same files with the same times elsewhere; the code and environment stay those of the original."""
         shutil.copytree(self.path, path)
-        twin = Folder.__new__(Folder)
-        twin.path = path
-        return twin
+        return Folder.at(path)
+
+    @staticmethod
+    def at(path: Path) -> Folder:
+        """A folder as it is."""
+        folder = Folder.__new__(Folder)
+        folder.path = path
+        return folder
 
     def scatter_times(self, rng: random.Random) -> None:
         """Draw every file's time anew, within ten years of now, as a clock that is set back and forth would."""

@@ -108,7 +108,7 @@ class Workplace:
         write_table(part.assign(dice=[0.5, 0.75], mse=np.nan), "results/base/part.csv")
         self.inputs = [Path("data/processed/squares.npz"), Path("results/base/part.csv")]
         self.codes = {job.script: code_digest(f"workflow/scripts/{job.script}.py") for job in jobs().values()}
-        os.environ[SOURCES] = sources_digest()
+        os.environ[SOURCES] = sources_digest("workflow/scripts")
         self.wipe()
 
     def wipe(self) -> None:

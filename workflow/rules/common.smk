@@ -4,15 +4,30 @@ import os
 import re
 import shutil
 import sys
+from pathlib import Path
 
 from snakemake.io import contains_wildcard
 from snakemake.utils import min_version
 
 min_version("9.19")
+# Where the workflow is. The working folder, which holds the parameters and results, may be another: `--directory`, `-s`,
+# or a `module:` of another Snakefile.
+ROOT = Path(str(workflow.current_basedir)).resolve().parents[1]
+SRC, SCRIPTS = ROOT / "src", ROOT / "workflow" / "scripts"
+if not SRC.is_dir():
+    raise WorkflowError(
+        "error: the workflow has to be here as a whole; clone it, and name its Snakefile by a path"
+    )
 # The package is found without being installed, also in a rule's own conda environment.
-sys.path.insert(0, "src")
-# `@<(lines FILE...)` hands a list over as a file: arguments of a program are limited in length, of a function not.
-shell.prefix("export PYTHONPATH=src; lines() {{ printf '%s\\n' \"$@\"; }}; ")
+sys.path.insert(0, str(SRC))
+# A prefix takes away Snakemake's own, `set -euo pipefail`. The rules name scripts as seen from ROOT, so that their text,
+# which Snakemake compares, is the same everywhere. `@<(lines FILE...)` hands a list over as a file: arguments of a
+# program are limited in length, of a function not.
+shell.prefix(
+    "set -euo pipefail; src={SRC:q}; scripts={SCRIPTS:q}; "
+    'python() {{ PYTHONPATH="$src" command python "${{@/#workflow\\/scripts/"$scripts"}}"; }}; '
+    "lines() {{ printf '%s\\n' \"$@\"; }}; "
+)
 
 from prrmse.config.params import completed, section
 from prrmse.figures.titles import figure_titles
@@ -51,7 +66,7 @@ if workflow.is_main_process:
         raise WorkflowError(f"error: {e.message_for(PARAMETERS)}") from None
 
     # For the jobs, which get the environment.
-    os.environ[SOURCES] = sources_digest()
+    os.environ[SOURCES] = sources_digest(SCRIPTS)
     if any(re.match(r"--force|-[a-zA-Z]*[fFR]", argument) for argument in sys.argv[1:]):
         os.environ[FORCED] = "1"
 
@@ -101,7 +116,8 @@ wildcard_constraints:
 
 def code(script):
     """A script's digest (`prrmse.run.code`), for `params`: a change of what the script computes runs its jobs again."""
-    return lambda wildcards: f"code {code_digest(f'workflow/scripts/{script}.py')}"
+    path = SCRIPTS / f"{script}.py"
+    return lambda wildcards: f"code {code_digest(path)}"
 
 
 def parameters(*keys, **instead):
@@ -117,7 +133,9 @@ def parameters(*keys, **instead):
 def templates(name):
     """A page's template and those that it is made of."""
     names = (name, "page.html.j2", "macros.html.j2")
-    return [f"src/prrmse/report/{n}" for n in names]
+    # As seen from the working folder where that is the workflow's: Snakemake compares the names, and it may be moved.
+    root = "" if ROOT == Path.cwd() else f"{ROOT}/"
+    return [f"{root}src/prrmse/report/{n}" for n in names]
 
 
 def data_of(model):

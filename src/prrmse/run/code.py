@@ -18,6 +18,8 @@ from pathlib import Path
 from prrmse.files import sha256_of
 
 PACKAGE = "prrmse"
+# The folder that holds this package.
+SOURCE = Path(__file__).parents[2]
 # They hand arguments and streams on, or refuse what is damaged, and decide no result.
 GLUE = ("prrmse.run.job", "prrmse.run.warm", "prrmse.run.hashes")
 EVERYTHING = "*"
@@ -27,7 +29,7 @@ SOURCES = "PRRMSE_SOURCES"
 Wanted = tuple[str, str]
 
 
-def code_digest(script: str | Path, source: str | Path = "src") -> str:
+def code_digest(script: str | Path, source: str | Path = SOURCE) -> str:
     """A hash of everything in a script, and of `used_by` it, that can change a result.
 
     Args:
@@ -39,13 +41,17 @@ def code_digest(script: str | Path, source: str | Path = "src") -> str:
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
-def sources_digest(source: str | Path = "src", scripts: str | Path = "workflow/scripts") -> str:
-    """A hash of the program's files as they are: quick to take, but a comment changes it too."""
-    files = sorted([*Path(source).rglob("*.py"), *Path(scripts).glob("*.py")])
-    return hashlib.sha256("".join(f"{sha256_of(path)}  {path}\n" for path in files).encode()).hexdigest()
+def sources_digest(scripts: str | Path) -> str:
+    """A hash of the program's files as they are: quick to take, but a comment changes it too.
+
+    Args:
+        scripts: the folder of the workflow's scripts.
+    """
+    files = sorted([*(SOURCE / PACKAGE).rglob("*.py"), *Path(scripts).glob("*.py")])
+    return hashlib.sha256("".join(f"{sha256_of(path)}  {path.name}\n" for path in files).encode()).hexdigest()
 
 
-def used_by(script: str | Path, source: str | Path = "src") -> dict[str, str]:
+def used_by(script: str | Path, source: str | Path = SOURCE) -> dict[str, str]:
     """Of each module of this package, the statements that a script uses, directly or through others.
 
     Imports in functions and under ``try`` count; those under ``if TYPE_CHECKING`` do not, nor does `GLUE`. Of a module

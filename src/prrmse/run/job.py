@@ -116,14 +116,15 @@ def _can_keep(arguments: argparse.Namespace) -> bool:
 def _key(arguments: argparse.Namespace, read: list[Path], checked: Mapping[Path, str]) -> str:
     from prrmse.learning.device import describe
 
-    what = vars(arguments) | {"params": plain(arguments.params), "script": sys.argv[0]}
+    script = "/".join(Path(sys.argv[0]).parts[-3:])  # wherever the workflow is
+    what = vars(arguments) | {"params": plain(arguments.params), "script": script}
     digests = {path: checked.get(path) or sha256_of(path) for path in read}
     return kept.key_of(what | {"computed": describe(arguments.params["compute"])}, digests)
 
 
 def _is_planned(code: str | None) -> bool:
     """Whether the program is the one with which Snakemake planned this job."""
-    if code is None or os.environ.get(SOURCES) == sources_digest():
+    if code is None or os.environ.get(SOURCES) == sources_digest(Path(sys.argv[0]).parent):
         return True
     return code.removeprefix("code ") == code_digest(sys.argv[0])
 

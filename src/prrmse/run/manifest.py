@@ -20,6 +20,7 @@ from prrmse.versions import installed_versions
 PACKAGES = ("torch", "torchvision", "numpy", "pandas", "nibabel", "seaborn", "snakemake", "dvc")
 MANIFEST = Path("results/manifest.json")
 # What decides the results; dvc.lock and documents do not.
+CHECKOUT = Path(__file__).parents[3]
 SOURCES = ("Snakefile", "workflow", "src", "params.yaml", "environment.yml", "requirements.txt")
 
 
@@ -49,8 +50,8 @@ def _gpu() -> str:
     )
 
 
-def commit(folder: str | Path = ".") -> dict[str, Any]:
-    """``commit`` of the git checkout and whether the sources are ``changed`` since; None where there is no git."""
+def commit(folder: str | Path = CHECKOUT) -> dict[str, Any]:
+    """``commit`` of the workflow's checkout and which sources are ``changed`` since; None where there is no git."""
     head = _git(folder, "rev-parse", "HEAD")
     status = _git(folder, "status", "--porcelain", "--", *SOURCES)
     return {"commit": head, "changed": None if status is None else sorted(line[3:] for line in status.splitlines())}
