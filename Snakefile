@@ -10,6 +10,9 @@ the science is in src/prrmse/. Every parameter comes from params.yaml.
 configfile: "params.yaml"
 
 
+report: "workflow/report/workflow.rst"
+
+
 include: "workflow/rules/common.smk"
 include: "workflow/rules/data.smk"
 include: "workflow/rules/base.smk"

@@ -1,10 +1,11 @@
-"""The workflow run from where it is not: `--directory`, another folder, a module of another workflow."""
+"""The workflow run from where it is not: `--directory`, another folder, a module of another workflow, deployed."""
 
 from __future__ import annotations
 
 import json
 
 import pytest
+import yaml
 from tiny import Folder, parameters
 
 pytestmark = pytest.mark.workflow
@@ -19,19 +20,33 @@ rule count:
     output: "size.txt"
     shell: "wc -c < {{input}} > {{output}}"
 """
+# As snakedeploy writes it.
+DEPLOYED = """
+configfile: "config/config.yaml"
+module prrmse:
+    snakefile:
+        github("owner/prrmse", path="Snakefile", tag="v1")
+    config:
+        config
+use rule * from prrmse
+"""
+ELSEWHERE = ["--workflow-profile", "{root}/profiles/default"]
 WAYS = {
     "directory": ["--snakefile", "{root}/Snakefile", "--directory", "{here}"],
     "another folder": ["--snakefile", "{root}/Snakefile"],
-    "module": ["--workflow-profile", "{root}/profiles/default"],
+    "module": ELSEWHERE,
+    "deployed": ELSEWHERE,
 }
 MADE = ["data/phantom/t1.sha256", "data/processed/t1.npz"]
 
 
 @pytest.fixture(scope="module")
 def at_home(tmp_path_factory):
-    """The workflow in its own folder, whose name is no plain word."""
+    """The workflow in its own folder, whose name is no plain word, with a tag of a release."""
     folder = Folder(tmp_path_factory.mktemp("at home & 'here'"))
     folder.must("snakemake", "--cores", "2", "data/processed/t1.npz")
+    for command in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "Release"], ["tag", "v1"]):
+        folder.git(*command)
     return folder
 
 
@@ -41,20 +56,22 @@ def left(at_home):
     return at_home.planned("all")
 
 
-def elsewhere(at_home, path, way):
-    """Another folder, which holds parameters only, and the arguments of snakemake there."""
-    folder = Folder.at(path / "elsewhere")
+@pytest.mark.parametrize("way", WAYS)
+def test_the_same_jobs_and_the_same_bytes_wherever_it_is_run(at_home, left, tmp_path, monkeypatch, way):
+    folder = Folder.at(tmp_path / "elsewhere")
     folder.path.mkdir()
     folder.write(parameters())
     if way == "module":
         (folder.path / "Snakefile").write_text(MODULE.format(root=at_home.path))
+    if way == "deployed":
+        for name, text in (("workflow/Snakefile", DEPLOYED), ("config/config.yaml", yaml.safe_dump(parameters()))):
+            (folder.path / name).parent.mkdir()
+            (folder.path / name).write_text(text)
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+        monkeypatch.setenv("GIT_CONFIG_COUNT", "1")
+        monkeypatch.setenv("GIT_CONFIG_KEY_0", f"url.{at_home.path}.insteadOf")
+        monkeypatch.setenv("GIT_CONFIG_VALUE_0", "https://github.com/owner/prrmse")
     arguments = [argument.format(root=at_home.path, here=folder.path) for argument in WAYS[way]]
-    return folder, arguments
-
-
-@pytest.mark.parametrize("way", WAYS)
-def test_the_same_jobs_and_the_same_bytes_wherever_it_is_run(at_home, left, tmp_path, way):
-    folder, arguments = elsewhere(at_home, tmp_path, way)
     start = Folder.at(tmp_path) if way == "directory" else folder
     target = "size.txt" if way == "module" else "data/processed/t1.npz"
     start.must("snakemake", "--cores", "2", *arguments, target)
@@ -67,14 +84,10 @@ def test_the_same_jobs_and_the_same_bytes_wherever_it_is_run(at_home, left, tmp_
 
 
 def test_the_manifest_names_the_commit_of_the_workflow_not_of_the_folder(at_home, tmp_path):
-    workflow = at_home.copy(tmp_path / "workflow")
-    workflow.git("init", "-q")
-    workflow.git("add", "Snakefile")
-    workflow.git("commit", "-qm", "Start")
-    script = "../workflow/workflow/scripts/manifest.py --params '{\"seeds\": [0]}' --manifest manifest.json --files"
-    workflow.must("sh", "-c", f"mkdir ../elsewhere && cd ../elsewhere && python {script}")
-    written = json.loads((tmp_path / "elsewhere/manifest.json").read_text())
-    assert written["commit"] == workflow.git("rev-parse", "HEAD").strip()
+    script = "workflow/scripts/manifest.py --params '{\"seeds\": [0]}' --manifest manifest.json --files"
+    at_home.must("sh", "-c", f'cd {tmp_path} && python "$OLDPWD"/{script}')
+    written = json.loads((tmp_path / "manifest.json").read_text())
+    assert written["commit"] == at_home.git("rev-parse", "HEAD").strip()
 
 
 def test_a_job_that_fails_after_its_files_are_written_fails_the_run(tmp_path):

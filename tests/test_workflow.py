@@ -10,6 +10,8 @@ import shutil
 import signal
 import subprocess
 import time
+import zipfile
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -67,6 +69,23 @@ def test_tables_have_every_pair_of_the_inventory(finished):
     assert set(swap["class"]) == {"background", "RV", "myocardium", "LV", "mean", "mean_with_background"}
     transfer = pd.read_csv(finished.path / "results/tables/transfer.csv", keep_default_na=False)
     assert set(transfer["n_train"]) == {2, 4}, "50 patients were requested, 4 were available"
+
+
+def test_the_report_of_snakemake_shows_every_table_and_figure(finished, tmp_path):
+    finished.must("snakemake", "--report", str(tmp_path / "report.zip"))
+    with zipfile.ZipFile(tmp_path / "report.zip") as archive:
+        shown = [Path(name).name for name in archive.namelist()]
+        (page,) = (archive.read(name).decode() for name in archive.namelist() if name == "report/report.html")
+    figures = sorted(path.name for path in (finished.path / "results/figures").glob("*.svg"))
+    assert len(figures) == 12
+    for name in [*(f"{table}.csv" for table in CONTRACT), *figures, "report.html"]:
+        assert name in shown, name
+    captions = [path for path in (ROOT / "workflow/report").glob("*.rst") if path.stem not in ("workflow", "evidence")]
+    assert len(captions) == len(CONTRACT) + 2
+    for caption in captions:
+        assert caption.read_text().split("``")[0].split("\n")[0] in page, caption.name
+    for word in ("Tables", "Figures", "Verdicts: which parameters can be reused (ours)"):
+        assert word in page, word
 
 
 def test_second_run_does_nothing(finished):
@@ -269,6 +288,12 @@ def test_evidence_is_its_own_target(finished, tmp_path):
         assert (out / name).stat().st_size > 500, name
     assert folder.planned("evidence") == {}
     assert folder.planned() == {}
+
+
+def test_no_table_may_be_an_empty_file():
+    tables = [output for rule in rules() for output in rule.output if str(output).startswith("results/tables/")]
+    assert [str(table) for table in tables if not table.flags.get("ensure") and str(table).endswith("csv")] == []
+    assert len(tables) == len(CONTRACT) + 2
 
 
 def test_every_job_on_a_gpu_asks_slurm_for_one():

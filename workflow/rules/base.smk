@@ -43,7 +43,7 @@ rule base_table:
             seed=SEEDS,
         ),
     output:
-        "results/tables/base.csv",
+        table("results/tables/base.csv"),
     log:
         "logs/base_table.log",
     conda:

@@ -20,7 +20,7 @@ rule bn_shift:
             for s in SEEDS
         ],
     output:
-        "results/tables/bn_shift.csv",
+        table("results/tables/bn_shift.csv"),
     log:
         "logs/bn_shift.log",
     conda:

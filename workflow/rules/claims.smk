@@ -10,7 +10,7 @@ rule claims:
         tables=[table for table in TABLES if "claims" not in table],
         drops="results/swap/mean_dice.csv",
     output:
-        "results/tables/claims.csv",
+        table("results/tables/claims.csv"),
     log:
         "logs/claims.log",
     conda:

@@ -3,21 +3,41 @@
 import os
 import re
 import shutil
+import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 from snakemake.io import contains_wildcard
 from snakemake.utils import min_version
 
 min_version("9.19")
-# Where the workflow is. The working folder, which holds the parameters and results, may be another: `--directory`, `-s`,
-# or a `module:` of another Snakefile.
-ROOT = Path(str(workflow.current_basedir)).resolve().parents[1]
+
+
+def checkout(source):
+    """Where the workflow is, which Snakemake reads from a folder or, as `github(...)` or `gitfile(...)`, from git."""
+    if not hasattr(source, "ref"):
+        return Path(str(source)).resolve().parents[1]
+    clone = getattr(source, "repo_path", None) or source.hosted_repo.repo.git_dir
+    git = ["git", "-C", str(clone)]
+    commit = subprocess.check_output(
+        [*git, "rev-parse", f"{source.ref}^{{commit}}"], text=True
+    ).strip()
+    folder = Path(".snakemake/prrmse", commit).resolve()
+    if not folder.is_dir():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent) as partial:
+            subprocess.run(["git", "clone", "-q", "-n", clone, partial], check=True)
+            subprocess.run(["git", "-C", partial, "checkout", "-q", commit], check=True)
+            Path(partial).rename(folder)
+            Path(partial).mkdir()  # for the end of the block to remove
+    return folder
+
+
+# The working folder, which holds the parameters and results, may be another: `--directory`, `-s`, or a `module:` of
+# another Snakefile.
+ROOT = checkout(workflow.current_basedir)
 SRC, SCRIPTS = ROOT / "src", ROOT / "workflow" / "scripts"
-if not SRC.is_dir():
-    raise WorkflowError(
-        "error: the workflow has to be here as a whole; clone it, and name its Snakefile by a path"
-    )
 # The package is found without being installed, also in a rule's own conda environment.
 sys.path.insert(0, str(SRC))
 # A prefix takes away Snakemake's own, `set -euo pipefail`. The rules name scripts as seen from ROOT, so that their text,
@@ -136,6 +156,41 @@ def templates(name):
     # As seen from the working folder where that is the workflow's: Snakemake compares the names, and it may be moved.
     root = "" if ROOT == Path.cwd() else f"{ROOT}/"
     return [f"{root}src/prrmse/report/{n}" for n in names]
+
+
+def table(path):
+    """A table: never an empty file, and shown by `snakemake --report` with the caption of its name."""
+    name = Path(path).stem
+    shown = report(
+        path, caption=f"../report/{name}.rst", category="Tables", labels={"table": name}
+    )
+    return ensure(shown, non_empty=True)
+
+
+def figure(path, title):
+    """A figure, shown by `snakemake --report`."""
+    labels = {"figure": title}
+    return report(
+        path, caption="../report/figure.rst", category="Figures", labels=labels
+    )
+
+
+def evidence_files(*names):
+    """What `snakemake evidence` makes, shown by `snakemake --report` but for pictures that it has as SVG, too."""
+    paths = [f"results/evidence/{name}" for name in names]
+    return [
+        (
+            path
+            if path.endswith(("png", "md"))
+            else report(
+                ensure(path, non_empty=True),
+                caption="../report/evidence.rst",
+                category="Evidence",
+                labels={"result": Path(path).name},
+            )
+        )
+        for path in paths
+    ]
 
 
 def data_of(model):

@@ -44,10 +44,7 @@ rule controls:
         parts=control_parts,
         swaps="results/swap/mean_dice.csv",
     output:
-        expand(
-            "results/evidence/{name}",
-            name=["controls.csv", "relative.csv", "controls.svg", "controls.png"],
-        ),
+        evidence_files("controls.csv", "relative.csv", "controls.svg", "controls.png"),
     log:
         "logs/controls.log",
     conda:

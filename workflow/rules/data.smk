@@ -51,7 +51,7 @@ rule data_table:
     input:
         data=expand("data/processed/{dataset}.npz", dataset=config["datasets"]),
     output:
-        "results/tables/data.csv",
+        table("results/tables/data.csv"),
     log:
         "logs/data_table.log",
     conda:

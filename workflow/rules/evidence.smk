@@ -15,10 +15,7 @@ rule evidence:
         data="results/tables/data.csv",
         templates=templates("evidence.html.j2"),
     output:
-        expand(
-            "results/evidence/{name}",
-            name=["evidence.html", "evidence.md", "findings.csv"],
-        ),
+        evidence_files("evidence.html", "evidence.md", "findings.csv"),
     log:
         "logs/evidence.log",
     conda:

@@ -59,10 +59,7 @@ rule factorial:
         own=factorial_parts("results/swap", "results/evidence/controls"),
         other=factorial_parts(f"{OTHER}/swap", f"{OTHER}/controls"),
     output:
-        expand(
-            "results/evidence/{name}",
-            name=["factorial.csv", "effects.csv", "factorial.svg", "factorial.png"],
-        ),
+        evidence_files("factorial.csv", "effects.csv", "factorial.svg", "factorial.png"),
     log:
         "logs/factorial.log",
     conda:

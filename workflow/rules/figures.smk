@@ -9,11 +9,14 @@ rule figures:
     input:
         tables=[table for table in TABLES if "claims" not in table],
     output:
-        expand(
-            "results/figures/{name}.{format}",
-            name=figure_titles(config["nets"]),
-            format=["svg", "png"],
-        ),
+        [
+            path
+            for name, title in figure_titles(config["nets"]).items()
+            for path in (
+                figure(f"results/figures/{name}.svg", title),
+                f"results/figures/{name}.png",
+            )
+        ],
     log:
         "logs/figures.log",
     conda:

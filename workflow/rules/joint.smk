@@ -44,10 +44,7 @@ rule joint_table:
         ],
         swaps="results/swap/mean_dice.csv",
     output:
-        expand(
-            "results/evidence/{name}",
-            name=["joint.csv", "joint_effects.csv", "joint.svg", "joint.png"],
-        ),
+        evidence_files("joint.csv", "joint_effects.csv", "joint.svg", "joint.png"),
     log:
         "logs/joint_table.log",
     conda:

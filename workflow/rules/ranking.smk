@@ -98,17 +98,14 @@ rule ranking:
             for seed in SEEDS
         ],
     output:
-        expand(
-            "results/evidence/{name}",
-            name=[
-                "scores.csv",
-                "gain.csv",
-                "ranking.csv",
-                "layers.csv",
-                "seconds.csv",
-                "ranking.svg",
-                "ranking.png",
-            ],
+        evidence_files(
+            "scores.csv",
+            "gain.csv",
+            "ranking.csv",
+            "layers.csv",
+            "seconds.csv",
+            "ranking.svg",
+            "ranking.png",
         ),
     log:
         "logs/ranking.log",

@@ -11,7 +11,7 @@ rule report:
         figures=rules.figures.output,
         templates=templates("report.html.j2"),
     output:
-        "results/report.html",
+        report("results/report.html", caption="../report/report.rst", category="Report"),
     log:
         "logs/report.log",
     conda:

@@ -11,7 +11,7 @@ rule rmse:
             checkpoint(n, m, s) for n in config["nets"] for m in MODELS for s in SEEDS
         ],
     output:
-        "results/tables/rmse.csv",
+        table("results/tables/rmse.csv"),
     log:
         "logs/rmse.log",
     conda:

@@ -42,7 +42,7 @@ rule swap_table:
             for seed in SEEDS
         ],
     output:
-        table="results/tables/swap.csv",
+        table=table("results/tables/swap.csv"),
         drops="results/swap/mean_dice.csv",
     log:
         "logs/swap_table.log",

@@ -49,7 +49,7 @@ rule transfer_table:
         parts=transfer_parts,
         data="results/tables/data.csv",
     output:
-        table="results/tables/transfer.csv",
+        table=table("results/tables/transfer.csv"),
         markdown="results/tables/transfer.md",
         latex="results/tables/transfer.tex",
     log:

@@ -9,8 +9,8 @@ rule verdict:
     input:
         drops="results/swap/mean_dice.csv",
     output:
-        verdict="results/tables/verdict.csv",
-        network="results/tables/network.csv",
+        verdict=table("results/tables/verdict.csv"),
+        network=table("results/tables/network.csv"),
     log:
         "logs/verdict.log",
     conda:
