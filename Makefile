@@ -4,6 +4,7 @@
 # make reproducibility  what a change re-runs, and the DVC round trip, printed as a table
 # make demo-page        the tables and pictures of docs/ from the last run, after `snakemake evidence`
 # make wheel  dist/prrmse-*.whl, for use without a clone
+# make docs   the site of docs/, in site/; a warning is an error
 # make lint   format, lint, types, and what may import what
 SHELL := /bin/bash
 PYTHON ?= python3
@@ -11,7 +12,7 @@ CORES ?= $(shell nproc)
 VENV := .venv
 RUN := PATH="$(CURDIR)/$(VENV)/bin:$$PATH"
 
-.PHONY: all test bench reproducibility demo-page lint format lock wheel clean
+.PHONY: all test bench reproducibility demo-page docs lint format lock wheel clean
 
 all: $(VENV)/.complete
 	$(RUN) snakemake --cores $(CORES)
@@ -29,6 +30,9 @@ reproducibility: $(VENV)/.complete
 
 demo-page: $(VENV)/.complete
 	$(RUN) python bench/demo_page.py
+
+docs: $(VENV)/.complete
+	$(RUN) NO_MKDOCS_2_WARNING=1 mkdocs build --strict --quiet
 
 lint: $(VENV)/.complete
 	$(RUN) ruff format --check .
@@ -54,7 +58,7 @@ $(VENV)/.complete: requirements.txt requirements-uv.txt pyproject.toml
 
 # After a change of the dependencies in pyproject.toml.
 lock:
-	$(VENV)/bin/uv pip compile --quiet --python-version 3.11 --extra workflow --extra networks --extra images --extra dev --generate-hashes \
+	$(VENV)/bin/uv pip compile --quiet --python-version 3.11 --extra workflow --extra networks --extra images --extra docs --extra dev --generate-hashes \
 	  --no-emit-index-url --custom-compile-command "make lock" pyproject.toml -o requirements.txt
 
 # The last commit as a wheel; the same bytes in every checkout, whatever the times and modes of its files.

@@ -6,6 +6,9 @@ import tomllib
 import yaml
 from tiny import ROOT
 
+from prrmse import api
+
+SITE = (ROOT / "mkdocs.yml").read_text()
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 # Names of conda-forge and bioconda where they differ from those of PyPI.
 CONDA = {
@@ -36,6 +39,19 @@ def test_the_readme_names_every_page():
     pages = [f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")]
     assert len(pages) > 10
     assert [page for page in pages if page not in readme] == []
+
+
+def test_the_site_has_every_page():
+    assert [path.name for path in (ROOT / "docs").glob("*.md") if f": {path.name}\n" not in SITE] == []
+
+
+def test_the_code_on_the_page_of_the_library_runs(capsys):
+    blocks = re.findall(r"^```python\n(.*?)^```$", (ROOT / "docs/api.md").read_text(), re.S | re.M)
+    names = {}
+    for block in blocks:
+        exec(block, names)
+    assert len(names["table"]) == 3 * len(api.inspect(names["target"]))
+    assert names["best"] in ("one", "two")
 
 
 def test_every_direct_dependency_has_a_line_that_says_why():

@@ -6,6 +6,7 @@ import base64
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -59,6 +60,26 @@ def test_every_file_of_the_contract_is_there_and_not_empty(finished):
     files += [f"checkpoints/{net}/{model}/seed0.safetensors" for net in ("unet", "pspnet") for model in models]
     for file in files:
         assert (results / file).stat().st_size > 100, file
+
+
+def test_the_page_of_the_tables_has_every_column(finished):
+    common, *pages = re.split(r"^## ", (ROOT / "docs/tables.md").read_text(), flags=re.M)
+    listed = {page.split("\n")[0]: columns(page) for page in pages}
+    assert list(listed) == [path.name for path in order(finished.path / "results/tables", listed)]
+    for name, own in listed.items():
+        found = set(pd.read_csv(finished.path / "results/tables" / name).columns)
+        assert own <= found, name
+        assert found <= own | columns(common), name
+
+
+def columns(page):
+    """What a page's tables name in their first column."""
+    return {name for row in re.findall(r"^\| (`.*?) \|", page, re.M) for name in re.findall(r"`(\w+)`", row)}
+
+
+def order(folder, names):
+    """The tables of a folder, those named first."""
+    return sorted(folder.glob("*.csv"), key=lambda path: [*names, path.name].index(path.name))
 
 
 def test_tables_have_every_pair_of_the_inventory(finished):

@@ -1,14 +1,15 @@
 """The tool as a library: your network, your checkpoints, your own way to evaluate.
 
->>> import torch
->>> from prrmse.api import sweep
->>> network, source = (torch.nn.Sequential(torch.nn.Conv2d(1, 2, 1), torch.nn.ReLU()) for _ in range(2))
->>> @torch.no_grad()
-... def evaluate(model):  # your own: a score, larger is better, or one for each case
-...     return {"case 1": model(torch.ones(1, 1, 4, 4)).mean(), "case 2": model(torch.zeros(1, 1, 4, 4)).mean()}
->>> table = sweep(network, source.state_dict(), evaluate)
->>> table[["kind", "layer", "case"]].to_dict("split")["data"]
-[['W', 1, 'case 1'], ['W', 1, 'case 2'], ['B', 1, 'case 1'], ['B', 1, 'case 2']]
+Examples:
+    >>> import torch
+    >>> from prrmse.api import sweep
+    >>> network, source = (torch.nn.Sequential(torch.nn.Conv2d(1, 2, 1), torch.nn.ReLU()) for _ in range(2))
+    >>> @torch.no_grad()
+    ... def evaluate(model):  # your own: a score, larger is better, or one for each case
+    ...     return {"case 1": model(torch.ones(1, 1, 4, 4)).mean(), "case 2": model(torch.zeros(1, 1, 4, 4)).mean()}
+    >>> table = sweep(network, source.state_dict(), evaluate)
+    >>> table[["kind", "layer", "case"]].to_dict("split")["data"]
+    [['W', 1, 'case 1'], ['W', 1, 'case 2'], ['B', 1, 'case 1'], ['B', 1, 'case 2']]
 """
 
 from __future__ import annotations
@@ -121,7 +122,8 @@ def sweep(
         evaluate: called with the model, which it must not train; a score (larger is better), or one per case. Or an
             `Evaluation`, which is many times faster, since it shares what does not change.
         layers: the pairs; all that fit, if not given.
-        engine, memory_mb: see `prrmse.engine.sweep.sweep`; for an `Evaluation` only.
+        engine: see `prrmse.engine.sweep.sweep`; for an `Evaluation` only.
+        memory_mb: the same.
         progress: show a bar.
 
     Returns:
@@ -189,7 +191,8 @@ def advise(
         settings: tolerance, the largest drop of the score at which a pair counts as reusable; rule, whether the mean
             drop is compared with it or the upper end of its interval; level and resamples of the bootstrap over cases.
             Defaults of the class if None.
-        engine, memory_mb: as for `sweep`.
+        engine: as for `sweep`.
+        memory_mb: as for `sweep`.
 
     Returns:
         The ranking: source, reusable_pairs, reusable_scalars (shares, the final convolution and what has no effect left
@@ -294,7 +297,8 @@ def train(
         frozen_statistics: what becomes of running statistics among them (`prrmse.learning.freeze.Freezing`).
         samples: number of training patients, sampled with ``seed``; all if None.
         split: that Dice is measured on: ``val``, ``test``, ``train`` or ``all``.
-        settings, compute: of the training; defaults of the classes if None.
+        settings: of the training; defaults of the class if None.
+        compute: the same.
         seed: of initialisation, patients and batches.
         trust: run the network's code wherever it comes from (`prrmse.nets.build.build_network`).
 

@@ -54,6 +54,16 @@ class Parser(argparse.ArgumentParser):
 
 def main(arguments: list[str] | None = None) -> int:
     """Entry point of ``prrmse``; status 0, 1 if ``diff`` or ``verify`` finds something, otherwise as `exit_status`."""
+    parsed = command_line().parse_args(arguments)
+    show_messages()
+    names = FLAGS
+    if parsed.command in ("check", "use"):
+        from prrmse.config.params import PARAMETERS as names
+    return exit_status(lambda: parsed.act(parsed), names)
+
+
+def command_line() -> argparse.ArgumentParser:
+    """All commands and their options."""
     parser = Parser(
         prog="prrmse",
         description="Which pretrained parameters can be reused, in which layers.",
@@ -81,12 +91,7 @@ def main(arguments: list[str] | None = None) -> int:
     verify.add_argument("run", nargs="?", default=".", metavar="RUN", help="a folder that holds results/")
     verify.set_defaults(act=_verify)
     _add_tools(commands)
-    parsed = parser.parse_args(arguments)
-    show_messages()
-    names = FLAGS
-    if parsed.command in ("check", "use"):
-        from prrmse.config.params import PARAMETERS as names
-    return exit_status(lambda: parsed.act(parsed), names)
+    return parser
 
 
 def _add_tools(commands: Any) -> None:
