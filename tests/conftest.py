@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+from tiny import Folder
 from torch import nn
 
 from prrmse.data.slices import Slices
@@ -49,6 +51,20 @@ def slices() -> Slices:
 
 
 @pytest.fixture(scope="session")
+def whole_run(tmp_path_factory: pytest.TempPathFactory) -> Folder:
+    """A folder in which `snakemake` has run, one for all workers: to be copied, not changed."""
+    import fcntl  # absent on Windows
+
+    base = tmp_path_factory.getbasetemp()
+    path = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "whole_run"
+    with open(path.with_suffix(".lock"), "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (path / "results/manifest.json").exists():
+            Folder(path).must("snakemake", "--cores", "2")
+    return Folder.at(path)
+
+
+@pytest.fixture(scope="session")
 def cohorts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Phantoms of four patients (rvsc: two and two) in the three distributed formats."""
     root = tmp_path_factory.mktemp("cohorts")
@@ -59,5 +75,6 @@ def cohorts(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The longest files first, so that the workers end together."""
-    order = ["test_slurm.py", "test_workflow.py", "test_dvc.py", "test_tutorial.py"]
+    names = ("slurm", "workflow", "dvc", "tutorial", "conda", "zoo")
+    order = [f"test_{name}.py" for name in names]
     items.sort(key=lambda item: order.index(item.path.name) if item.path.name in order else len(order))

@@ -6,7 +6,7 @@ import shlex
 import pytest
 import torch
 import yaml
-from tiny import ROOT, Folder
+from tiny import ROOT
 
 TEXT = (ROOT / "docs" / "tutorial.md").read_text()
 BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```$", TEXT, re.S | re.M)
@@ -15,10 +15,8 @@ PYTHON = [block for language, block in BLOCKS if language == "python"]
 
 
 @pytest.mark.workflow
-def test_the_tutorial_runs_from_its_own_text(tmp_path, monkeypatch):
-    folder = Folder(tmp_path / "work")
-    models = ("acdc-seg", "t1-seg", "acdc-auto")
-    folder.must("snakemake", "--cores", "2", *(f"results/checkpoints/unet/{m}/seed0.safetensors" for m in models))
+def test_the_tutorial_runs_from_its_own_text(whole_run, tmp_path, monkeypatch):
+    folder = whole_run.copy(tmp_path / "work")
     names = [shlex.split(command)[1] for command in COMMANDS]
     assert names == ["inspect", "compare", "sweep", "advise", "warmstart", "train", "train", "train"]
     for command in COMMANDS:

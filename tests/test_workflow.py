@@ -28,10 +28,8 @@ pytestmark = pytest.mark.workflow
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory):
-    folder = Folder(tmp_path_factory.mktemp("workflow"))
-    folder.must("snakemake", "--cores", "2")
-    return folder
+def finished(whole_run, tmp_path_factory):
+    return whole_run.copy(tmp_path_factory.mktemp("workflow") / "finished")
 
 
 CONTRACT = {

@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import yaml
 
@@ -68,6 +68,13 @@ class Folder:
                 shutil.copy(source, path / name)
         self.write(parameters())
 
+    @classmethod
+    def at(cls, path: Path) -> Self:
+        """The folder that is there already."""
+        folder = cls.__new__(cls)
+        folder.path = path
+        return folder
+
     def read(self) -> dict[str, Any]:
         """The folder's parameters."""
         return dict(yaml.safe_load((self.path / "params.yaml").read_text()))
@@ -88,13 +95,6 @@ class Folder:
         """The same files with the same times elsewhere; the code and environment stay those of the original."""
         shutil.copytree(self.path, path)
         return Folder.at(path)
-
-    @staticmethod
-    def at(path: Path) -> Folder:
-        """A folder as it is."""
-        folder = Folder.__new__(Folder)
-        folder.path = path
-        return folder
 
     def scatter_times(self, rng: random.Random) -> None:
         """Draw every file's time anew, within ten years of now, as a clock that is set back and forth would."""
