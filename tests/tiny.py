@@ -133,13 +133,13 @@ class Folder:
         return self.run("snakemake", "--cores", "2", *arguments)
 
     def pretend(self, *targets: str) -> None:
-        """Make every output of these targets an empty file that counts as made by the workflow as it is now."""
+        """Make every output of these targets a file of one line that counts as made by the workflow as it is now."""
         lines = self.must("snakemake", "--cores", "1", "--summary", *targets).splitlines()
         start = next(i for i, line in enumerate(lines) if line.startswith("output_file\t"))
         for line in lines[start + 1 :]:
             path = self.path / line.partition("\t")[0]
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.touch()
+            path.write_text("\n")
         empty: dict[str, dict[str, str]] = {"environment": {}, "params": {}, "files": {}}
         (self.path / "results/manifest.json").write_text(json.dumps({"commit": None, "changed": None, **empty}))
         self.must("snakemake", "--cores", "1", "--touch", "--forceall", *targets)
