@@ -143,12 +143,21 @@ def of_libraries() -> dict[str, Callable[[], nn.Module]]:
     }
 
 
+def of_libraries_pairs() -> dict[str, Callable[[], tuple[nn.Module, nn.Module]]]:
+    """The same, each as target and source."""
+
+    def both(build: Callable[[], nn.Module]) -> tuple[nn.Module, nn.Module]:
+        return disturbed(build(), 0), disturbed(build(), 1)
+
+    return {name: partial(both, build) for name, build in of_libraries().items()}
+
+
 def on_networks_of_libraries(slices: int, every: int, size: int = 96) -> str:
     """The engines on every so many pairs of networks that are not ours; the baseline from one pair."""
     data = noise(slices, size)
     rows: list[dict[str, object]] = []
-    for name, build in of_libraries().items():
-        target, source = (disturbed(build(), seed) for seed in (0, 1))
+    for name, build in of_libraries_pairs().items():
+        target, source = build()
         layers, evaluation = inventory(target)[::every], Evaluation(data, COMPUTE, CLASSES)
         plain = seconds(lambda: plain_way(target, source.state_dict(), layers[0], data, BATCH), 2)  # noqa: B023
         plain *= len(layers)

@@ -1,0 +1,161 @@
+"""The sweep by OpenVINO, compiled inference for CPUs, set up as its users would: with its graph cut at the layer."""
+
+from __future__ import annotations
+
+import copy
+import importlib.util
+import time
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from common import CLASSES, NETS, PAPER, noise, pair, seconds, table
+from sweeps import BATCH, COMPUTE, of_libraries_pairs
+from torch import nn
+
+from prrmse.engine.sweep import sweep
+from prrmse.learning.evaluate import Evaluation, output_of
+from prrmse.learning.reach import reaching
+from prrmse.names import Layer
+
+PRECISIONS = ("f32", "bf16")
+
+
+class OneTensor(nn.Module):
+    """A copy of a network one of whose tensors is an input.
+
+    Args:
+        network: whose.
+        tensor: name of the tensor, which may have others.
+    """
+
+    def __init__(self, network: nn.Module, tensor: str) -> None:
+        super().__init__()
+        self.network = copy.deepcopy(network).eval()
+        own = self.network.state_dict(keep_vars=True)[tensor]
+        self.owners = []
+        for module in self.network.modules():
+            for tensors in (module._parameters, module._buffers):
+                names = [name for name, value in tensors.items() if value is own]
+                self.owners += [(module, name, tensors.pop(name)) for name in names]
+
+    def forward(self, image: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+        for module, name, _ in self.owners:
+            module.__dict__[name] = value
+        try:
+            return output_of(self.network(image))
+        finally:
+            for module, name, _ in self.owners:
+                del module.__dict__[name]
+
+
+class Cut:
+    """A network cut at a layer: what lies before is computed once, what lies behind for each source.
+
+    Args:
+        network: in evaluation mode.
+        layer: whose tensor is an input of the part behind.
+        image: one batch ``[N, C, H, W]``; every batch has to be of its shape.
+        precision: of OpenVINO: f32 or bf16.
+    """
+
+    def __init__(self, network: nn.Module, layer: Layer, image: torch.Tensor, precision: str) -> None:
+        import openvino as ov
+
+        value = network.state_dict()[layer.tensor]
+        start = time.perf_counter()
+        whole = ov.convert_model(OneTensor(network, layer.tensor), example_input=(image, value))
+        whole.reshape({0: list(image.shape), 1: list(value.shape)})
+        of_image, of_value = whole.get_parameters()
+        before, behind = _downstream(of_image), _downstream(of_value)
+        crossing: dict[Any, list[Any]] = {}  # outputs of the part before, and the inputs that read them
+        for node in whole.get_ordered_ops():
+            if node.get_name() in behind:
+                for port in node.inputs():
+                    source = port.get_source_output()
+                    name = source.get_node().get_name()
+                    if name in before and name not in behind:
+                        crossing.setdefault((name, source.get_index()), []).append((source, port))
+        sources = [ports[0][0] for ports in crossing.values()]
+        prefix = ov.Model([ov.opset13.result(source) for source in sources], [of_image])
+        inputs = [ov.opset13.parameter(s.get_partial_shape(), s.get_element_type()) for s in sources]
+        for own, ports in zip(inputs, crossing.values(), strict=True):
+            for _, port in ports:
+                port.replace_source_output(own.output(0))
+        suffix = ov.Model(whole.get_results(), [of_value, *inputs])
+        settings = {"INFERENCE_NUM_THREADS": torch.get_num_threads(), "INFERENCE_PRECISION_HINT": precision}
+        core = ov.Core()
+        self._prefix, self._suffix = (core.compile_model(part, "CPU", settings) for part in (prefix, suffix))
+        self.seconds = time.perf_counter() - start
+
+    def before(self, image: torch.Tensor) -> list[np.ndarray]:
+        """What crosses the cut, for one batch."""
+        found = self._prefix([image.numpy()])
+        return [found[i].copy() for i in range(len(self._prefix.outputs))]
+
+    def behind(self, value: torch.Tensor, crossing: list[np.ndarray]) -> np.ndarray:
+        """Logits ``[N, C, H, W]``."""
+        logits: np.ndarray = self._suffix([value.numpy(), *crossing])[0]
+        return logits
+
+
+def _downstream(node: Any) -> set[str]:
+    """Names of a node and of all that its output reaches."""
+    found, queue = set(), [node]
+    while queue:
+        node = queue.pop()
+        if node.get_name() not in found:
+            found.add(node.get_name())
+            queue += [port.get_node() for output in node.outputs() for port in output.get_target_inputs()]
+    return found
+
+
+def against_openvino(slices: int, every: int, size: int = 128) -> str:
+    """Every so many pairs by `fast` and by OpenVINO: its time without the part before the cut and without compiling."""
+    if importlib.util.find_spec("openvino") is None:
+        return "\n### OpenVINO\n\nNot installed: `uv pip install openvino`."
+    own = [*NETS.items(), *PAPER.items()]
+    built: dict[str, Callable[[], tuple[nn.Module, nn.Module]]] = {
+        f"{net} {arguments}": partial(pair, net, arguments) for net, arguments in own
+    }
+    built |= of_libraries_pairs()
+    data = noise(slices, size)
+    rows: list[dict[str, object]] = []
+    for name, build in built.items():
+        target, source = build()
+        evaluation = Evaluation(data, COMPUTE, CLASSES)
+        layers = reaching(target, evaluation.whole.image[:1])[::every]
+        state = source.state_dict()
+        took = seconds(lambda: sweep(target, state, layers, evaluation), 2)  # noqa: B023
+        row: dict[str, object] = {"network": name, "pairs": len(layers), "fast, s": f"{took:.2f}"}
+        for precision in PRECISIONS:
+            run, compiled, off = _by_openvino(target, state, layers, data.image, precision)
+            row |= {
+                f"{precision}, s": f"{run:.2f}",
+                f"{precision}, compiling, s": f"{compiled:.1f}",
+                f"ratio to {precision}": f"{run / took:.2f}",
+                f"{precision}, logits off by": f"{off:.0e}",
+            }
+        rows.append(row)
+    title = f"\n### OpenVINO, its graph cut at the layer, every {every}th pair, {slices} slices of {size} x {size}\n\n"
+    return title + table(rows)
+
+
+def _by_openvino(
+    target: nn.Module, source: Mapping[str, torch.Tensor], layers: list[Layer], images: np.ndarray, precision: str
+) -> tuple[float, float, float]:
+    """Seconds behind the cuts, seconds of compiling, and the largest relative difference of the logits to torch's."""
+    batches = list(torch.from_numpy(images).unsqueeze(1).split(BATCH))
+    run = compiled = off = 0.0
+    for layer in layers:
+        cut = Cut(target, layer, batches[0], precision)
+        compiled += cut.seconds
+        crossing = [cut.before(batch) for batch in batches]
+        value = source[layer.tensor]
+        run += seconds(lambda: [cut.behind(value, own).argmax(1) for own in crossing], 2)  # noqa: B023
+        with torch.inference_mode():
+            expected = OneTensor(target, layer.tensor)(batches[0], value).numpy()
+        off = max(off, float(np.abs(cut.behind(value, crossing[0]) - expected).max() / np.abs(expected).max()))
+    return run, compiled, off
