@@ -23,6 +23,7 @@ include: "workflow/rules/verdict.smk"
 include: "workflow/rules/transfer.smk"
 include: "workflow/rules/claims.smk"
 include: "workflow/rules/figures.smk"
+include: "workflow/rules/examples.smk"
 include: "workflow/rules/metrics.smk"
 include: "workflow/rules/report.smk"
 include: "workflow/rules/manifest.smk"
@@ -39,6 +40,7 @@ rule all:
     input:
         rules.report.output,
         rules.figures.output,
+        EXAMPLES,
         rules.transfer_table.output,
         rules.metrics.output,
         rules.manifest.output,

@@ -137,7 +137,10 @@ MODULES = {
     "claims": "tables.answer tables.claims tables.inference tables.store",
     "metrics": "tables.metrics tables.store",
     "figures": "figures tables.paper tables.store",
-    "report": "config.params figures.titles report.page run.manifest tables.paper tables.store versions",
+    "examples": "data.reading data.slices experiments.examples figures.examples figures.style learning nets"
+    " tables.store",
+    "report": "config.params figures.outcome figures.style figures.titles report.page report.summary run.manifest"
+    " tables.answer tables.paper tables.store versions",
     "manifest": "config.params run.manifest versions",
     "control": f"{EVALUATION} compare.align engine experiments.control learning.reach learning.separable"
     " learning.target tables.store",
@@ -157,7 +160,7 @@ MODULES = {
     " learning.target tables.store",
     "study": "figures.study figures.style report.evidence report.study tables.answer"
     " tables.bootstrap tables.inference tables.markdown tables.ranking tables.store tables.study tables.verdict",
-    "evidence": "config.params report.evidence report.page tables.answer tables.controls tables.findings"
+    "evidence": "config.params figures.style report.evidence report.page tables.answer tables.controls tables.findings"
     " tables.inference tables.markdown tables.ranking tables.store",
 }
 

@@ -131,7 +131,7 @@ def test_an_experiment_changes_a_parameter_by_its_key(clone):
     clone.git("config", "user.name", "test")
     clone.git("config", "user.email", "test@example.org")
     printed = clone.must("dvc", "exp", "run", "-S", "figures.palette=Set2")
-    assert jobs(printed) == {"figures": 1, "report": 1, "manifest": 1}
+    assert jobs(printed) == {"figures": 1, "examples": 2, "report": 1, "manifest": 1}
     assert "figures.palette" in clone.must("dvc", "params", "diff")
     clone.must("dvc", "exp", "run", "--queue", "-S", "figures.palette=Set3")
     clone.must("dvc", "queue", "start")

@@ -214,10 +214,10 @@ def test_a_resource_of_elsewhere_would_be_seen(resource):
 def test_report_is_self_contained_and_says_phantom(drawn):
     tables, out = drawn
     tables = {**tables, "claims": claims(tables, "acdc-seg", VERDICT)}
-    page = render_report(tables, out, {"verdict": VERDICT.model_dump(), "note": "<script>"}, {"torch": "1"})
+    page = render_report(tables, out, {"verdict": VERDICT.model_dump(), "note": "<b>bold"}, {"torch": "1"})
     assert "PHANTOM data" in page
-    assert page.count("data:image/png;base64,") == len(FIGURES)
-    assert "<script>" not in page, "parameters must be escaped"
+    assert page.count("data:image/svg+xml;base64,") == len(FIGURES) - 1, "the verdicts are maps"
+    assert "<b>bold" not in page, "parameters must be escaped"
     assert external_resources(page) == []
     for i in range(1, 9):
         assert f"<td>{i}</td>" in page
@@ -232,6 +232,6 @@ def test_report_of_other_networks_shows_their_figures_only(drawn, tmp_path):
     page = render_report(
         {**own, "claims": claims(own, "acdc-seg", VERDICT)}, tmp_path, {"verdict": VERDICT.model_dump()}, {"torch": "1"}
     )
-    assert page.count("data:image/png;base64,") == 4
+    assert page.count("data:image/svg+xml;base64,") == 3
     for title in ("one parameter of one layer, mine", "between target and sources, mine"):
         assert title in page

@@ -51,7 +51,7 @@ def test_every_file_of_the_contract_is_there_and_not_empty(finished):
         table = pd.read_csv(results / "tables" / f"{name}.csv")
         assert len(table), name
         assert set(columns) <= set(table.columns), name
-    names = [f"fig{i:02d}" for i in range(3, 13)]
+    names = [*(f"fig{i:02d}" for i in range(3, 13)), "examples_unet", "examples_pspnet"]
     files = [*(f"figures/{n}.{e}" for n in names for e in ("svg", "png")), "report.html"]
     files += ["tables/transfer.md", "tables/transfer.tex"]
     models = ["acdc-seg", "acdc-auto", "t1-seg", "t1-auto"]
@@ -96,7 +96,7 @@ def test_the_report_of_snakemake_shows_every_table_and_figure(finished, tmp_path
         shown = [Path(name).name for name in archive.namelist()]
         (page,) = (archive.read(name).decode() for name in archive.namelist() if name == "report/report.html")
     figures = sorted(path.name for path in (finished.path / "results/figures").glob("*.svg"))
-    assert len(figures) == 12
+    assert len(figures) == 12 + 2
     for name in [*(f"{table}.csv" for table in CONTRACT), *figures, "report.html"]:
         assert name in shown, name
     captions = [path for path in (ROOT / "workflow/report").glob("*.rst") if path.stem not in ("workflow", "evidence")]

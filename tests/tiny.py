@@ -160,9 +160,9 @@ _TABLES = {"claims": 1, "figures": 1, "metrics": 1, "report": 1, "manifest": 1}
 _REUSE = {"base_table": 1, "swap_table": 1, "rmse": 1, "bn_shift": 1, "verdict": 1}
 CHANGES: list[tuple[str, Any, dict[str, int]]] = [
     ("verdict.tolerance", 0.3, {"verdict": 1, **_TABLES}),
-    ("figures.palette", "Set2", {"figures": 1, "report": 1, "manifest": 1}),
+    ("figures.palette", "Set2", {"figures": 1, "examples": 2, "report": 1, "manifest": 1}),
     ("transfer.samples", [2, 3, 50], {"transfer": 3, "transfer_table": 1, **_TABLES}),
-    ("nets.unet.arguments.width", 5, {"base": 4, "swap": 2, **_REUSE, **_TABLES}),
+    ("nets.unet.arguments.width", 5, {"base": 4, "swap": 2, "examples": 1, **_REUSE, **_TABLES}),
     (
         "datasets.t1.spacing_mm",
         2.5,
@@ -220,7 +220,7 @@ _SUMMARIES = {"controls": 1, "joint_table": 1, "factorial": 1, "ranking": 1, "ev
 _SWEEPS = {"swap": 4, "joint": 4, "control": 18, "factorial_swap": 4, "factorial_control": 2, "transferability": 2}
 _TRAININGS = {"base": 8, "factorial_base": 6, "transfer": 6, "gain": 6}
 # Every job of `snakemake all evidence` but those that make the processed data.
-AFTER_DATA = {**_TRAININGS, **_SWEEPS, **_REUSE, "transfer_table": 1, **_SUMMARIES, **_LATE}
+AFTER_DATA = {**_TRAININGS, **_SWEEPS, **_REUSE, "transfer_table": 1, "examples": 2, **_SUMMARIES, **_LATE}
 # What a change of code re-runs, `snakemake all evidence`, on the tiny configuration.
 EDITS = [
     Edit("comments, docstrings and layout of all files", ["**/*.py"], _comments, {}),

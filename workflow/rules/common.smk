@@ -116,6 +116,9 @@ TABLE_NAMES = [
     "claims",
 ]
 TABLES = expand("results/tables/{name}.csv", name=TABLE_NAMES)
+EXAMPLES = expand(
+    "results/figures/examples_{net}.{format}", net=config["nets"], format=["svg", "png"]
+)
 
 
 wildcard_constraints:

@@ -17,6 +17,7 @@ rule manifest:
             rules.transfer_table.output.markdown,
             rules.transfer_table.output.latex,
             *rules.figures.output,
+            *EXAMPLES,
             *rules.metrics.output,
             rules.report.output[0],
         ],

@@ -9,6 +9,7 @@ rule report:
     input:
         tables=TABLES,
         figures=rules.figures.output,
+        examples=EXAMPLES,
         templates=templates("report.html.j2"),
     output:
         report("results/report.html", caption="../report/report.rst", category="Report"),
