@@ -1,6 +1,10 @@
 """The command line: exit status, one-line errors, the parameter reference."""
 
+import subprocess
+import sys
 from pathlib import Path
+
+import pytest
 
 from prrmse.cli.main import main
 
@@ -24,3 +28,42 @@ def test_params_reference_is_the_one_in_docs(capsys):
     table = capsys.readouterr().out
     assert "| `verdict.tolerance` |" in table
     assert (ROOT / "docs" / "params.md").read_text().endswith(table)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "meant"),
+    [
+        (["inspct", "a.pth"], "inspect"),
+        (["inspect", "a.pth", "--jsno"], "--json"),
+        (["sweep", "a", "b", "--data", "d", "--spcing=2"], "--spacing"),
+        (["sweep", "a", "b", "--data", "d", "--engine", "fats"], "fast"),
+        (["diff", "a", "b", "--verson"], None),
+    ],
+)
+def test_what_was_probably_meant_is_said(capsys, arguments, meant):
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert (f"; did you mean {meant}?" in error) if meant else ("did you mean" not in error)
+
+
+def test_the_key_that_was_probably_meant_is_said(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    (tmp_path / "more.yaml").write_text("base: {learnign_rate: 0.1}\n")
+    assert main(["check", "params.yaml", str(tmp_path / "more.yaml")]) == 2
+    assert "base.learnign_rate: unknown key; did you mean learning_rate?" in capsys.readouterr().err
+
+
+def test_the_shell_completes_commands_and_options(tmp_path):
+    shell = [sys.executable, "-m", "shtab", "--shell", "bash", "prrmse.cli.main.command_line"]
+    (tmp_path / "completion").write_text(subprocess.run(shell, capture_output=True, text=True, check=True).stdout)
+
+    def completed(*words):
+        line = f"COMP_WORDS=({' '.join(words)}) COMP_CWORD={len(words) - 1}"
+        ask = f"source completion; {line}; _shtab_prrmse; echo ${{COMPREPLY[@]}}"
+        return subprocess.run(["bash", "-c", ask], cwd=tmp_path, capture_output=True, text=True).stdout.split()
+
+    assert completed("prrmse", "in") == ["inspect"]
+    assert completed("prrmse", "sweep", "--sp") == ["--spacing", "--split"]

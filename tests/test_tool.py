@@ -1,5 +1,7 @@
 """The commands on checkpoints: what they print and write, as JSON and as text, and what they refuse."""
 
+import csv
+import io
 import json
 
 import monai
@@ -47,7 +49,39 @@ def test_inspect_lists_ours_in_the_networks_order(folder, capsys):
     rows = json.loads(printed(capsys, "inspect", folder / "target.safetensors", "--json"))
     assert len(rows) == 110
     assert (rows[0]["tensor"], rows[0]["shape"]) == ("inc.0.weight", "4x1x3x3")
-    assert "inc.0.weight" in printed(capsys, "inspect", folder / "twin.pth")
+    assert "inc.0.weight" in printed(capsys, "inspect", folder / "twin.pth", "--all")
+
+
+def test_a_table_begins_with_its_summary_and_fits_the_terminal(folder, capsys, monkeypatch):
+    target, noise = folder / "target.safetensors", folder / "noise.pt"
+    monkeypatch.setenv("COLUMNS", "70")
+    lines = printed(capsys, "inspect", target).splitlines()
+    assert lines[0].startswith("110 pairs of kind and layer (19 W, ")
+    assert len(lines) == 1 + 1 + 1 + 20 + 1 + 1
+    assert lines[-1] == "20 of 110 rows; --all prints all, --csv and --json for other programs"
+    assert max(map(len, lines[2:])) <= 70
+    everything = printed(capsys, "inspect", target, "--all").splitlines()
+    assert len(everything) == 3 + 110
+    assert "tensor" in everything[2].split()
+    rows = list(csv.DictReader(io.StringIO(printed(capsys, "inspect", target, "--csv"))))
+    assert [row["tensor"] for row in rows] == [
+        row["tensor"] for row in json.loads(printed(capsys, "inspect", target, "--json"))
+    ]
+    # The largest first, and the summary names it.
+    data = ["--data", folder / "slices.npz", *RUN]
+    text = printed(capsys, "sweep", target, noise, *data).splitlines()
+    found = {
+        row["kind"] + str(row["layer"]): row
+        for row in json.loads(printed(capsys, "sweep", target, noise, *data, "--json"))
+    }
+    worst = max(found, key=lambda name: found[name]["drop"])
+    reusable = sum(row["drop"] <= 0.05 for row in found.values())
+    assert 0 < reusable < 110
+    assert text[0].startswith(f"{reusable} of 110 pairs can each be taken alone with a mean drop of at most 0.05 from ")
+    assert f"({worst}, {found[worst]['module']})" in text[0]
+    assert "".join(text[3].split()[:2]) == worst
+    assert text[3].split()[-1] == "False"
+    assert "110 pairs; relative RMSE" in printed(capsys, "compare", target, noise).splitlines()[0]
 
 
 def test_compare_prints_and_draws(folder, capsys, tmp_path):

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import difflib
 import errno
 import os
 import re
 import sys
 import tempfile
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from prrmse.errors import InputError, missing_extra
 
@@ -109,3 +110,9 @@ def _defect(error: Exception) -> str:
             pass
     kind = f"{type(error).__name__}: {error}"
     return f"a defect of prrmse, not yours: {one_line(kind)[:300]}; {where}; please report both (SECURITY.md says how)"
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """What was probably meant, to be appended to a message; empty if nothing is close."""
+    close = difflib.get_close_matches(word, list(known), 1)
+    return f"; did you mean {close[0]}?" if close else ""

@@ -6,7 +6,7 @@ import argparse
 import json
 import os
 import re
-import sys
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
@@ -35,15 +35,19 @@ from prrmse.settings import Compute, Dataset, Swap, Training, Verdict
 from prrmse.tables.means import mean_over_patients
 from prrmse.tables.store import write_table
 
+# Rows of a text, and columns that it may do without where a terminal is narrow.
+ROWS = 20
+NARROWER = ("tensor", "effect", "final", "scalars", "mean", "sd")
 FORMATS = get_args(Dataset.model_fields["format"].annotation)
 
 
 def inspect(a: argparse.Namespace) -> None:
     """Print the pairs of a checkpoint, and how much of it has no kind."""
     table = api.inspect(opened([a.checkpoint], a.entry)[a.checkpoint])
-    show(table, a.json)
+    kinds = ", ".join(f"{n} {kind}" for kind, n in table["kind"].value_counts(sort=False).items())
+    show(table, a, f"{len(table)} pairs of kind and layer ({kinds}), {table['scalars'].sum():,} scalars")
     without = table.attrs["without_kind"]
-    if without and not a.json:
+    if without and not (a.json or a.csv):
         named = ", ".join(list(without)[:4]) + (", ..." if len(without) > 4 else "")
         print(f"\n{sum(without.values())} scalars in {len(without)} tensors have no kind, so are in no pair: {named}")
 
@@ -63,10 +67,19 @@ def compare(a: argparse.Namespace) -> None:
     if a.json:
         print(json.dumps({"distances": records(distances), "does_not_fit": records(odd)}, indent=1))
         return
-    show(distances)
-    if len(odd):
-        print(f"\n{len(odd)} tensors are not the same in both:")
-        show(odd)
+    kernels = distances[distances["kind"] == "W"]
+    far = (kernels if len(kernels) else distances).nlargest(1, "rmse_relative").iloc[0]
+    median = distances["rmse_relative"].median()
+    show(
+        distances,
+        a,
+        f"{len(distances)} pairs; relative RMSE (0 equal, 1 uncorrelated): median {median:.3g}, largest of a kernel "
+        f"{far['rmse_relative']:.3g} ({far['kind']}{far['layer']}, {far['module']})",
+        first="rmse_relative",
+    )
+    if len(odd) and not a.csv:
+        print()
+        show(odd, a, f"{len(odd)} tensors are not the same in both:")
 
 
 def sweep(a: argparse.Namespace) -> None:
@@ -85,7 +98,16 @@ def sweep(a: argparse.Namespace) -> None:
         from prrmse.figures.tool import drops_by_layer
 
         drops_by_layer(means, tolerance, a.figure)
-    show(means, a.json)
+    means["reusable"] = means["drop"] <= tolerance
+    worst = means.nlargest(1, "drop").iloc[0]
+    show(
+        means,
+        a,
+        f"{means['reusable'].sum()} of {len(means)} pairs can each be taken alone with a mean drop of at most "
+        f"{tolerance:g} from {means['baseline'].mean():.3f}; the largest is {worst['drop']:.3f} "
+        f"({worst['kind']}{worst['layer']}, {worst['module']})",
+        first="drop",
+    )
 
 
 def advise(a: argparse.Namespace) -> None:
@@ -120,12 +142,14 @@ def advise(a: argparse.Namespace) -> None:
     if a.json:
         print(text, end="")
         return
-    show(advice.ranking)
     best = advice.ranking.iloc[0]
-    print(
-        f"\nBest fit: {best['source']}. {best['reusable_scalars']:.0%} of its parameters can be taken with a mean drop "
+    show(
+        advice.ranking,
+        a,
+        f"Best fit: {best['source']}. {best['reusable_scalars']:.0%} of its parameters can be taken with a mean drop "
         f"of at most {a.tolerance:g} Dice each; all of them at once change Dice by {best['joint_change']:+.3f} "
-        f"({best['joint_low']:+.3f} to {best['joint_high']:+.3f}, {best['n_cases']:.0f} patients) without any training."
+        f"({best['joint_low']:+.3f} to {best['joint_high']:+.3f}, {best['n_cases']:.0f} patients) without any "
+        "training.",
     )
 
 
@@ -178,9 +202,8 @@ def advise_within_budget(a: argparse.Namespace) -> None:
     if a.json:
         print(text, end="")
         return
-    show(found.ranking)
-    print(f"\n{sentence(found)}\n{found.seconds:.0f} s of training were spent.")
-    if found.answer == TRANSFER and a.out:
+    show(found.ranking, a, f"{sentence(found)}\n{found.seconds:.0f} s of training were spent.")
+    if found.answer == TRANSFER and a.out and not a.csv:
         print("prrmse warmstart --advice writes this start, and prrmse train goes on from there (docs/advise.md).")
 
 
@@ -248,7 +271,13 @@ def train(a: argparse.Namespace) -> None:
         trust=a.trust,
     )
     table = mean_over_patients(trained.dice, ["class"])
-    show(table.assign(n_train=len(trained.patients)), a.json)
+    mean = table[table["class"] == "mean"].iloc[0]
+    show(
+        table.assign(n_train=len(trained.patients)),
+        a,
+        f"Dice {mean['dice']:.3f}, mean over structures and {mean['n_patients']:.0f} patients, after training on "
+        f"{len(trained.patients)}",
+    )
 
 
 def listed_tensors(path: str) -> list[str]:
@@ -428,13 +457,39 @@ def slices_of(a: argparse.Namespace) -> Slices:
     return slices
 
 
-def show(table: pd.DataFrame, as_json: bool = False) -> None:
-    """As JSON, or as text."""
-    if as_json:
+def show(table: pd.DataFrame, a: argparse.Namespace, summary: str, first: str = "") -> None:
+    """As JSON or CSV, or what is to be known of it and then rows that fit the terminal.
+
+    Args:
+        table: the rows.
+        a: json, csv, all.
+        summary: the first line of the text.
+        first: of a text that has not all rows, the column whose largest values come first.
+    """
+    if a.json:
         print(json.dumps(records(table), indent=1))
         return
-    with pd.option_context("display.width", 200, "display.max_columns", None, "display.max_colwidth", 60):
-        print(table.to_string(index=False, float_format=lambda v: f"{v:.4g}"), file=sys.stdout)
+    if a.csv:
+        print(table.to_csv(index=False), end="")
+        return
+    print(f"{summary}\n")
+    shown = table
+    if len(table) > ROWS and not a.all:
+        shown = (table.sort_values(first, ascending=False, kind="stable") if first else table).head(ROWS)
+    text = _as_text(shown)
+    for column in NARROWER if not a.all else ():
+        if len(text.partition("\n")[0]) > shutil.get_terminal_size((120, 24)).columns:
+            shown = shown.drop(columns=column, errors="ignore")
+            text = _as_text(shown)
+    print(text)
+    if len(shown) < len(table):
+        order = f", by {first}" if first else ""
+        print(f"\n{len(shown)} of {len(table)} rows{order}; --all prints all, --csv and --json for other programs")
+
+
+def _as_text(table: pd.DataFrame) -> str:
+    with pd.option_context("display.width", None, "display.max_columns", None, "display.max_colwidth", 60):
+        return table.to_string(index=False, float_format=lambda v: f"{v:.4g}")
 
 
 def records(table: pd.DataFrame) -> list[dict[str, Any]]:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import sys
 from importlib.metadata import version
 from typing import Any, NoReturn, get_args
 
-from prrmse.failures import FIX, exit_status, one_line
+from prrmse.failures import FIX, did_you_mean, exit_status, one_line
 from prrmse.log import show_messages
 from prrmse.names import PLANS
 from prrmse.settings import Compute, Dataset, FrozenStatistics, Section, Swap, Training, Transfer, Verdict
@@ -45,10 +46,21 @@ FLAGS = {
 
 
 class Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line; argparse prints the usage before it."""
+    """Says what is wrong in one line, and what was probably meant; argparse prints the usage before it."""
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
+        """What is left over is an error of the command that it was given to, which knows its own options."""
+        parsed, left = super().parse_known_args(args, namespace)
+        if left:
+            self.error(f"unrecognized arguments: {' '.join(left)}")
+        return parsed, left
 
     def error(self, message: str) -> NoReturn:
-        print(f"error: {one_line(message)}; see {self.prog} --help", file=sys.stderr)
+        # From Python 3.14 on argparse says so itself, but of choices only.
+        wrong = re.search(r"(?:unrecognized arguments:|invalid choice:) '?([^\s'=]+)", message)
+        known = [*self._option_string_actions, *(str(c) for action in self._actions for c in action.choices or ())]
+        hint = did_you_mean(wrong[1], known) if wrong else ""
+        print(f"error: {one_line(message)}{hint}; see {self.prog} --help", file=sys.stderr)
         raise SystemExit(FIX)
 
 
@@ -105,7 +117,10 @@ def _add_tools(commands: Any) -> None:
             epilog=f"Example:\n  {example}",
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
-        made.add_argument("--json", action="store_true", help="print JSON")
+        form = made.add_mutually_exclusive_group()
+        form.add_argument("--all", action="store_true", help="print every row and column of a table")
+        form.add_argument("--json", action="store_true", help="print JSON")
+        form.add_argument("--csv", action="store_true", help="print the table as CSV")
         made.add_argument(
             "--entry",
             action="append",

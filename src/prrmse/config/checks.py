@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from prrmse.errors import InputError
-from prrmse.failures import one_line
+from prrmse.failures import did_you_mean, one_line
 from prrmse.files import package_file
 from prrmse.names import models, split_model
 from prrmse.settings import ForeignNetwork, Network, Params, Section
@@ -62,7 +62,8 @@ def _explain(error: ValidationError) -> str:
     found = sorted(error.errors(include_url=False), key=lambda e: e["type"] != "extra_forbidden")[0]
     key = ".".join(str(part) for part in found["loc"]) or "the top level"
     if found["type"] == "extra_forbidden":
-        return f"{key}: unknown key; `prrmse params` lists all that there are"
+        hint = did_you_mean(str(found["loc"][-1]), _known_keys())
+        return f"{key}: unknown key{hint}; `prrmse params` lists all that there are"
     if found["type"] == "missing":
         return f"{key}: is missing; `prrmse params` says what it means"
     message = f"{key}: {found['msg']}, not {json.dumps(found['input'], default=str)[:80]}"
@@ -70,6 +71,12 @@ def _explain(error: ValidationError) -> str:
         message += " (YAML reads 1e-3 as text; write 0.001 or 1.0e-3)"
     description = _description(found["loc"])
     return f"{message} [{description}]" if description else message
+
+
+def _known_keys() -> set[str]:
+    from prrmse.config.reference import keys
+
+    return {key.rpartition(".")[2] for key in keys()}
 
 
 def _description(location: tuple[int | str, ...]) -> str:

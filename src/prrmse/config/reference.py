@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cache
 from typing import Any
 
@@ -33,6 +33,11 @@ def described(key: str) -> str:
     while parts and parts[-1].isdigit():
         del parts[-1]
     return _meanings().get(".".join(parts), "")
+
+
+def keys() -> Iterable[str]:
+    """Every parameter, dotted; ``NAME`` is a name of the user's."""
+    return _meanings()
 
 
 @cache
