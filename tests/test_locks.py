@@ -114,6 +114,16 @@ def test_a_run_that_ended_by_itself_has_left_no_lock(start):
     assert lock.exists()
 
 
+def test_the_name_of_a_run_is_on_the_disk_before_snakemake_locks(tmp_path, monkeypatch):
+    """Otherwise a lock could outlive a power failure, and the name of whoever left it not."""
+    monkeypatch.chdir(tmp_path)
+    Path(".snakemake").mkdir()
+    synced = []
+    monkeypatch.setattr(os, "fsync", lambda handle: synced.append(os.pread(handle, 1000, 0)))
+    assert locks.hold_run() is None
+    assert synced == [locks.RUN.read_bytes()]
+
+
 @pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK])
 def test_where_nothing_can_be_locked_no_run_counts_as_at_work(start, monkeypatch, number):
     def unsupported(*_: int) -> None:

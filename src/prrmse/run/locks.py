@@ -155,9 +155,11 @@ def _exclusive(handle: int, seconds: float) -> bool | None:
 
 def _write_holder(handle: int) -> None:
     holder = {"process": os.getpid(), "host": socket.gethostname(), "boot": _boot()}
+    content = json.dumps(holder).encode()
     with contextlib.suppress(OSError):
-        os.truncate(handle, 0)
-        os.pwrite(handle, json.dumps(holder).encode(), 0)
+        os.pwrite(handle, content, 0)
+        os.truncate(handle, len(content))
+        os.fsync(handle)  # before Snakemake's lock: if the power fails, none is found without a name
 
 
 def _forget_holder(handle: int, process: int) -> None:
