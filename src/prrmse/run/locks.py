@@ -12,7 +12,6 @@ import atexit
 import contextlib
 import json
 import os
-import shlex
 import signal
 import socket
 import threading
@@ -83,8 +82,8 @@ def check_writable() -> None:
     for path in (*folders, *files, *Path("logs").rglob("*")):
         if path.exists() and not os.access(path, os.W_OK):
             raise InputError(
-                f"{path.absolute()}: cannot be written by this user (it belongs to {_owner(path)}); work in a clone of "
-                f"your own: git clone {shlex.quote(str(Path.cwd()))}"
+                f"{path.absolute()}: cannot be written by this user (it belongs to {_owner(path)}); work in a folder "
+                "of your own (snakemake --directory), or in a clone"
             )
 
 
