@@ -7,7 +7,7 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
-from matplotlib.colors import ListedColormap
+from matplotlib.colors import ListedColormap, Normalize
 from matplotlib.patches import Patch
 
 from prrmse.figures.style import NET_NAMES, Drawing, colours, save, use_style
@@ -27,15 +27,14 @@ def draw_examples(rows: Sequence[Row], classes: Mapping[int, str], net: str, set
     """
     use_style(settings)
     palette = colours(list(classes.values()), settings.style.palette)
-    colour_map = ListedColormap(list(palette.values()))
+    colour_map, scale = ListedColormap(list(palette.values())), Normalize(min(classes) - 0.5, max(classes) + 0.5)
     figure, axes = plt.subplots(len(rows), 3, figsize=(5, 1.8 * len(rows)), layout="constrained", squeeze=False)
     for line, (title, image, *masks) in zip(axes, rows, strict=True):
         for ax, mask, name in zip(line, (None, *masks), ("image", "truth", "prediction"), strict=True):
             ax.imshow(image, cmap="gray", interpolation="nearest")
             if mask is not None:
                 seen = np.ma.masked_array(mask, ~np.isin(mask, list(classes)))
-                limits = {"vmin": min(classes) - 0.5, "vmax": max(classes) + 0.5}
-                ax.imshow(seen, cmap=colour_map, alpha=0.55, interpolation="nearest", **limits)
+                ax.imshow(seen, cmap=colour_map, norm=scale, alpha=0.55, interpolation="nearest")
             ax.set(xticks=[], yticks=[])
             ax.set_title(f"{title}\n{name}" if ax is line[0] else f"\n{name}", fontsize="small", loc="left")
     figure.suptitle(NET_NAMES.get(net, net))

@@ -126,7 +126,7 @@ def verdict_maps(verdict: pd.DataFrame) -> list[Map]:
             ]
             for kind in KINDS
         }
-        title = f"{NET_NAMES.get(net, net)}, {target} from {source}: {share:.0%} of pairs reusable"
+        title = f"{NET_NAMES.get(str(net), str(net))}, {target} from {source}: {share:.0%} of pairs reusable"
         found.append(Map(title, [(kind, cells) for kind, cells in kinds.items() if cells]))
     return found
 
@@ -136,21 +136,20 @@ def rmse_maps(rmse: pd.DataFrame, verdict: pd.DataFrame) -> list[Map]:
     kernels = rmse[rmse["kind"] == "W"]
     # Each two models stand in the table once.
     both = pd.concat([kernels, kernels.rename(columns={"model_a": "model_b", "model_b": "model_a"})])
-    keys = ["net", "model_a", "model_b", "layer", "module"]
-    means = both.groupby(keys)["rmse_relative"].mean().reset_index("layer").reset_index("module")
+    means = both.groupby(["net", "model_a", "model_b", "layer", "module"])["rmse_relative"].mean().reset_index()
     found = []
     for (net, target), rows in verdict.groupby(["net", "target"], sort=False):
+        own = means[(means["net"] == net) & (means["model_a"] == target)].sort_values("layer")
         sources = []
         for source in rows["source"].unique():
-            layers = means.loc[(net, target, source)].sort_values("layer")
+            layers = own[own["model_b"] == source].itertuples()
             cells = [
                 Cell(round(min(row.rmse_relative, 1), 3), f"W {row.layer}, {row.module}: {row.rmse_relative:.3f}")
-                for row in layers.itertuples()
+                for row in layers
             ]
             sources.append((str(source), cells))
-        found.append(
-            Map(f"{NET_NAMES.get(net, net)}: relative RMSE of kernels between {target} and its sources", sources)
-        )
+        name = NET_NAMES.get(str(net), str(net))
+        found.append(Map(f"{name}: relative RMSE of kernels between {target} and its sources", sources))
     return found
 
 

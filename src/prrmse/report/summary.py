@@ -24,7 +24,7 @@ def _reuse(network: pd.DataFrame, tolerance: float) -> str:
     parts = []
     for (net, target), rows in network.groupby(["net", "target"], sort=False):
         own = rows[rows["source"] != "all"]
-        best = own.loc[own["fraction_pairs"].idxmax()]
+        best = own.nlargest(1, "fraction_pairs").iloc[0]
         rule = "is" if bool(rows[rows["source"] == "all"]["is_rn"].iloc[0]) else "is not"
         parts.append(
             f"{best['fraction_pairs']:.0%} of the pairs of kind and layer of {_name(net)} can each be taken alone from "
@@ -40,12 +40,12 @@ def _gains(transfer: pd.DataFrame) -> list[str]:
         return []
     few = rows[rows["samples"] == rows["samples"].min()]
     net = few["net"].iloc[0]
-    dice = few[few["net"] == net].groupby(["arm", "source"])["dice"].mean()
+    dice = few[few["net"] == net].groupby(["arm", "source"])["dice"].mean().reset_index()
     parts = []
     for arm, text in (("scratch", "from scratch"), ("finetune", "fine-tuned"), ("freeze", "with what is reused kept")):
-        if arm in dice.index:
-            best = dice[arm].idxmax()
-            parts.append(f"{dice[arm, best]:.2f} {text}" + ("" if arm == "scratch" else f" (best source: {best})"))
+        for _, best in dice[dice["arm"] == arm].nlargest(1, "dice").iterrows():
+            source = "" if arm == "scratch" else f" (best source: {best['source']})"
+            parts.append(f"{best['dice']:.2f} {text}{source}")
     patients = int(few["n_train"].max())
     return [f"Trained with {patients} patients, {_name(net)} reaches a Dice of {', '.join(parts)}."]
 
