@@ -117,12 +117,12 @@ def verdict_maps(verdict: pd.DataFrame) -> list[Map]:
         kinds = {
             kind: [
                 Cell(
-                    round(float(np.clip(row.drop / LARGEST_DROP, 0, 1)), 3),
-                    f"{kind} {row.layer}, {row.module}: drop {row.drop:.3f} ({row.drop_low:.3f} to {row.drop_high:.3f})"
-                    + (", reusable" if row.reusable else ""),
-                    "•" if row.reusable else "",
+                    round(float(np.clip(row["drop"] / LARGEST_DROP, 0, 1)), 3),
+                    f"{kind} {row['layer']}, {row['module']}: drop {row['drop']:.3f} ({row['drop_low']:.3f} to "
+                    f"{row['drop_high']:.3f})" + (", reusable" if row["reusable"] else ""),
+                    "•" if row["reusable"] else "",
                 )
-                for row in rows[rows["kind"] == kind].sort_values("layer").itertuples()
+                for row in rows[rows["kind"] == kind].sort_values("layer").to_dict("records")
             ]
             for kind in KINDS
         }
