@@ -46,7 +46,7 @@ def demo() -> None:
         f"## Transfer (transfer.md)\n\n{(TABLES / 'transfer.md').read_text().strip()}",
     ]
     page.write_text(head + "\n\n".join(parts) + "\n")
-    for name in ("fig03", "verdict", "transfer"):
+    for name in ("fig03", "verdict", "transfer", "examples_unet"):
         shutil.copy(ROOT / "results" / "figures" / f"{name}.png", IMAGES)
 
 
