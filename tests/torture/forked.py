@@ -34,6 +34,8 @@ class Run:
                 out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
                 for number, stream in enumerate((os.open(os.devnull, os.O_RDONLY), out, out)):
                     os.dup2(stream, number)
+                # The process may have others, e.g. those with which pytest captures what is printed.
+                sys.stdout, sys.stderr = (os.fdopen(number, "w", buffering=1, closefd=False) for number in (1, 2))
                 signal.signal(signal.SIGINT, signal.default_int_handler)
                 os.environ.clear()
                 os.environ.update(environment)
