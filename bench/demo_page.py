@@ -11,6 +11,7 @@ import argparse
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -27,6 +28,7 @@ FIRST = "## Base models"
 HOLDS = "## What holds"
 ANSWERS = "## Answers"
 EVIDENCE_FIGURES = ("controls", "joint", "factorial", "ranking")
+STUDY_FIGURES = ("study_gains", "study_ranking")
 
 
 def read(name: str) -> pd.DataFrame:
@@ -54,10 +56,16 @@ def evidence() -> None:
     """docs/evidence.md and its pictures."""
     page = ROOT / "docs" / "evidence.md"
     found = (ROOT / "results" / "evidence" / "evidence.md").read_text()
-    for name in EVIDENCE_FIGURES:
-        found = found.replace(f"]({name}.png)", f"](images/{name}.png)")
-        shutil.copy(ROOT / "results" / "evidence" / f"{name}.png", IMAGES)
+    found = with_pictures(found, ROOT / "results" / "evidence", EVIDENCE_FIGURES)
     page.write_text(page.read_text().partition(HOLDS)[0] + HOLDS + found.partition(HOLDS)[2])
+
+
+def with_pictures(text: str, folder: Path, names: Sequence[str]) -> str:
+    """A page of the workflow with its pictures, which are copied, as seen from docs/."""
+    for name in names:
+        text = text.replace(f"]({name}.png)", f"](images/{name}.png)")
+        shutil.copy(folder / f"{name}.png", IMAGES)
+    return text
 
 
 def tools() -> None:
@@ -77,10 +85,7 @@ def study() -> None:
     kept.mkdir(exist_ok=True)
     for name in RAW:
         shutil.copy(folder / f"{name}.csv", kept)
-    found = (folder / "study.md").read_text()
-    for name in ("study_gains", "study_ranking"):
-        found = found.replace(f"]({name}.png)", f"](images/{name}.png)")
-        shutil.copy(folder / f"{name}.png", IMAGES)
+    found = with_pictures((folder / "study.md").read_text(), folder, STUDY_FIGURES)
     page.write_text(page.read_text().partition(ANSWERS)[0] + found)
 
 

@@ -159,7 +159,8 @@ MODULES = {
     "study_scores": f"{EVALUATION} compare engine experiments.transferability learning.reach learning.separable"
     " learning.target tables.store",
     "study": "figures.study figures.style report.evidence report.study tables.answer"
-    " tables.bootstrap tables.inference tables.markdown tables.ranking tables.store tables.study tables.verdict",
+    " tables.bootstrap tables.inference tables.markdown tables.means tables.ranking tables.store tables.study"
+    " tables.verdict",
     "evidence": "config.params figures.style report.evidence report.page tables.answer tables.controls tables.findings"
     " tables.inference tables.markdown tables.ranking tables.store",
 }

@@ -57,7 +57,5 @@ def models(datasets: Iterable[str], tasks: Iterable[str]) -> list[str]:
 PLANS = ("finetune", "half", "head")
 
 # Where a training of the study may start, besides from a base model: random kernels, or the network's own pretrained
-# weights. And what of the source is reused: nothing beyond that start, all, what the verdict allows, or as many scalars
-# drawn at random (``random0``, ``random1`` and so on).
+# weights.
 SCRATCH, PRETRAINED = "scratch", "pretrained"
-REUSED = ("none", "all", "verdict", "random")

@@ -8,6 +8,7 @@ import pandas as pd
 from prrmse.figures.study import draw_study_gains, draw_study_ranking
 from prrmse.figures.style import Drawing
 from prrmse.files import write_text
+from prrmse.names import split_model
 from prrmse.report.study import study_page
 from prrmse.run.job import run
 from prrmse.tables.store import read_table, read_tables, write_table
@@ -22,7 +23,7 @@ def main(a: Namespace) -> None:
     whole, few = read_tables(a.guides[:middle]), read_tables(a.guides[middle:])
     sweeps = read_tables(a.sweeps) if a.sweeps else pd.DataFrame()
     raw = {
-        "data": data[data["dataset"].isin({model.rpartition("-")[0] for model in study.targets})],
+        "data": data[data["dataset"].isin({split_model(target)[0] for target in study.targets})],
         "base": base,
         "runs": runs_table(read_tables(a.runs)),
         "scores": score_table(read_tables(a.scores), base, data),

@@ -10,7 +10,7 @@ import pandas as pd
 from prrmse.figures.style import DICE, Drawing, colours, footnote, legend_above, panel_grid, save, use_style
 from prrmse.names import PRETRAINED, SCRATCH
 from prrmse.tables.ranking import SCORES
-from prrmse.tables.study import MODES, arm, dice_of
+from prrmse.tables.study import MODES, arm, dice_of, of_sources
 
 LISTS = {"verdict": "the verdict's list", "random": "random lists of equal size", "all": "all"}
 
@@ -29,7 +29,7 @@ def draw_study_gains(runs: pd.DataFrame, settings: Drawing, out: Path) -> None:
     heights = {target: i for i, target in enumerate(targets)}
     figure, (left, right) = panel_grid(1, 2, 0.9 + 0.3 * len(targets))
     palette = colours(["a base model", PRETRAINED, SCRATCH, *LISTS], settings.style.palette)
-    sources = test[(test["reused"] == "all") & (test["mode"] == "finetune")]
+    sources = of_sources(test)
     left.plot(
         sources["dice"],
         sources["target"].map(heights),

@@ -17,6 +17,7 @@ from prrmse.names import PRETRAINED, SCRATCH, split_model
 from prrmse.settings import Verdict
 from prrmse.tables.answer import UNDECIDED, Answer
 from prrmse.tables.inference import Interval, decide, t_interval
+from prrmse.tables.means import mean_over_patients
 from prrmse.tables.ranking import SCORES
 from prrmse.tables.verdict import verdict_table
 
@@ -32,15 +33,12 @@ def runs_table(parts: pd.DataFrame) -> pd.DataFrame:
     Args:
         parts: rows of `prrmse.experiments.study.study_run` with `RUN`.
     """
-    keys = [*RUN, *COUNTS, "class"]
-    grouped = parts.groupby(keys, sort=False)["dice"]
-    return grouped.agg(dice="mean", dice_sd="std", n_patients="count").reset_index()
+    return mean_over_patients(parts, [*RUN, *COUNTS, "class"])
 
 
 def base_measured_table(parts: pd.DataFrame) -> pd.DataFrame:
     """Each base model by split and class: dice, dice_sd over patients, n_patients."""
-    grouped = parts.groupby(["net", "model", "seed", "split", "class"], sort=False)["dice"]
-    return grouped.agg(dice="mean", dice_sd="std", n_patients="count").reset_index()
+    return mean_over_patients(parts, ["net", "model", "seed", "split", "class"])
 
 
 def reuse_table(sweeps: pd.DataFrame, settings: Verdict) -> pd.DataFrame:
@@ -125,6 +123,11 @@ def arm(means: pd.DataFrame, reused: str, mode: str, source: str | None = None) 
     return own.set_index(["net", "target"])["dice"]
 
 
+def of_sources(means: pd.DataFrame) -> pd.DataFrame:
+    """The rows of `dice_of` whose source is reused as a whole and trained further."""
+    return means[(means["reused"] == "all") & (means["mode"] == "finetune")]
+
+
 def gains_table(runs: pd.DataFrame) -> pd.DataFrame:
     """Each target in a line: the starts, and the source that is best on the validation patients, all on test patients.
 
@@ -136,11 +139,11 @@ def gains_table(runs: pd.DataFrame) -> pd.DataFrame:
     found = runs.groupby(keys, sort=False)["n_train"].max().to_frame()
     for start in (SCRATCH, PRETRAINED):
         found[start] = arm(test, "none", "finetune", start)
-    whole = [table[(table["reused"] == "all") & (table["mode"] == "finetune")] for table in (test, val)]
-    chosen = whole[1].loc[whole[1].groupby(keys, sort=False)["dice"].idxmax()]
-    best = whole[0].merge(chosen[[*keys, "source"]], on=[*keys, "source"]).set_index(keys)
+    reported, chosen_on = of_sources(test), of_sources(val)
+    chosen = chosen_on.loc[chosen_on.groupby(keys, sort=False)["dice"].idxmax()]
+    best = reported.merge(chosen[[*keys, "source"]], on=[*keys, "source"]).set_index(keys)
     found["best_source"], found["best"] = best["source"], best["dice"]
-    by_target = whole[0].groupby(keys, sort=False)["dice"]
+    by_target = reported.groupby(keys, sort=False)["dice"]
     found["mean"], found["n_sources"] = by_target.mean(), by_target.count()
     return found.reset_index()
 
@@ -233,8 +236,7 @@ def ranking_over_targets(scores: pd.DataFrame, runs: pd.DataFrame, level: float)
         net, score, tau, low, high (`t_interval` over targets), regret (Dice lost by the source that is ranked first,
         mean over targets), n_targets, n_sources (at most, of one target).
     """
-    test = dice_of(runs)
-    test = test[(test["reused"] == "all") & (test["mode"] == "finetune")]
+    test = of_sources(dice_of(runs))
     signed = scores.assign(value=scores["value"] * scores["score"].map(lambda score: SCORES[score][0]))
     lines = []
     for (net, score), group in signed.merge(test, on=["net", "target", "source"]).groupby(["net", "score"], sort=False):
