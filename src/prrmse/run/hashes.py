@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from prrmse.errors import InputError
@@ -63,9 +63,8 @@ def check_phantom(lines: Path) -> None:
     Raises:
         InputError: names the first file that differs, and what makes the phantom anew.
     """
-    for digest, file in phantom_files(lines) if lines.is_file() else []:
-        if not file.is_file() or sha256_of(file) != digest:
-            raise _not_as_written(file, lines)
+    for file in _changed_phantom_files(lines) if lines.is_file() else ():
+        raise _not_as_written(file, lines)
 
 
 def _not_as_written(file: Path, record: Path) -> InputError:
@@ -125,12 +124,13 @@ def damaged(folder: str | Path = ".") -> list[str]:
     for lines in sorted(folder.glob("data/phantom/*.sha256")):
         name = lines.relative_to(folder).as_posix()
         if name not in changed and not is_unfinished(folder, name):
-            changed += [
-                str(file.relative_to(folder))
-                for digest, file in phantom_files(lines)
-                if not file.is_file() or sha256_of(file) != digest
-            ]
+            changed += [str(file.relative_to(folder)) for file in _changed_phantom_files(lines)]
     return changed
+
+
+def _changed_phantom_files(lines: Path) -> Iterator[Path]:
+    """Files of a phantom that are gone or not as they were written."""
+    return (file for digest, file in phantom_files(lines) if not file.is_file() or sha256_of(file) != digest)
 
 
 def phantom_files(lines: Path) -> list[tuple[str, Path]]:

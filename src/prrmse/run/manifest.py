@@ -19,8 +19,8 @@ from prrmse.versions import installed_versions
 
 PACKAGES = ("torch", "torchvision", "numpy", "pandas", "nibabel", "seaborn", "snakemake", "dvc")
 MANIFEST = Path("results/manifest.json")
-# What decides the results; dvc.lock and documents do not.
 CHECKOUT = Path(__file__).parents[3]
+# What decides the results; dvc.lock and documents do not.
 SOURCES = ("Snakefile", "workflow", "src", "params.yaml", "environment.yml", "requirements.txt")
 
 
