@@ -154,7 +154,7 @@ MODULES = {
     "gain": f"{TRAINING} experiments.probe experiments.transfer tables.plan tables.store versions",
     "ranking": f"{EVIDENCE} tables.bootstrap tables.ranking",
     "study_base": f"{EVALUATION} experiments.study learning.target tables.store",
-    "study_few": f"{TRAINING} experiments.study tables.store versions",
+    "study_start": f"{TRAINING} experiments.study tables.bootstrap tables.store tables.verdict versions",
     "study_run": f"{TRAINING} experiments.study tables.bootstrap tables.store tables.verdict versions",
     "study_scores": f"{EVALUATION} compare engine experiments.transferability learning.reach learning.separable"
     " learning.target tables.store",

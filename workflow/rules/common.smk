@@ -132,8 +132,8 @@ wildcard_constraints:
     arm="scratch|freeze|finetune|probe",
     source_seed=r"\d+",
     control="|".join([*CONTROLS, "noise-.*"]),
-    start="|".join([*MODELS, SCRATCH, PRETRAINED]),
-    reused=r"none|all|verdict|random\d+",
+    start=f"{SCRATCH}|{PRETRAINED}",
+    reused=r"all|verdict|random\d+",
     mode="finetune|freeze",
 
 
@@ -320,17 +320,11 @@ def gain_parts(kind):
     ]
 
 
-def study_checkpoint(wildcards):
-    """The source's checkpoint; nothing where the start is the network's own."""
-    own = wildcards.start in (SCRATCH, PRETRAINED)
-    return [] if own else checkpoint(wildcards.net, wildcards.start, SEEDS[0])
-
-
 def study_sweep(wildcards):
     """The sweep from which the list of reused pairs follows, where there is one."""
-    if wildcards.reused in ("none", "all"):
+    if wildcards.reused == "all":
         return []
-    return f"results/swap/{wildcards.net}/{wildcards.target}/{wildcards.start}/seed{SEEDS[0]}.csv"
+    return f"results/swap/{wildcards.net}/{wildcards.target}/{wildcards.source}/seed{SEEDS[0]}.csv"
 
 
 def study_section():
@@ -354,15 +348,25 @@ def study_sources(target):
     return [m for m in study_section()["sources"] if split_model(m)[0] != own]
 
 
+def study_starts(net):
+    """The starts that a network has of its own, the best first."""
+    has_weights = config["nets"][net]["pretrained"] != "none"
+    return [PRETRAINED, SCRATCH] if has_weights else [SCRATCH]
+
+
+def study_guide_of(wildcards):
+    """The target as a user has it: trained on few patients from the network's own start."""
+    start, seed = study_starts(wildcards.net)[0], study_section()["seeds"][0]
+    return f"results/study/starts/{wildcards.net}/{wildcards.target}/{start}/seed{seed}.safetensors"
+
+
 def study_runs(wildcards):
     """Every training of the study: each start with all reused; of a neighbour also lists of layers, and frozen."""
     s = study_section()
     found = []
     for net in s["nets"]:
-        has_weights = config["nets"][net]["pretrained"] != "none"
         for target, neighbour in study_neighbours():
-            starts = [SCRATCH, *([PRETRAINED] if has_weights else [])]
-            arms = [(start, "none", "finetune") for start in starts]
+            arms = [(start, "none", "finetune") for start in study_starts(net)]
             arms += [(source, "all", "finetune") for source in study_sources(target)]
             lists = ["verdict", *(f"random{i}" for i in range(s["draws"]))]
             arms += [(neighbour, reused, "finetune") for reused in lists]
@@ -418,7 +422,7 @@ def study_guides(wildcards):
     """Sweeps of each target by its neighbour: trained on all its patients, then on few."""
     return [
         f"{folder}/{net}/{target}/{source}/seed{SEEDS[0]}.csv"
-        for folder in ("results/swap", "results/study/few/swap")
+        for folder in ("results/swap", "results/study/guides")
         for net in study_section()["nets"]
         for target, source in study_neighbours()
     ]

@@ -5,7 +5,6 @@ REQUIRED INPUTS: processed data with a test split; checkpoints of the base model
 OUTPUTS: results/study/*.csv, study.md and its figures
 """
 
-FEW = "results/study/few"
 STUDY_TABLES = (
     "data",
     "base",
@@ -44,18 +43,45 @@ rule study_base:
         " --table {output:q} --code {params.code:q} 2>&1 | tee {log:q}"
 
 
+rule study_start:
+    input:
+        data=lambda w: data_of(w.target),
+        checked=ancient("results/tables/data.csv"),
+    output:
+        checkpoint="results/study/starts/{net}/{target}/{start}/seed{seed}.safetensors",
+        table="results/study/runs/{net}/{target}/{start}/none-finetune/seed{seed}.csv",
+    log:
+        "logs/study_start/{net}/{target}/{start}/seed{seed}.log",
+    benchmark:
+        "benchmarks/study_start/{net}/{target}/{start}/seed{seed}.tsv"
+    conda:
+        "../../environment.yml"
+    threads: config["compute"]["threads"]
+    resources:
+        gpu=GPU,
+    params:
+        code=code("study_start"),
+        json=parameters("nets.{net}", "init", "compute", "study.samples", "study.train"),
+    message:
+        "study_start: {wildcards.net}, {wildcards.target} from {wildcards.start}, seed {wildcards.seed}"
+    shell:
+        "python -m prrmse.run.warm workflow/scripts/study_start.py --net {wildcards.net:q} --target {wildcards.target:q}"
+        " --start {wildcards.start:q} --seed {wildcards.seed:q} --data {input.data:q} --params {params.json:q}"
+        " --checkpoint {output.checkpoint:q} --table {output.table:q} --code {params.code:q} 2>&1 | tee {log:q}"
+
+
 rule study_run:
     input:
         data=lambda w: data_of(w.target),
-        checkpoint=study_checkpoint,
+        checkpoint=lambda w: checkpoint(w.net, w.source, SEEDS[0]),
         sweep=study_sweep,
         checked=ancient("results/tables/data.csv"),
     output:
-        "results/study/runs/{net}/{target}/{start}/{reused}-{mode}/seed{seed}.csv",
+        "results/study/runs/{net}/{target}/{source}/{reused}-{mode}/seed{seed}.csv",
     log:
-        "logs/study_run/{net}/{target}/{start}/{reused}-{mode}/seed{seed}.log",
+        "logs/study_run/{net}/{target}/{source}/{reused}-{mode}/seed{seed}.log",
     benchmark:
-        "benchmarks/study_run/{net}/{target}/{start}/{reused}-{mode}/seed{seed}.tsv"
+        "benchmarks/study_run/{net}/{target}/{source}/{reused}-{mode}/seed{seed}.tsv"
     conda:
         "../../environment.yml"
     threads: config["compute"]["threads"]
@@ -67,53 +93,28 @@ rule study_run:
             "nets.{net}", "init", "compute", "study.samples", "study.train", "verdict"
         ),
     message:
-        "study_run: {wildcards.net}, {wildcards.target} from {wildcards.start}, {wildcards.reused} reused,"
+        "study_run: {wildcards.net}, {wildcards.target} from {wildcards.source}, {wildcards.reused} reused,"
         " {wildcards.mode}, seed {wildcards.seed}"
     shell:
         "python -m prrmse.run.warm workflow/scripts/study_run.py --net {wildcards.net:q} --target {wildcards.target:q}"
-        " --source {wildcards.start:q} --reused {wildcards.reused:q} --mode {wildcards.mode:q}"
+        " --source {wildcards.source:q} --reused {wildcards.reused:q} --mode {wildcards.mode:q}"
         " --seed {wildcards.seed:q} --data {input.data:q} --checkpoint {input.checkpoint:q} --sweep {input.sweep:q}"
         " --params {params.json:q} --table {output:q} --code {params.code:q} 2>&1 | tee {log:q}"
 
 
-rule study_few:
+use rule swap as study_guide with:
     input:
-        data=lambda w: data_of(w.target),
-        checked=ancient("results/tables/data.csv"),
-    output:
-        checkpoint=f"{FEW}/checkpoints/{{net}}/{{target}}/seed{{seed}}.safetensors",
-        table=f"{FEW}/base/{{net}}/{{target}}/seed{{seed}}.csv",
-    log:
-        "logs/study_few/{net}/{target}/seed{seed}.log",
-    conda:
-        "../../environment.yml"
-    threads: config["compute"]["threads"]
-    resources:
-        gpu=GPU,
-    params:
-        code=code("study_few"),
-        json=parameters("nets.{net}", "init", "compute", "study.samples", "study.train"),
-    message:
-        "study_few: train {wildcards.net} on few patients of {wildcards.target}, seed {wildcards.seed}"
-    shell:
-        "python -m prrmse.run.warm workflow/scripts/study_few.py --net {wildcards.net:q} --target {wildcards.target:q}"
-        " --seed {wildcards.seed:q} --data {input.data:q} --params {params.json:q} --checkpoint {output.checkpoint:q}"
-        " --table {output.table:q} --code {params.code:q} 2>&1 | tee {log:q}"
-
-
-use rule swap as study_few_swap with:
-    input:
-        target=f"{FEW}/checkpoints/{{net}}/{{target}}/seed{{seed}}.safetensors",
+        target=study_guide_of,
         source=lambda w: checkpoint(w.net, w.source, w.seed),
         data=lambda w: data_of(w.target),
     output:
-        f"{FEW}/swap/{{net}}/{{target}}/{{source}}/seed{{seed}}.csv",
+        "results/study/guides/{net}/{target}/{source}/seed{seed}.csv",
     log:
-        "logs/study_few_swap/{net}/{target}/{source}/seed{seed}.log",
+        "logs/study_guide/{net}/{target}/{source}/seed{seed}.log",
     benchmark:
-        "benchmarks/study_few_swap/{net}/{target}/{source}/seed{seed}.tsv"
+        "benchmarks/study_guide/{net}/{target}/{source}/seed{seed}.tsv"
     message:
-        "study_few_swap: {wildcards.net}, {wildcards.target} of few patients from {wildcards.source}, seed {wildcards.seed}"
+        "study_guide: {wildcards.net}, {wildcards.target} of few patients from {wildcards.source}, seed {wildcards.seed}"
 
 
 rule study_scores:

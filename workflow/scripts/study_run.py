@@ -1,4 +1,4 @@
-"""One training of the study."""
+"""One training of the study from a source."""
 
 from argparse import Namespace
 from functools import partial
@@ -16,7 +16,7 @@ def main(a: Namespace) -> Afterwards:
     table = Path(a.table)
     few = FewPatients(
         *(a.net, a.target, p["study.samples"], a.source, int(a.seed), Path(a.data)),
-        *(Path(a.checkpoint) if a.checkpoint else None, p[f"nets.{a.net}"], p["init"], p["compute"]),
+        *(Path(a.checkpoint), p[f"nets.{a.net}"], p["init"], p["compute"]),
     )
     sweep = read_table(a.sweep) if a.sweep else None
     part = study_run(
@@ -35,7 +35,7 @@ def main(a: Namespace) -> Afterwards:
 
 run(
     main,
-    *("net", "target", "source", "reused", "mode", "seed", "data", "params", "table"),
-    optional=["checkpoint", "sweep"],
+    *("net", "target", "source", "reused", "mode", "seed", "data", "checkpoint", "params", "table"),
+    optional=["sweep"],
     keep=True,
 )

@@ -11,6 +11,7 @@ from prrmse.learning.evaluate import Evaluation
 from prrmse.learning.snapshot import snapshot_of
 from prrmse.learning.training_run import training_run
 from prrmse.names import split_model
+from prrmse.nets.checkpoint import built_from
 from prrmse.nets.initialisation import initialised_network
 from prrmse.seeding import derive_seed
 from prrmse.settings import Compute, Network, Training
@@ -54,12 +55,10 @@ def train_base(
         resume=snapshot_of(checkpoint),
         checkpoint=checkpoint,
         header={
-            "net": net,
+            **built_from(net, spec),
             "model": model,
             "seed": seed,
             "params": params,
-            "arguments": spec.keywords,
-            **({"factory": spec.factory} if spec.factory else {}),
             "data": {"fingerprint": slices.fingerprint(), **slices.meta},
         },
     )

@@ -13,13 +13,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from prrmse.data.slices import load_slices
-from prrmse.learning.evaluate import Evaluation, measure
+from prrmse.learning.evaluate import measure
 from prrmse.learning.reach import reaching
-from prrmse.learning.snapshot import snapshot_of
 from prrmse.learning.target import FewPatients, Target
 from prrmse.learning.training_run import training_run
 from prrmse.names import SCRATCH, Layer
+from prrmse.nets.checkpoint import built_from
 from prrmse.seeding import derive_seed
 from prrmse.settings import Training, Verdict
 from prrmse.tables.verdict import verdict_table
@@ -34,9 +33,10 @@ def study_run(
     mode: str,
     *,
     sweep: pd.DataFrame | None = None,
-    verdict: Verdict,
+    verdict: Verdict | None = None,
     settings: Training,
     resume: Path,
+    checkpoint: Path | None = None,
 ) -> pd.DataFrame:
     """One training with few patients.
 
@@ -48,10 +48,11 @@ def study_run(
         reused: ``none``; ``all`` pairs that reach the output but the final convolution's; ``verdict``; or ``randomN``:
             draw N of as many scalars.
         mode: ``finetune``, or ``freeze`` what is reused.
-        sweep: of the target by this source, from which the verdict follows; needed by ``verdict`` and ``randomN``.
-        verdict: when a pair counts as reusable.
+        sweep, verdict: of the target by this source, and when a pair counts as reusable; needed by ``verdict`` and
+            ``randomN``.
         settings: of the training.
         resume: file for the state of an unfinished training.
+        checkpoint: where the trained network is written; nowhere if None.
 
     Returns:
         One row per (split, patient, class) with dice, n_train (patients trained on), pairs_reused, scalars_reused.
@@ -74,8 +75,10 @@ def study_run(
         frozen=chosen if mode == "freeze" else (),
         title=f"{of.net} {of.target} n={of.samples} from {of.source}, {reused} {mode}, seed {of.seed}",
         resume=resume,
+        checkpoint=checkpoint,
+        header={**built_from(of.net, spec), "model": of.target, "seed": of.seed},
     )
-    test = measure(network, Evaluation.of_split(load_slices(of.data), "test", of.compute, spec), "seg")
+    test = measure(network, own.on("test"), "seg")
     measured = pd.concat([table.assign(split="val"), test.assign(split="test")], ignore_index=True)
     return measured.assign(
         n_train=len(drawn.patients()), pairs_reused=len(chosen), scalars_reused=sum(layer.scalars for layer in chosen)
@@ -83,12 +86,12 @@ def study_run(
 
 
 def _chosen(
-    layers: Sequence[Layer], reused: str, sweep: pd.DataFrame | None, verdict: Verdict, of: FewPatients
+    layers: Sequence[Layer], reused: str, sweep: pd.DataFrame | None, verdict: Verdict | None, of: FewPatients
 ) -> list[Layer]:
     """The pairs to take from the source."""
     if reused == "all":
         return list(layers)
-    assert sweep is not None, reused
+    assert sweep is not None and verdict is not None, reused
     found = verdict_table(sweep, verdict)
     reusable = set(zip(found["kind"], found["layer"], found["reusable"], strict=True))
     listed = [layer for layer in layers if (*layer.pair, True) in reusable]
@@ -112,34 +115,6 @@ def random_list(layers: Sequence[Layer], scalars: int, *identity: object) -> lis
             chosen.add(int(i))
             left -= layers[i].scalars
     return [layers[i] for i in sorted(chosen)]
-
-
-def few_guide(of: FewPatients, settings: Training, checkpoint: Path) -> pd.DataFrame:
-    """A target trained on few patients only, from the network's own start, as the guide that a user would have.
-
-    Args:
-        of: network and patients, without a source.
-        settings: of the training.
-        checkpoint: where to write it.
-
-    Returns:
-        One row per (patient, class) of the validation patients.
-    """
-    network, drawn, validation = of.load()
-    header = {"net": of.net, "model": of.target, "seed": of.seed, "arguments": of.spec.keywords}
-    return training_run(
-        network,
-        drawn,
-        validation,
-        "seg",
-        settings,
-        derive_seed(of.net, of.target, "study", of.samples, of.seed),
-        of.compute,
-        title=f"{of.net} {of.target} n={of.samples} as a guide",
-        resume=snapshot_of(checkpoint),
-        checkpoint=checkpoint,
-        header={**header, **({"factory": of.spec.factory} if of.spec.factory else {})},
-    )
 
 
 def base_measured(target: Target) -> pd.DataFrame:

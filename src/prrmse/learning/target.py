@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -82,10 +83,17 @@ class FewPatients:
         Raises:
             InputError: as `load_slices`.
         """
-        slices = load_slices(self.data)
         network = initialised_network(self.net, self.spec, self.init, self.target, self.seed)
-        validation = Evaluation.of_split(slices, "val", self.compute, self.spec)
-        return network, draw_patients(slices, self.samples, self.seed), validation
+        return network, draw_patients(self.slices, self.samples, self.seed), self.on("val")
+
+    @cached_property
+    def slices(self) -> Slices:
+        """All of the target's data set."""
+        return load_slices(self.data)
+
+    def on(self, split: str) -> Evaluation:
+        """The slices of a split as the network takes them."""
+        return Evaluation.of_split(self.slices, split, self.compute, self.spec)
 
     def reuse(self, network: nn.Module, layers: Iterable[Layer]) -> list[Layer]:
         """Take these pairs from the source, and return them.

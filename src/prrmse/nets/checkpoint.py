@@ -19,7 +19,7 @@ from prrmse.names import KINDS, Layer
 from prrmse.nets.arrays import read_arrays
 from prrmse.nets.build import build, build_network, opens_files
 from prrmse.nets.layers import norm_eps, tensor_names
-from prrmse.settings import PSPNetArguments, Section, UNetArguments
+from prrmse.settings import Network, PSPNetArguments, Section, UNetArguments
 from prrmse.versions import installed_versions
 
 LIBRARIES = ("torch", "torchvision", "numpy")
@@ -46,6 +46,16 @@ def save_checkpoint(network: nn.Module, path: str | Path, header: dict[str, Any]
     header = {**header, "eps": norm_eps(network), "libraries": libraries, **({"names": shared} if shared else {})}
     with atomic(path) as partial:
         write_state({name: own[name] for name in names}, partial, header)
+
+
+def built_from(net: str, spec: Network) -> dict[str, Any]:
+    """What a header says of how its network is built.
+
+    Args:
+        net: its name.
+        spec: its settings.
+    """
+    return {"net": net, "arguments": spec.keywords, **({"factory": spec.factory} if spec.factory else {})}
 
 
 def write_state(state: Mapping[str, torch.Tensor], path: Path, header: Mapping[str, Any]) -> None:
