@@ -1,5 +1,8 @@
 """The study: lists of layers, paired trainings, and what its tables say of a planted truth."""
 
+import copy
+import itertools
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -9,10 +12,11 @@ from scipy import stats
 from tiny import Folder
 
 from prrmse.data.slices import save_slices
-from prrmse.experiments.study import MEASURED, base_measured, random_list, study_run
+from prrmse.experiments import study
+from prrmse.experiments.study import MEASURED, base_measured, block_of, random_list, study_run
 from prrmse.learning.target import FewPatients, Target
 from prrmse.learning.train import train
-from prrmse.names import PRETRAINED, SCRATCH
+from prrmse.names import BLOCKS, PRETRAINED, SCRATCH
 from prrmse.nets.checkpoint import load_network, save_checkpoint
 from prrmse.nets.layers import inventory
 from prrmse.settings import Training, UNet, Verdict
@@ -94,21 +98,57 @@ def test_each_list_reuses_what_it_says(few, tmp_path):
 
 
 def test_frozen_layers_keep_the_sources_values(few, tmp_path, monkeypatch):
-    trained = {}
-    from prrmse.experiments import study
+    trained = trained_networks(monkeypatch)
+    run(few, tmp_path, reused="all", mode="freeze")
+    source = load_network(few[2] / "b.safetensors")[0].state_dict()
+    same = {name for name, value in source.items() if torch.equal(value, trained[0][name])}
+    layers = inventory(load_network(few[2] / "b.safetensors")[0])
+    assert {layer.tensor for layer in layers if not layer.final} <= same
+    assert not any(layer.tensor in same for layer in layers if layer.final)
 
+
+def test_one_block_is_trained_and_the_others_keep_the_sources_values(few, tmp_path, monkeypatch):
+    trained = trained_networks(monkeypatch)
+    network = load_network(few[2] / "b.safetensors")[0]
+    layers = [x for x in inventory(network) if not x.final]
+    source = network.state_dict()
+    place = list(source)
+    blocks = [block_of(network, layers, number) for number in range(BLOCKS)]
+    assert sorted(x for block in blocks for x in block) == sorted(layers)
+    for early, late in itertools.pairwise(blocks):
+        assert max(place.index(x.tensor) for x in early) < min(place.index(x.tensor) for x in late)
+    for number, block in enumerate(blocks):
+        run(few, tmp_path, mode=f"block{number}")
+        moved = {x.tensor for x in layers if not torch.equal(source[x.tensor], trained[-1][x.tensor])}
+        assert moved == {x.tensor for x in block}
+
+
+def test_a_probe_trains_the_head_first_and_then_all(few, tmp_path, monkeypatch):
+    trained, probed = trained_networks(monkeypatch), []
+    real = study.train
+    monkeypatch.setattr(
+        study,
+        "train",
+        lambda network, *a, **k: probed.append(copy.deepcopy(real(network, *a, **k).state_dict())),
+    )
+    run(few, tmp_path, mode="probe")
+    source = load_network(few[2] / "b.safetensors")[0].state_dict()
+    layers = inventory(load_network(few[2] / "b.safetensors")[0])
+    same = {x.tensor for x in layers if torch.equal(source[x.tensor], probed[0][x.tensor])}
+    assert same == {x.tensor for x in layers if not x.final}
+    assert not any(torch.equal(source[x.tensor], trained[-1][x.tensor]) for x in layers)
+
+
+def trained_networks(monkeypatch):
+    """The states of the networks that the runs end with, one after the other."""
+    found = []
     real = study.training_run
     monkeypatch.setattr(
         study,
         "training_run",
-        lambda network, *a, **k: (real(network, *a, **k), trained.update(network.state_dict()))[0],
+        lambda network, *a, **k: (real(network, *a, **k), found.append(copy.deepcopy(network.state_dict())))[0],
     )
-    run(few, tmp_path, reused="all", mode="freeze")
-    source = load_network(few[2] / "b.safetensors")[0].state_dict()
-    same = {name for name, value in source.items() if torch.equal(value, trained[name])}
-    layers = inventory(load_network(few[2] / "b.safetensors")[0])
-    assert {layer.tensor for layer in layers if not layer.final} <= same
-    assert not any(layer.tensor in same for layer in layers if layer.final)
+    return found
 
 
 def test_scratch_leaves_pretrained_weights_out(few, tmp_path):

@@ -59,3 +59,6 @@ PLANS = ("finetune", "half", "head")
 # Where a training of the study may start, besides from a base model: random kernels, or the network's own pretrained
 # weights.
 SCRATCH, PRETRAINED = "scratch", "pretrained"
+
+# Runs of successive modules of which the study trains one at a time: early, middle, late.
+BLOCKS = 3

@@ -12,12 +12,14 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from torch import nn
 
 from prrmse.learning.evaluate import measure
 from prrmse.learning.reach import reaching
 from prrmse.learning.target import FewPatients, Target
+from prrmse.learning.train import train
 from prrmse.learning.training_run import training_run
-from prrmse.names import SCRATCH, Layer
+from prrmse.names import BLOCKS, SCRATCH, Layer
 from prrmse.nets.checkpoint import built_from
 from prrmse.seeding import derive_seed
 from prrmse.settings import Training, Verdict
@@ -47,7 +49,9 @@ def study_run(
         of: network, patients and source; no checkpoint where the start is the network's own.
         reused: ``none``; ``all`` pairs that reach the output but the final convolution's; ``verdict``; or ``randomN``:
             draw N of as many scalars.
-        mode: ``finetune``, or ``freeze`` what is reused.
+        mode: ``finetune``; ``freeze`` what is reused; ``probe``: freeze it for the first third of the steps, then train
+            all (Kumar et al. 2022, LP-FT); ``blockN``: freeze it but for block N of `BLOCKS` (Lee et al. 2023, surgical
+            fine-tuning).
         sweep, verdict: of the target by this source, and when a pair counts as reusable; needed by ``verdict`` and
             ``randomN``.
         settings: of the training.
@@ -64,16 +68,29 @@ def study_run(
     if reused != "none":
         layers = [layer for layer in reaching(network, validation.whole.image[:1]) if not layer.final]
         chosen = own.reuse(network, _chosen(layers, reused, sweep, verdict, own))
+    seed = derive_seed(of.net, of.target, "study", of.samples, of.seed)
+    title = f"{of.net} {of.target} n={of.samples} from {of.source}, {reused} {mode}, seed {of.seed}"
+    if mode == "probe":
+        first = settings.model_copy(update={"steps": settings.steps // 3})
+        settings = settings.model_copy(update={"steps": settings.steps - first.steps})
+        # Without a snapshot: it is short, and after a kill gives the same bytes again.
+        train(
+            *(network, drawn, "seg", first, seed, of.compute),
+            image_channels=validation.image_channels,
+            frozen=chosen,
+            title=f"{title}, probe",
+        )
+        network.requires_grad_(True)
     table = training_run(
         network,
         drawn,
         validation,
         "seg",
         settings,
-        derive_seed(of.net, of.target, "study", of.samples, of.seed),
+        seed,
         of.compute,
-        frozen=chosen if mode == "freeze" else (),
-        title=f"{of.net} {of.target} n={of.samples} from {of.source}, {reused} {mode}, seed {of.seed}",
+        frozen=_frozen(network, chosen, mode),
+        title=title,
         resume=resume,
         checkpoint=checkpoint,
         header={**built_from(of.net, spec), "model": of.target, "seed": of.seed},
@@ -98,6 +115,24 @@ def _chosen(
     if reused == "verdict":
         return listed
     return random_list(layers, sum(layer.scalars for layer in listed), of.net, of.target, of.source, of.seed, reused)
+
+
+def _frozen(network: nn.Module, reused: Sequence[Layer], mode: str) -> list[Layer]:
+    """The pairs that keep the source's values in the training, or in its second part."""
+    if mode in ("finetune", "probe"):
+        return []
+    if mode == "freeze":
+        return list(reused)
+    trained = block_of(network, reused, int(mode.removeprefix("block")))
+    return [layer for layer in reused if layer not in trained]
+
+
+def block_of(network: nn.Module, layers: Sequence[Layer], number: int) -> list[Layer]:
+    """One of `BLOCKS` runs of modules, from 0, in the order in which the network has them, with as many in each."""
+    listed = {layer.module for layer in layers}
+    modules = [name for name, _ in network.named_modules() if name in listed]
+    own = set(np.array_split(np.array(modules, dtype=object), BLOCKS)[number])
+    return [layer for layer in layers if layer.module in own]
 
 
 def random_list(layers: Sequence[Layer], scalars: int, *identity: object) -> list[Layer]:
