@@ -64,8 +64,8 @@ def _sections(
             "Starts",
             f"Test Dice of each target with {samples} training patients (`n_train`: fewer where the set has fewer), "
             f"fine-tuned, mean over {over}: from random kernels (`{SCRATCH}`), from the network's own pretrained "
-            f"weights (`{PRETRAINED}`), from the base model that is best on the validation patients, and the mean over "
-            "base models of other data sets.",
+            f"weights (`{PRETRAINED}`), from the base model of another set that is best on the validation patients, and the "
+            "means over the segmentation models and over the auto-encoders of other sets.",
             gains_table(runs),
             "study_gains",
             "Test Dice of every target by start, and by list of reused layers",
@@ -73,7 +73,9 @@ def _sections(
         Section(
             "Contrasts",
             "Differences in test Dice, one number for each target: mean, interval, smallest and largest. Lists: of the "
-            "source that follows the target in the list of targets; a random list has as many scalars.",
+            "source that follows the target in the list of targets; a random list has as many scalars. With all of that "
+            "source: the head trained for a third of the steps before the rest (Kumar et al. 2022), and only one of three "
+            "blocks of layers trained beside the head (Lee et al. 2023).",
             tables["contrasts"],
         ),
         Section(

@@ -123,16 +123,23 @@ def arm(means: pd.DataFrame, reused: str, mode: str, source: str | None = None) 
     return own.set_index(["net", "target"])["dice"]
 
 
-def of_sources(means: pd.DataFrame) -> pd.DataFrame:
-    """The rows of `dice_of` whose source is reused as a whole and trained further."""
-    return means[(means["reused"] == "all") & (means["mode"] == "finetune")]
+def of_sources(means: pd.DataFrame, task: str | None = None) -> pd.DataFrame:
+    """The rows of `dice_of` whose source (of this task, if one is named) is reused as a whole and trained further."""
+    own = means[(means["reused"] == "all") & (means["mode"] == "finetune")]
+    return own if task is None else own[own["source"].map(lambda source: split_model(source)[1] == task)]
+
+
+def mean_source(means: pd.DataFrame, task: str) -> pd.Series[float]:
+    """Mean Dice over the sources of a task, by (net, target)."""
+    return of_sources(means, task).groupby(["net", "target"], sort=False)["dice"].mean()
 
 
 def gains_table(runs: pd.DataFrame) -> pd.DataFrame:
     """Each target in a line: the starts, and the source that is best on the validation patients, all on test patients.
 
     Returns:
-        net, target, n_train, scratch, pretrained (NaN without), best_source, best, mean (over sources), n_sources.
+        net, target, n_train, scratch, pretrained (NaN without), best_source, best, mean_seg (over segmentation models),
+        mean_auto (over auto-encoders, NaN without), n_sources.
     """
     test, val = dice_of(runs), dice_of(runs, "val")
     keys = ["net", "target"]
@@ -143,8 +150,9 @@ def gains_table(runs: pd.DataFrame) -> pd.DataFrame:
     chosen = chosen_on.loc[chosen_on.groupby(keys, sort=False)["dice"].idxmax()]
     best = reported.merge(chosen[[*keys, "source"]], on=[*keys, "source"]).set_index(keys)
     found["best_source"], found["best"] = best["source"], best["dice"]
-    by_target = reported.groupby(keys, sort=False)["dice"]
-    found["mean"], found["n_sources"] = by_target.mean(), by_target.count()
+    for task in ("seg", "auto"):
+        found[f"mean_{task}"] = mean_source(test, task)
+    found["n_sources"] = reported.groupby(keys, sort=False)["dice"].count()
     return found.reset_index()
 
 
@@ -160,8 +168,9 @@ def contrasts(runs: pd.DataFrame, level: float) -> pd.DataFrame:
     of = {
         "pretrained start - random start": start - gains[SCRATCH],
         "best source on validation - pretrained start": gains["best"] - start,
-        "mean source - pretrained start": gains["mean"] - start,
-        "best source on validation - mean source": gains["best"] - gains["mean"],
+        "mean segmentation source - pretrained start": gains["mean_seg"] - start,
+        "mean auto-encoder source - pretrained start": gains["mean_auto"] - start,
+        "best source on validation - mean segmentation source": gains["best"] - gains["mean_seg"],
         **{
             f"verdict's list - {other}, {mode}": verdict[mode] - arm(test, other, mode)
             for mode in MODES
@@ -169,6 +178,10 @@ def contrasts(runs: pd.DataFrame, level: float) -> pd.DataFrame:
         },
         "verdict's list - nothing of the source, finetune": verdict["finetune"] - start,
         "all - nothing of the source, freeze": arm(test, "all", "freeze") - start,
+        **{
+            f"{name} - all, finetune": arm(test, "all", mode) - arm(test, "all", "finetune")
+            for mode, name in PLANS.items()
+        },
     }
     lines = [
         {"net": net, "contrast": name, **over_targets(own, level), "smallest": own.min(), "largest": own.max()}
@@ -179,6 +192,12 @@ def contrasts(runs: pd.DataFrame, level: float) -> pd.DataFrame:
 
 
 MODES = ("finetune", "freeze")
+# Other ways to train where all of the source is reused.
+PLANS = {
+    "freeze": "head only",
+    "probe": "head first",
+    **{f"block{i}": f"{name} block only" for i, name in enumerate(("early", "middle", "late"))},
+}
 
 
 def over_targets(values: pd.Series[float], level: float) -> dict[str, float]:
