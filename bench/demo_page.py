@@ -28,7 +28,7 @@ FIRST = "## Base models"
 HOLDS = "## What holds"
 ANSWERS = "## Answers"
 EVIDENCE_FIGURES = ("controls", "joint", "factorial", "ranking")
-STUDY_FIGURES = ("study_gains", "study_ranking")
+STUDY_FIGURES = ("study_gains", "study_ranking", "study_regret")
 
 
 def read(name: str) -> pd.DataFrame:

@@ -158,9 +158,12 @@ MODULES = {
     "study_run": f"{TRAINING} experiments.study tables.bootstrap tables.store tables.verdict versions",
     "study_scores": f"{EVALUATION} compare engine experiments.transferability learning.reach learning.separable"
     " learning.target tables.store",
+    "study_recipe": f"{TRAINING} experiments.base experiments.study learning.target tables.store versions",
+    "study_search": f"{TRAINING} api data.reading experiments.halving learning.reach learning.separable nets.foreign"
+    " nets.torchfile nets.opcodes search tables.inference tables.store versions",
     "study": "figures.study figures.style report.evidence report.study tables.answer"
-    " tables.bootstrap tables.inference tables.markdown tables.means tables.ranking tables.store tables.study"
-    " tables.verdict",
+    " tables.bootstrap tables.inference tables.markdown tables.means tables.ranking tables.regret tables.store"
+    " tables.study tables.verdict",
     "evidence": "config.params figures.style report.evidence report.page tables.answer tables.controls tables.findings"
     " tables.inference tables.markdown tables.ranking tables.store",
 }

@@ -21,11 +21,13 @@ from prrmse.nets.checkpoint import load_network, save_checkpoint
 from prrmse.nets.layers import inventory
 from prrmse.settings import Training, UNet, Verdict
 from prrmse.tables.answer import FAILS, HOLDS, UNDECIDED
+from prrmse.tables.regret import regrets, search_table
 from prrmse.tables.study import (
     ancestry_effects,
     contrasts,
     gains_table,
     guides_table,
+    of_starts,
     ranking_over_targets,
     reuse_table,
     runs_table,
@@ -357,11 +359,14 @@ def test_every_run_of_the_study_is_planned_and_without_its_section_one_line_says
         "nets": ["pspnet"], "targets": ["acdc-seg", "t1-seg"],
         "sources": ["acdc-seg", "acdc-auto", "t1-seg", "t1-auto"], "samples": 2, "seeds": [0], "draws": 1,
         "ancestry": {"UNet": ["unet", "pspnet"]}, "train": {"steps": 2, "batch_size": 2},
+        "search": {"rounds": 2, "steps": 2},
+        "recipes": {"longer": {"net": "unet", "model": "t1-seg", "train": {"steps": 3, "batch_size": 2}}},
     }  # fmt: skip
     folder.write(params)
     planned = folder.planned("study")
-    # Of each target: scratch, two sources, three lists (verdict, random; all of them frozen).
-    assert planned["study_start"] + planned["study_run"] == 2 * (1 + 2 + 2 + 3)
+    # Of each target: scratch, two sources, lists (verdict, random), frozen (all, the lists), head first, three blocks.
+    assert planned["study_start"] + planned["study_run"] == 2 * (1 + 2 + 2 + 3 + 1 + BLOCKS)
+    assert (planned["study_search"], planned["study_recipe"]) == (2, 1)
     assert (planned["study_scores"], planned["study_base"], planned["swap"], planned["control"]) == (4, 4, 4, 4)
     # The guide is the training from the network's own start, which is not trained twice.
     assert (planned["study_start"], planned["study_guide"]) == (2, 2)
@@ -370,4 +375,43 @@ def test_every_run_of_the_study_is_planned_and_without_its_section_one_line_says
     assert "## Answers" in page
     answers = pd.read_csv(folder.path / "results/study/answers.csv")
     assert set(answers["answer"]) <= {HOLDS, FAILS, UNDECIDED}
+    search = pd.read_csv(folder.path / "results/study/search.csv")
+    assert set(search["source"]) == {SCRATCH, "acdc-seg", "acdc-auto", "t1-seg", "t1-auto"}
+    assert list(pd.read_csv(folder.path / "results/study/recipes.csv")["recipe"]) == ["longer"]
+    assert not list(folder.path.glob("results/study/search/**/.*.resume")), "trainings are kept until the table is safe"
     assert folder.planned("study") == {}
+
+
+def searched(costs, picks):
+    """Searches that rank the pick of each round first."""
+    rows = [
+        {"net": "n", "target": target, "seed": seed, "full": 100, "source": source, "round": number, "steps": steps,
+         "fold": fold, "patient": f"p{fold}", "dice": 0.9 if source == picks(target, number) else 0.5}
+        for target in TARGETS for seed in (0, 1) for number, steps in enumerate(costs) for fold in (0, 1)
+        for source in [SCRATCH, PRETRAINED, *SOURCES]
+    ]  # fmt: skip
+    return search_table(pd.DataFrame(rows))
+
+
+def test_a_regret_is_what_the_best_start_would_have_given_and_the_cost_what_was_trained():
+    runs, scores = planted(noise=0)
+    best = {t: g.loc[g["dice"].idxmax(), "source"] for t, g in of_starts(runs).groupby("target")}
+    found = regrets(searched([5, 10], lambda t, n: SCRATCH if n == 0 else best[t]), scores, runs, 0.95)
+    found = found.set_index("way")
+    assert found["cost"]["search, 1 rounds"] == pytest.approx(2 * 5 / 100)
+    assert found["cost"]["search, 2 rounds"] == pytest.approx(2 * 10 / 100)
+    assert found["regret"]["search, 1 rounds"] == pytest.approx(found["regret"][f"always {SCRATCH}"])
+    assert found["regret"]["search, 2 rounds"] == pytest.approx(0, abs=0.01)
+    assert found["regret"][f"always {SCRATCH}"] == pytest.approx(0.34, abs=0.01)
+    assert found["regret"][f"always {PRETRAINED}"] == pytest.approx(0.14, abs=0.01)
+    assert found["regret"]["score: LogME"] == pytest.approx(0, abs=0.01)
+    assert found["regret"]["score: RMSE (PR-RMSE 2)"] == pytest.approx(0.14, abs=0.01), "the worst source, as planted"
+    assert np.isnan(found["more"]["search, 2 rounds"]), "the reference: the dearest within a quarter of the cost"
+    assert found["more_low"][f"always {PRETRAINED}"] > 0
+
+
+def test_a_search_that_costs_more_than_a_quarter_is_no_reference():
+    runs, scores = planted(noise=0)
+    found = regrets(searched([10, 30], lambda t, n: SOURCES[n]), scores, runs, 0.95).set_index("way")
+    assert np.isnan(found["more"]["search, 1 rounds"])
+    assert np.isfinite(found["more"]["search, 2 rounds"])

@@ -6,6 +6,7 @@ import copy
 import json
 import logging
 import math
+import shutil
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -93,6 +94,7 @@ def search(
     compute: Compute | None = None,
     seed: int = 0,
     folder: str | Path | None = None,
+    replace: bool = False,
     trust: bool = False,
 ) -> Search:
     """Train every source by every plan, and from scratch, for as long as the budget allows and it is worth while.
@@ -112,6 +114,7 @@ def search(
         settings, compute: of the trainings; ``steps`` are those of the last round.
         seed: of initialisation, patients, folds and batches.
         folder: where trainings are kept, so that the same call goes on where it was stopped; None to keep nothing.
+        replace: delete what a folder holds of another search, instead of refusing it.
         trust: run the network's code wherever it comes from (`prrmse.nets.build.build_network`).
 
     Raises:
@@ -148,7 +151,7 @@ def search(
     }
     with tempfile.TemporaryDirectory() as temporary:
         kept = Path(temporary) if folder is None else Path(folder)
-        _claim(kept, identity)
+        _claim(kept, identity, replace)
         trainings = _Trainings(made, pool, groups, starts, kept, rounds, settings, compute, budget, (network, seed))
         rows = halve(list(starts), len(groups), rounds, trainings)
     if rows.empty and trainings.stopped:
@@ -297,13 +300,16 @@ def _starts(
     return found
 
 
-def _claim(folder: Path, identity: Mapping[str, Any]) -> None:
+def _claim(folder: Path, identity: Mapping[str, Any], replace: bool) -> None:
     """Say in a folder of trainings what they are of, so that none of another search is taken.
 
     Raises:
-        InputError: it is of another search.
+        InputError: it is of another search, and not to be replaced.
     """
     path, text = folder / "search.json", json.dumps(identity, indent=1, sort_keys=True) + "\n"
     if path.is_file() and path.read_text(encoding="utf-8") != text:
-        raise InputError(f"{folder}: holds the trainings of another search; name another folder, or delete it")
+        if not replace:
+            raise InputError(f"{folder}: holds the trainings of another search; name another folder, or delete it")
+        log.info("%s: of another search; begun anew", folder)
+        shutil.rmtree(folder)
     write_text(text, path)

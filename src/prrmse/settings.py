@@ -388,6 +388,22 @@ class Evidence(Section):
     )
 
 
+class Search(Section):
+    """The short trainings of `prrmse advise --budget`, as the study does them."""
+
+    folds: int = Field(2, ge=2, description="groups of the few patients, each held out once")
+    rounds: Count = Field(4, le=12, description="in each the better half goes on with twice the steps")
+    steps: Count = Field(88, description="of the last round")
+
+
+class Recipe(Section):
+    """A base model trained otherwise, to see what steps, rate, batch and size are worth."""
+
+    net: Text = Field(description="network")
+    model: Text = Field(description="base model, of segmentation")
+    train: Training = Field(Training(), description="its training")
+
+
 class Study(Section):
     """What `snakemake study` does: every target in turn, with few of its patients (ours)."""
 
@@ -410,6 +426,8 @@ class Study(Section):
         description="of each architecture its network with and its network without a common ancestor",
     )
     train: Training = Field(Training(), description="training with few patients")
+    search: Search = Field(Search(), description="for the best start, as `prrmse advise --budget` does it")
+    recipes: dict[Name, Recipe] = Field({}, description="base models trained otherwise, beside those of `base`")
 
 
 class Figures(Section):

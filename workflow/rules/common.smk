@@ -408,6 +408,22 @@ def study_score_parts(wildcards):
     ]
 
 
+def study_recipes(wildcards):
+    """Base models trained otherwise."""
+    return [f"results/study/recipes/{name}.csv" for name in study_section()["recipes"]]
+
+
+def study_searches(wildcards):
+    """The best start of every target by short trainings."""
+    s = study_section()
+    return [
+        f"results/study/search/{net}/{target}/seed{seed}.csv"
+        for net in s["nets"]
+        for target in s["targets"]
+        for seed in s["seeds"]
+    ]
+
+
 def study_ancestry(wildcards):
     """Sweeps of neighbouring targets, and from random kernels, with and without a common ancestor."""
     nets = [net for pair in study_section()["ancestry"].values() for net in pair]

@@ -12,9 +12,12 @@ STUDY_TABLES = (
     "scores",
     "reuse",
     "guides",
+    "search",
+    "recipes",
     "contrasts",
     "ancestry",
     "ranking",
+    "regrets",
     "answers",
 )
 
@@ -41,6 +44,38 @@ rule study_base:
         "python -m prrmse.run.warm workflow/scripts/study_base.py --net {wildcards.net:q} --model {wildcards.model:q}"
         " --seed {wildcards.seed:q} --data {input.data:q} --params {params.json:q} --checkpoint {input.checkpoint:q}"
         " --table {output:q} --code {params.code:q} 2>&1 | tee {log:q}"
+
+
+rule study_recipe:
+    input:
+        data=lambda w: data_of(study_section()["recipes"][w.recipe]["model"]),
+        checked=ancient("results/tables/data.csv"),
+    output:
+        checkpoint="results/study/recipes/{recipe}.safetensors",
+        table="results/study/recipes/{recipe}.csv",
+    log:
+        "logs/study_recipe/{recipe}.log",
+    benchmark:
+        "benchmarks/study_recipe/{recipe}.tsv"
+    conda:
+        "../../environment.yml"
+    threads: config["compute"]["threads"]
+    resources:
+        gpu=GPU,
+    params:
+        code=code("study_recipe"),
+        json=lambda w: parameters(
+            f"nets.{study_section()['recipes'][w.recipe]['net']}",
+            "init",
+            "compute",
+            "study.recipes.{recipe}",
+        )(w),
+    message:
+        "study_recipe: {wildcards.recipe}, a base model trained otherwise"
+    shell:
+        "python -m prrmse.run.warm workflow/scripts/study_recipe.py --recipe {wildcards.recipe:q} --seed {SEEDS[0]}"
+        " --data {input.data:q} --params {params.json:q} --checkpoint {output.checkpoint:q} --table {output.table:q}"
+        " --code {params.code:q} 2>&1 | tee {log:q}"
 
 
 rule study_start:
@@ -151,8 +186,48 @@ rule study_scores:
         " --data {input.data:q} --params {params.json:q} --table {output:q} --code {params.code:q} 2>&1 | tee {log:q}"
 
 
+rule study_search:
+    input:
+        data=lambda w: data_of(w.target),
+        checkpoints=lambda w: [
+            checkpoint(w.net, source, SEEDS[0]) for source in study_sources(w.target)
+        ],
+        checked=ancient("results/tables/data.csv"),
+    output:
+        "results/study/search/{net}/{target}/seed{seed}.csv",
+    log:
+        "logs/study_search/{net}/{target}/seed{seed}.log",
+    benchmark:
+        "benchmarks/study_search/{net}/{target}/seed{seed}.tsv"
+    conda:
+        "../../environment.yml"
+    threads: config["compute"]["threads"]
+    resources:
+        gpu=GPU,
+    params:
+        code=code("study_search"),
+        sources=lambda w: study_sources(w.target),
+        json=parameters(
+            "nets.{net}",
+            "init",
+            "compute",
+            "study.samples",
+            "study.train",
+            "study.search",
+        ),
+    message:
+        "study_search: {wildcards.net}, the best start for {wildcards.target} by short trainings, seed {wildcards.seed}"
+    shell:
+        "python -m prrmse.run.warm workflow/scripts/study_search.py --net {wildcards.net:q}"
+        " --target {wildcards.target:q} --seed {wildcards.seed:q} --data {input.data:q} --params {params.json:q}"
+        " --sources {params.sources:q} --checkpoints {input.checkpoints:q} --table {output:q} --code {params.code:q}"
+        " 2>&1 | tee {log:q}"
+
+
 rule study:
     input:
+        searches=study_searches,
+        recipes=study_recipes,
         runs=study_runs,
         base=study_bases,
         scores=study_score_parts,
@@ -166,7 +241,7 @@ rule study:
                 *(f"{n}.csv" for n in STUDY_TABLES),
                 *(
                     f"{figure}.{kind}"
-                    for figure in ("study_gains", "study_ranking")
+                    for figure in ("study_gains", "study_ranking", "study_regret")
                     for kind in ("svg", "png")
                 ),
                 "study.md",
@@ -184,4 +259,6 @@ rule study:
     shell:
         "python workflow/scripts/study.py --params {params.json:q} --data {input.data:q} --folder results/study"
         " --runs @<(lines {input.runs:q}) --base @<(lines {input.base:q}) --scores @<(lines {input.scores:q})"
-        " --sweeps @<(lines {input.sweeps:q}) --guides @<(lines {input.guides:q}) --code {params.code:q} 2>&1 | tee {log:q}"
+        " --sweeps @<(lines {input.sweeps:q}) --guides @<(lines {input.guides:q})"
+        " --searches @<(lines {input.searches:q})"
+        " --recipes @<(lines {input.recipes:q}) --code {params.code:q} 2>&1 | tee {log:q}"

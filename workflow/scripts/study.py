@@ -5,14 +5,15 @@ from pathlib import Path
 
 import pandas as pd
 
-from prrmse.figures.study import draw_study_gains, draw_study_ranking
+from prrmse.figures.study import draw_study_gains, draw_study_ranking, draw_study_regret
 from prrmse.figures.style import Drawing
 from prrmse.files import write_text
 from prrmse.names import split_model
 from prrmse.report.study import study_page
 from prrmse.run.job import run
+from prrmse.tables.regret import search_table
 from prrmse.tables.store import read_table, read_tables, write_table
-from prrmse.tables.study import base_measured_table, guides_table, reuse_table, runs_table, score_table
+from prrmse.tables.study import base_measured_table, guides_table, recipes_table, reuse_table, runs_table, score_table
 
 
 def main(a: Namespace) -> None:
@@ -27,6 +28,8 @@ def main(a: Namespace) -> None:
         "base": base,
         "runs": runs_table(read_tables(a.runs)),
         "scores": score_table(read_tables(a.scores), base, data),
+        "recipes": recipes_table(read_tables(a.recipes) if a.recipes else pd.DataFrame()),
+        "search": search_table(read_tables(a.searches)),
         "guides": guides_table(whole[whole["class"] == "mean"], few[few["class"] == "mean"], verdict),
         "reuse": reuse_table(sweeps[sweeps["class"] == "mean"], verdict) if a.sweeps else pd.DataFrame(),
     }
@@ -36,7 +39,8 @@ def main(a: Namespace) -> None:
     drawing, first = Drawing(a.params["figures"], verdict), study.nets[0]
     draw_study_gains(raw["runs"][raw["runs"]["net"] == first], drawing, folder)
     draw_study_ranking(tables["ranking"][tables["ranking"]["net"] == first], drawing, folder)
+    draw_study_regret(tables["regrets"][tables["regrets"]["net"] == first], drawing, folder)
     write_text(page, folder / "study.md")
 
 
-run(main, "params", "data", "folder", lists=["base", "runs", "scores", "sweeps", "guides"])
+run(main, "params", "data", "folder", lists=["base", "runs", "scores", "sweeps", "guides", "searches", "recipes"])

@@ -152,6 +152,9 @@ def _check_references(params: Params, where: str) -> None:
         must_have("study", net)
     for source in study.sources:
         must_know("study.sources", source)
+    for name, recipe in study.recipes.items():
+        must_have(f"study.recipes.{name}", recipe.net)
+        must_segment(f"study.recipes.{name}", recipe.model)
     for target in study.targets:
         must_segment("study.targets", target)
         dataset = split_model(target)[0]

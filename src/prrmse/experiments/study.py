@@ -71,8 +71,8 @@ def study_run(
     seed = derive_seed(of.net, of.target, "study", of.samples, of.seed)
     title = f"{of.net} {of.target} n={of.samples} from {of.source}, {reused} {mode}, seed {of.seed}"
     if mode == "probe":
-        first = settings.model_copy(update={"steps": settings.steps // 3})
-        settings = settings.model_copy(update={"steps": settings.steps - first.steps})
+        first = settings.model_copy(update={"steps": max(settings.steps // 3, 1)})
+        settings = settings.model_copy(update={"steps": max(settings.steps - first.steps, 1)})
         # Without a snapshot: it is short, and after a kill gives the same bytes again.
         train(
             *(network, drawn, "seg", first, seed, of.compute),

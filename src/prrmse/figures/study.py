@@ -10,6 +10,7 @@ import pandas as pd
 from prrmse.figures.style import DICE, Drawing, colours, footnote, legend_above, panel_grid, save, use_style
 from prrmse.names import PRETRAINED, SCRATCH
 from prrmse.tables.ranking import SCORES
+from prrmse.tables.regret import ALL, SCORE, SEARCH
 from prrmse.tables.study import MODES, arm, dice_of, of_sources
 
 LISTS = {"verdict": "the verdict's list", "random": "random lists of equal size", "all": "all"}
@@ -75,3 +76,41 @@ def draw_study_ranking(ranking: pd.DataFrame, settings: Drawing, out: Path) -> N
     n = f"{ranking['n_targets'].max()} targets, up to {ranking['n_sources'].max()} sources each"
     footnote(figure, {}, f"{n}; bars: interval over targets. Ours.")
     save(figure, "study_ranking", out, settings)
+
+
+def draw_study_regret(regrets: pd.DataFrame, settings: Drawing, out: Path) -> None:
+    """Regret of each way to choose a start against its cost: mean over targets with its interval.
+
+    Args:
+        regrets: of `prrmse.tables.regret.regrets`, of one network.
+        settings: style.
+        out: folder.
+    """
+    use_style(settings)
+    figure, (ax,) = panel_grid(1, 1, 2.6)
+    palette = colours(["search", "score", "other"], settings.style.palette)
+    searched = regrets[regrets["way"].str.startswith(SEARCH)].sort_values("cost")
+    trained = regrets[regrets["way"] == ALL]
+    kinds = {"search": "short trainings (prrmse advise --budget)", "score": "a score", "other": "without looking"}
+    free = regrets.drop([*searched.index, *trained.index])
+    is_score = free["way"].str.startswith(SCORE)
+    for kind, own in (("score", free[is_score]), ("other", free[~is_score])):
+        ax.plot(own["cost"], own["regret"], "_", markersize=12, color=palette[kind], label=kinds[kind])
+    for _, row in free[~is_score].iterrows():
+        ax.annotate(row["way"], (0, row["regret"]), (8, 0), textcoords="offset points", va="center", fontsize="x-small")
+    bars = np.abs(searched[["low", "high"]].to_numpy().T - searched["regret"].to_numpy())
+    ax.errorbar(
+        searched["cost"],
+        searched["regret"],
+        yerr=bars,
+        fmt="o-",
+        color=palette["search"],
+        elinewidth=0.8,
+        label=kinds["search"],
+    )
+    ax.plot(trained["cost"], trained["regret"], "k*", label=ALL)
+    ax.set(xlabel="trained steps, as a share of training from every start", ylabel="regret in test Dice")
+    ax.set(xlim=(-0.02, 1.05), ylim=(0, None))
+    legend_above(figure, [ax], 2)
+    footnote(figure, {}, f"Mean over {regrets['n_targets'].max()} targets; bars: interval over targets. Ours.")
+    save(figure, "study_regret", out, settings)

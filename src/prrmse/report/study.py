@@ -10,10 +10,11 @@ from prrmse.names import PRETRAINED, SCRATCH
 from prrmse.report.evidence import Section, sections_markdown
 from prrmse.settings import Study, Verdict
 from prrmse.tables.ranking import SCORES
+from prrmse.tables.regret import SHARE, regrets
 from prrmse.tables.study import ancestry_effects, contrasts, gains_table, ranking_over_targets, study_answers
 
 # The tables that the page is made from.
-RAW = ("data", "base", "runs", "scores", "reuse", "guides")
+RAW = ("data", "base", "runs", "scores", "reuse", "guides", "search", "recipes")
 
 
 def study_page(raw: Mapping[str, pd.DataFrame], study: Study, verdict: Verdict) -> tuple[str, dict[str, pd.DataFrame]]:
@@ -27,8 +28,9 @@ def study_page(raw: Mapping[str, pd.DataFrame], study: Study, verdict: Verdict) 
     effects = contrasts(raw["runs"], level)
     ancestry = ancestry_effects(raw["reuse"], dict(study.ancestry), level) if len(raw["reuse"]) else pd.DataFrame()
     ranking = ranking_over_targets(raw["scores"], raw["runs"], level)
+    regret = regrets(raw["search"], raw["scores"], raw["runs"], level)
     answers = study_answers(effects, ancestry, ranking, level)
-    tables = {"contrasts": effects, "ancestry": ancestry, "ranking": ranking, "answers": answers}
+    tables = {"contrasts": effects, "ancestry": ancestry, "ranking": ranking, "regrets": regret, "answers": answers}
     return sections_markdown(_sections(raw, tables, study.samples, f"{level:.0%}")), tables
 
 
@@ -61,11 +63,17 @@ def _sections(
             models.merge(sizes, on=["net", "model"]),
         ),
         Section(
+            "Recipes",
+            "What other steps, rates, batches and sizes of the images give a base model: mean foreground Dice of its "
+            "validation and test patients.",
+            raw["recipes"],
+        ),
+        Section(
             "Starts",
             f"Test Dice of each target with {samples} training patients (`n_train`: fewer where the set has fewer), "
             f"fine-tuned, mean over {over}: from random kernels (`{SCRATCH}`), from the network's own pretrained "
-            f"weights (`{PRETRAINED}`), from the base model of another set that is best on the validation patients, and the "
-            "means over the segmentation models and over the auto-encoders of other sets.",
+            f"weights (`{PRETRAINED}`), from the base model of another set that is best on the validation patients, "
+            "and the means over the segmentation models and over the auto-encoders of other sets.",
             gains_table(runs),
             "study_gains",
             "Test Dice of every target by start, and by list of reused layers",
@@ -73,9 +81,9 @@ def _sections(
         Section(
             "Contrasts",
             "Differences in test Dice, one number for each target: mean, interval, smallest and largest. Lists: of the "
-            "source that follows the target in the list of targets; a random list has as many scalars. With all of that "
-            "source: the head trained for a third of the steps before the rest (Kumar et al. 2022), and only one of three "
-            "blocks of layers trained beside the head (Lee et al. 2023).",
+            "source that follows the target in the list of targets; a random list has as many scalars. With all of "
+            "that source: the head trained for a third of the steps before the rest (Kumar et al. 2022), and only one "
+            "of three blocks of layers trained beside the head (Lee et al. 2023).",
             tables["contrasts"],
         ),
         Section(
@@ -99,6 +107,18 @@ def _sections(
             tables["ranking"].assign(score=[SCORES[score][1] for score in tables["ranking"]["score"]]),
             "study_ranking",
             "Rank correlation of every score with what the sources gain",
+        ),
+        Section(
+            "What does a search cost, and what does it lose?",
+            "Ways to choose one start of all (random kernels, pretrained weights, every base model of another set). "
+            "`cost`: trained steps as a share of those of training from every start; `regret`: test Dice of the best "
+            "start less that of the chosen one, mean over targets with its interval (`worst`: of one target); the best "
+            "of single trainings looks better than it is, so that the right choice has a regret, too. `more`: regret "
+            f"less that of the search that spends at most {SHARE:.0%}, paired over targets. `search`: `prrmse advise "
+            "--budget` on the few training patients alone (docs/advise.md), after each of its rounds.",
+            tables["regrets"],
+            "study_regret",
+            "Regret of every way to choose a start against its cost",
         ),
         Section(
             "The guide from few patients",

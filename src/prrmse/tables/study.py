@@ -23,6 +23,7 @@ from prrmse.tables.verdict import verdict_table
 
 RUN = ["net", "target", "source", "reused", "mode", "seed", "split"]
 COUNTS = ["n_train", "pairs_reused", "scalars_reused"]
+RECIPE = ["recipe", "net", "model", "seed", "steps", "batch_size", "learning_rate", "weight_decay", "loss", "augment"]
 # A list drawn at random, whichever draw it is.
 RANDOM = "random"
 
@@ -39,6 +40,20 @@ def runs_table(parts: pd.DataFrame) -> pd.DataFrame:
 def base_measured_table(parts: pd.DataFrame) -> pd.DataFrame:
     """Each base model by split and class: dice, dice_sd over patients, n_patients."""
     return mean_over_patients(parts, ["net", "model", "seed", "split", "class"])
+
+
+def recipes_table(parts: pd.DataFrame) -> pd.DataFrame:
+    """Base models trained otherwise: `RECIPE` with the mean foreground Dice on ``val`` and ``test``, n_test patients.
+
+    Args:
+        parts: rows of `prrmse.experiments.study.base_measured` with `RECIPE`; may be empty.
+    """
+    if parts.empty:
+        return pd.DataFrame(columns=[*RECIPE, "val", "test", "n_test"])
+    means = mean_over_patients(parts[parts["class"] == "mean"], [*RECIPE, "split"])
+    wide = means.pivot_table(index=RECIPE, columns="split", values="dice", sort=False)[["val", "test"]]
+    n = means[means["split"] == "test"].set_index(RECIPE)["n_patients"].rename("n_test")
+    return wide.join(n).reset_index()
 
 
 def reuse_table(sweeps: pd.DataFrame, settings: Verdict) -> pd.DataFrame:
@@ -121,6 +136,18 @@ def arm(means: pd.DataFrame, reused: str, mode: str, source: str | None = None) 
         listed = means.loc[means["reused"] == "verdict", ["net", "target", "source"]].drop_duplicates()
         own = own.merge(listed, on=["net", "target", "source"])
     return own.set_index(["net", "target"])["dice"]
+
+
+def of_starts(runs: pd.DataFrame, split: str = "test") -> pd.DataFrame:
+    """Mean foreground Dice of each start, all of it trained further: net, target, seed, source, dice.
+
+    Args:
+        runs: of `runs_table`.
+        split: measured on.
+    """
+    own = runs[(runs["class"] == "mean") & (runs["split"] == split) & (runs["mode"] == "finetune")]
+    own = own[own["reused"].isin(["none", "all"])]
+    return own[["net", "target", "seed", "source", "dice"]].reset_index(drop=True)
 
 
 def of_sources(means: pd.DataFrame, task: str | None = None) -> pd.DataFrame:

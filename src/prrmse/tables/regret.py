@@ -1,0 +1,112 @@
+"""What a way to choose a start costs, and what it loses against the best of all starts (ours).
+
+The regret of a choice is the test Dice of the best start less that of the chosen one, both fully trained. The best of
+many single trainings looks better than it is, so that the regret of any choice, the right one too, has a positive mean;
+ways are therefore compared with each other, on the same trainings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pandas as pd
+
+from prrmse.names import PRETRAINED, SCRATCH
+from prrmse.tables.means import mean_over_patients
+from prrmse.tables.ranking import SCORES
+from prrmse.tables.study import of_starts, over_targets
+
+RUN = ["net", "target", "seed"]
+# At most this share of the cost of training from every start is what a search may spend.
+SHARE = 0.25
+SEARCH, SCORE = "search", "score: "
+ALL, ANY_SOURCE, ANY = "train all, choose on validation patients", "any source (mean)", "any start (mean)"
+
+
+def search_table(parts: pd.DataFrame) -> pd.DataFrame:
+    """Each candidate of each search by round: dice, dice_sd over held-out patients, n_patients, n_folds.
+
+    Args:
+        parts: rows of `prrmse.search.Search.curves` with `RUN` and ``full``, the steps of a full training.
+    """
+    keys = [*RUN, "full", "source", "round", "steps"]
+    folds = parts.groupby(keys, sort=False)["fold"].nunique().rename("n_folds").reset_index()
+    return mean_over_patients(parts, keys).merge(folds, on=keys)
+
+
+def regrets(search: pd.DataFrame, scores: pd.DataFrame, runs: pd.DataFrame, level: float) -> pd.DataFrame:
+    """Regret and cost of every way to choose, over targets.
+
+    Args:
+        search: of `search_table`.
+        scores: of `prrmse.tables.study.score_table`.
+        runs: of `prrmse.tables.study.runs_table`.
+        level: of the intervals.
+
+    Returns:
+        net, way, cost (trained steps as a share of those of training from every start, mean over targets; a score's own
+        computation is not counted), regret (mean over targets), low, high, worst (largest of a target), more (regret
+        less that of the search within `SHARE`, paired), more_low, more_high, n_targets; by regret.
+    """
+    rows = pd.DataFrame(_choices(search, scores, runs), columns=[*RUN, "way", "cost", "regret"])
+    lines: list[dict[str, Any]] = []
+    for net, own in rows.groupby("net", sort=False):
+        regret = own.pivot_table(index="target", columns="way", values="regret")
+        costs = own.pivot_table(index="target", columns="way", values="cost").mean()
+        within = costs[costs.index.str.startswith(SEARCH) & (costs <= SHARE)]
+        reference = str(within.idxmax()) if len(within) else None
+        for way in map(str, costs.index):
+            found = over_targets(regret[way].dropna(), level)
+            line = {"net": net, "way": way, "cost": costs[way], "regret": found.pop("value"), **found}
+            line["worst"] = regret[way].max()
+            if reference is not None and way != reference:
+                more = over_targets((regret[way] - regret[reference]).dropna(), level)
+                line |= {"more": more["value"], "more_low": more["low"], "more_high": more["high"]}
+            lines.append(line)
+    columns = ["net", "way", "cost", "regret", "low", "high", "worst", "more", "more_low", "more_high", "n_targets"]
+    table = pd.DataFrame(lines, columns=columns)
+    return table.sort_values(["net", "regret"], kind="stable").reset_index(drop=True)
+
+
+def _choices(search: pd.DataFrame, scores: pd.DataFrame, runs: pd.DataFrame) -> Iterator[tuple[object, ...]]:
+    """Net, target, seed, way, cost and regret of each choice that was made."""
+    test, val = of_starts(runs), of_starts(runs, "val")
+    signed = scores.assign(value=scores["value"] * scores["score"].map(lambda score: SCORES[score][0]))
+    key: Any
+    for key, own in test.groupby(RUN, sort=False):
+        dice = dict(zip(own["source"], own["dice"], strict=True))
+        best, everywhere = max(dice.values()), float(own["dice"].mean())
+        yield (*key, ALL, 1.0, best - dice[_first(_of_run(val, key), "dice")])
+        for start in (SCRATCH, PRETRAINED):
+            if start in dice:
+                yield (*key, f"always {start}", 0.0, best - dice[start])
+        sources = own.loc[~own["source"].isin([SCRATCH, PRETRAINED]), "dice"]
+        yield (*key, ANY_SOURCE, 0.0, best - float(sources.mean()))
+        yield (*key, ANY, 0.0, best - everywhere)
+        told = signed[(signed["net"] == key[0]) & (signed["target"] == key[1])].dropna(subset=["value"])
+        for score in told["score"].unique():
+            by_score = told[told["score"] == score]
+            if by_score["value"].min() < by_score["value"].max():
+                yield (*key, f"{SCORE}{SCORES[score][1]}", 0.0, best - dice[_first(by_score, "value")])
+        searched, spent, before = _of_run(search, key), 0, 0
+        for number in sorted(searched["round"].unique()):
+            found = searched[searched["round"] == number]
+            steps, full = int(found["steps"].max()), int(found["full"].max())
+            spent += (steps - before) * int(found["n_folds"].sum())
+            before = steps
+            yield (
+                *key,
+                f"{SEARCH}, {number + 1} rounds",
+                spent / (len(dice) * full),
+                best - dice[_first(found, "dice")],
+            )
+
+
+def _of_run(table: pd.DataFrame, key: tuple[Any, ...]) -> pd.DataFrame:
+    return table[(table[RUN] == list(key)).all(axis=1)]
+
+
+def _first(rows: pd.DataFrame, column: str) -> str:
+    """The source with the largest value."""
+    return str(rows["source"].to_numpy()[rows[column].to_numpy().argmax()])
