@@ -82,17 +82,20 @@ def _wait() -> None:
         torch.cuda.synchronize()
 
 
-def machine() -> str:
-    """One line about processor, threads, torch."""
-    processor = platform.processor() or platform.machine()
+def processor() -> str:
+    """The processor's name."""
     try:
         with open("/proc/cpuinfo") as f:
-            processor = next(line.split(":")[1].strip() for line in f if line.startswith("model name"))
+            return next(line.split(":")[1].strip() for line in f if line.startswith("model name"))
     except (OSError, StopIteration):
-        pass
+        return platform.processor() or platform.machine()
+
+
+def machine() -> str:
+    """One line about processor, threads, torch."""
     device = choose_device("auto")
     gpu = f", {torch.cuda.get_device_name()}" if device.type == "cuda" else ""
-    return f"{processor}, {torch.get_num_threads()} threads{gpu}, {platform.system()}, torch {torch.__version__}"
+    return f"{processor()}, {torch.get_num_threads()} threads{gpu}, {platform.system()}, torch {torch.__version__}"
 
 
 def table(rows: Sequence[Mapping[str, object]]) -> str:

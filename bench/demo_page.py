@@ -15,6 +15,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
+import torch
+from common import processor
 
 from prrmse.report.page import base_summary
 from prrmse.report.study import RAW
@@ -86,7 +88,22 @@ def study() -> None:
     for name in RAW:
         shutil.copy(folder / f"{name}.csv", kept)
     found = with_pictures((folder / "study.md").read_text(), folder, STUDY_FIGURES)
-    page.write_text(page.read_text().partition(ANSWERS)[0] + found)
+    page.write_text(page.read_text().partition(ANSWERS)[0] + f"{ANSWERS}\n\n{ran()}" + found.partition(ANSWERS)[2])
+
+
+def ran() -> str:
+    """With which commit, where, and for how long the study ran."""
+    commit = subprocess.check_output(["git", "-C", str(ROOT), "describe", "--always", "--dirty"], text=True).strip()
+    folders = [
+        *(ROOT / "benchmarks").glob("study_*"),
+        *(ROOT / "benchmarks" / name for name in ("base", "swap", "control")),
+    ]
+    tables = [pd.read_csv(path, sep="\t") for folder in folders for path in folder.rglob("*.tsv")]
+    hours = pd.concat(tables)["s"].sum() / 3600
+    return (
+        f"Of a run with commit {commit}, torch {torch.__version__}, on {processor()}: {len(tables)} trainings, "
+        f"searches and sweeps, {hours:.1f} hours of one core in all."
+    )
 
 
 def main() -> None:

@@ -9,8 +9,9 @@ import pytest
 import torch
 from conftest import ARGUMENTS, COMPUTE, initialise
 from scipy import stats
-from tiny import Folder
+from tiny import ROOT, Folder
 
+from prrmse.config.params import read_params
 from prrmse.data.slices import save_slices
 from prrmse.experiments import study
 from prrmse.experiments.study import MEASURED, base_measured, block_of, random_list, study_run
@@ -19,9 +20,11 @@ from prrmse.learning.train import train
 from prrmse.names import BLOCKS, PRETRAINED, SCRATCH
 from prrmse.nets.checkpoint import load_network, save_checkpoint
 from prrmse.nets.layers import inventory
+from prrmse.report.study import RAW, study_page
 from prrmse.settings import Training, UNet, Verdict
 from prrmse.tables.answer import FAILS, HOLDS, UNDECIDED
 from prrmse.tables.regret import regrets, search_table
+from prrmse.tables.store import read_table
 from prrmse.tables.study import (
     ancestry_effects,
     contrasts,
@@ -380,6 +383,17 @@ def test_every_run_of_the_study_is_planned_and_without_its_section_one_line_says
     assert list(pd.read_csv(folder.path / "results/study/recipes.csv")["recipe"]) == ["longer"]
     assert not list(folder.path.glob("results/study/search/**/.*.resume")), "trainings are kept until the table is safe"
     assert folder.planned("study") == {}
+
+
+def test_the_page_in_docs_is_what_the_tables_beside_it_give():
+    """No training, no run: docs/study/*.csv is enough."""
+    params = read_params(ROOT / "params.yaml", ROOT / "configs/study.yaml")
+    raw = {name: read_table(ROOT / f"docs/study/{name}.csv") for name in RAW}
+    made, _ = study_page(raw, params.study, params.verdict)
+    for name in ("study_gains", "study_ranking", "study_regret"):
+        made = made.replace(f"]({name}.png)", f"](images/{name}.png)")
+    answers = "## Answers"
+    assert (ROOT / "docs/study.md").read_text().endswith(made.partition(answers)[2])
 
 
 def searched(costs, picks):
