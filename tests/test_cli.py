@@ -1,5 +1,6 @@
 """The command line: exit status, one-line errors, the parameter reference."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 from prrmse.cli.main import main
 
 ROOT = Path(__file__).parents[1]
+PRRMSE = Path(sys.executable).with_name("prrmse")
 
 
 def test_check_says_fine_or_one_line(capsys, tmp_path, monkeypatch):
@@ -67,3 +69,16 @@ def test_the_shell_completes_commands_and_options(tmp_path):
 
     assert completed("prrmse", "in") == ["inspect"]
     assert completed("prrmse", "sweep", "--sp") == ["--spacing", "--split"]
+
+
+@pytest.mark.parametrize(("environment", "coloured"), [({}, True), ({"NO_COLOR": "1"}, False)])
+def test_errors_are_coloured_on_a_terminal_only(environment, coloured):
+    command = [str(PRRMSE), "inspect", "absent.pth"]
+    piped = subprocess.run(command, capture_output=True, check=False)
+    assert piped.stderr.startswith(b"error: ")
+    reader, writer = os.openpty()
+    subprocess.run(command, stderr=writer, check=False, env={**os.environ, **environment})
+    os.close(writer)
+    shown = os.read(reader, 10_000)
+    os.close(reader)
+    assert shown.startswith(b"\x1b[31merror:\x1b[0m " if coloured else b"error: ")

@@ -1,15 +1,21 @@
 """What the documentation lists is what there is."""
 
 import re
+import shlex
 import tomllib
 
+import pytest
 import yaml
+from dvc.cli.parser import get_main_parser
+from snakemake.cli import parse_args
 from tiny import ROOT
 
 from prrmse import api
+from prrmse.cli.main import command_line
 
 SITE = (ROOT / "mkdocs.yml").read_text()
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+SMK = [ROOT / "Snakefile", *(ROOT / "workflow/rules").glob("*.smk")]
 # Names of conda-forge and bioconda where they differ from those of PyPI.
 CONDA = {
     "torch": "pytorch",
@@ -52,6 +58,40 @@ def test_the_code_on_the_page_of_the_library_runs(capsys):
         exec(block, names)
     assert len(names["table"]) == 3 * len(api.inspect(names["target"]))
     assert names["best"] in ("one", "two")
+
+
+def documented():
+    """(page, command) of every line of a code block that starts one of these programs."""
+    for path in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
+        for block in re.findall(r"^```\w*\n(.*?)^```$", path.read_text(), re.S | re.M):
+            for line in block.replace("\\\n", " ").splitlines():
+                for command in re.split(r"&&|;", re.sub(r"\s#.*", "", line)):
+                    if re.match(r"\s*(prrmse|snakemake|make|dvc)\b(?! *=)", command):
+                        yield path.name, shlex.split(command)
+
+
+DOCUMENTED = list(documented())
+
+
+def test_many_commands_are_documented():
+    assert len(DOCUMENTED) > 50
+
+
+@pytest.mark.parametrize(("page", "command"), DOCUMENTED, ids=[f"{p} {' '.join(c)}" for p, c in DOCUMENTED])
+def test_every_documented_command_is_one_that_exists(page, command):
+    """That it does what the page says is for other tests; here: the program knows its options and targets."""
+    program, *arguments = command
+    if program == "prrmse":
+        command_line().parse_args([a for a in arguments if a != "..."])
+    elif program == "make":
+        targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.M)
+        assert [a for a in arguments if not a.startswith("-") and "=" not in a and a not in targets] == []
+    elif program == "snakemake":
+        known = parse_args(arguments)[1]
+        rules = re.findall(r"^(?:use )?rule (?:\w+ as )?(\w+)", "".join(p.read_text() for p in SMK), re.M)
+        assert [t for t in known.targets if t not in rules and not t.startswith("results/")] == []
+    else:
+        get_main_parser().parse_args(arguments)
 
 
 def test_every_direct_dependency_has_a_line_that_says_why():

@@ -52,7 +52,9 @@ def exit_status(act: Callable[[], int | None], names: Mapping[str, str]) -> int:
 
 
 def _report(line: str, status: int) -> int:
-    print(f"error: {one_line(line)}", file=sys.stderr)
+    coloured = sys.stderr.isatty() and not os.environ.get("NO_COLOR")  # no-color.org
+    mark = "\033[31merror:\033[0m" if coloured else "error:"
+    print(f"{mark} {one_line(line)}", file=sys.stderr)
     return status
 
 

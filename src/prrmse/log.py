@@ -3,10 +3,22 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
+
+
+class _Coloured(logging.Formatter):
+    """Warnings in yellow."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        text = super().format(record)
+        return f"\033[33m{text}\033[0m" if record.levelno >= logging.WARNING else text
 
 
 def show_messages() -> None:
     """Show what this package reports (INFO and above), and only the warnings of other libraries."""
-    logging.basicConfig(format="%(message)s", stream=sys.stderr)
+    handler = logging.StreamHandler(sys.stderr)
+    if sys.stderr.isatty() and not os.environ.get("NO_COLOR"):  # no-color.org
+        handler.setFormatter(_Coloured())
+    logging.basicConfig(format="%(message)s", handlers=[handler])
     logging.getLogger("prrmse").setLevel(logging.INFO)
