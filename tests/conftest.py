@@ -13,6 +13,7 @@ from tiny import Folder
 from torch import nn
 
 from prrmse.data.slices import Slices
+from prrmse.learning import train as train_module
 from prrmse.nets.initialisation import initialised_network
 from prrmse.phantom.cohort import generate
 from prrmse.settings import Compute, PSPNet, Training, UNet
@@ -78,3 +79,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     names = ("slurm", "workflow", "dvc", "tutorial", "conda", "zoo")
     order = [f"test_{name}.py" for name in names]
     items.sort(key=lambda item: order.index(item.path.name) if item.path.name in order else len(order))
+
+
+def killed_after(steps: int, monkeypatch: pytest.MonkeyPatch, call) -> None:
+    """Call, and stop the training in it like a kill does: nothing after these steps is done."""
+    done = iter(range(1000))
+    original = train_module.loss_of
+
+    def stop(*arguments):
+        if next(done) == steps:
+            raise KeyboardInterrupt
+        return original(*arguments)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(train_module, "loss_of", stop)
+        with pytest.raises(KeyboardInterrupt):
+            call()

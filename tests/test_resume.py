@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import ARGUMENTS, COMPUTE, SETTINGS, initialise
+from conftest import ARGUMENTS, COMPUTE, SETTINGS, initialise, killed_after
 
 from prrmse import api
 from prrmse.data.slices import save_slices
@@ -27,22 +27,6 @@ from prrmse.settings import Compute, Training, UNet
 
 STEPS = 6
 UNET = UNet.model_validate({"arguments": ARGUMENTS["unet"], "pretrained": "none"})
-
-
-def killed_after(steps: int, monkeypatch: pytest.MonkeyPatch, call) -> None:
-    """Call, and stop the training in it like a kill does: nothing after these steps is done."""
-    done = iter(range(1000))
-    original = module.loss_of
-
-    def stop(*arguments):
-        if next(done) == steps:
-            raise KeyboardInterrupt
-        return original(*arguments)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(module, "loss_of", stop)
-        with pytest.raises(KeyboardInterrupt):
-            call()
 
 
 def said(caplog) -> list[str]:

@@ -1,13 +1,14 @@
 """The study: lists of layers, paired trainings, and what its tables say of a planted truth."""
 
 import copy
+import dataclasses
 import itertools
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import ARGUMENTS, COMPUTE, initialise
+from conftest import ARGUMENTS, COMPUTE, initialise, killed_after
 from scipy import stats
 from tiny import ROOT, Folder
 
@@ -142,6 +143,21 @@ def test_a_probe_trains_the_head_first_and_then_all(few, tmp_path, monkeypatch):
     same = {x.tensor for x in layers if torch.equal(source[x.tensor], probed[0][x.tensor])}
     assert same == {x.tensor for x in layers if not x.final}
     assert not any(torch.equal(source[x.tensor], trained[-1][x.tensor]) for x in layers)
+
+
+@pytest.mark.parametrize("mode", ["finetune", "probe", "block0"])
+def test_a_killed_run_goes_on_and_ends_like_a_clean_one(few, tmp_path, monkeypatch, mode):
+    of, _, _ = few
+    own = dataclasses.replace(of("b-seg"), compute=COMPUTE.model_copy(update={"resume_seconds": 0}))
+
+    def again(name):
+        return study_run(own, "all", mode, settings=SETTINGS, resume=tmp_path / name)
+
+    clean = again("clean")
+    killed_after(20, monkeypatch, lambda: again("killed"))
+    assert (tmp_path / "killed").is_file()
+    killed_after(2, monkeypatch, lambda: again("killed"))
+    pd.testing.assert_frame_equal(again("killed"), clean)
 
 
 def trained_networks(monkeypatch):
