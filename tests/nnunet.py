@@ -22,11 +22,13 @@ PATIENTS, SIZE, DEPTH = 6, 40, 4
 
 
 class NnunetRun(NamedTuple):
-    """The dataset in nnU-Net's layout, the plans for it, and the final files of two trainings."""
+    """The dataset in nnU-Net's layout, the plans for it, the final files of two trainings, and where they ran."""
 
     raw: Path
     plans: dict[str, Any]
     checkpoints: tuple[Path, Path]
+    folders: dict[str, Path]
+    environment: dict[str, str]
 
     def arguments(self) -> dict[str, Any]:
         """JSON-able arguments of `NETWORK` for the 2D network that the plans describe, without deep supervision."""
@@ -66,11 +68,15 @@ def write_dataset(raw: Path) -> None:
     (raw / "dataset.json").write_text(json.dumps(content))
 
 
-def plan_and_train() -> None:
-    """nnU-Net's own planning, preprocessing and training; its ``save_checkpoint`` writes the files."""
-    # nnU-Net asks for "spawn", where each worker imports torch again: most of the time of so small a run.
+def fork_workers() -> None:
+    """nnU-Net asks for "spawn", where each worker imports torch again: most of the time of so small a run."""
     forking = multiprocessing.get_context("fork")
     multiprocessing.get_context = lambda method=None: forking
+
+
+def plan_and_train() -> None:
+    """nnU-Net's own planning, preprocessing and training; its ``save_checkpoint`` writes the files."""
+    fork_workers()
     import torch
     from nnunetv2.experiment_planning.plan_and_preprocess_api import (
         extract_fingerprints,
@@ -90,6 +96,32 @@ def plan_and_train() -> None:
         trainer.run_training()
 
 
+def train_from(weights: str, plans: str) -> None:
+    """What ``nnUNetv2_train -tr NAME -pretrained_weights NAME.pth`` does, for two short epochs; then without the file.
+
+    Writes the network's state after loading and after training to ``loaded.pth`` and ``trained.pth``.
+    """
+    fork_workers()
+    import torch
+    from nnunetv2.run.run_training import get_trainer_from_args, maybe_load_checkpoint
+
+    torch.set_num_threads(1)
+    os.environ.update(nnUNet_n_proc_DA="0")
+    for pretrained in (weights, None):
+        trainer = get_trainer_from_args(NAME, "2d", 0, Path(weights).stem, plans, device=torch.device("cpu"))
+        trainer.num_epochs, trainer.num_iterations_per_epoch, trainer.num_val_iterations_per_epoch = 2, 1, 1
+        maybe_load_checkpoint(trainer, False, False, pretrained)
+        if pretrained is None:
+            try:
+                trainer.run_training()
+            except ValueError as e:
+                print(f"error: {e}")
+            return
+        torch.save(trainer.network.state_dict(), "loaded.pth")
+        trainer.run_training()
+        torch.save(trainer.network.state_dict(), "trained.pth")
+
+
 @pytest.fixture(scope="session")
 def nnunet_run(tmp_path_factory: pytest.TempPathFactory) -> NnunetRun:
     """Two trainings (folds 0 and 1) of one dataset by the installed nnU-Net."""
@@ -104,8 +136,8 @@ def nnunet_run(tmp_path_factory: pytest.TempPathFactory) -> NnunetRun:
     plans = json.loads((folders["nnUNet_preprocessed"] / NAME / "nnUNetPlans.json").read_text())
     results = folders["nnUNet_results"] / NAME / "nnUNetTrainer__nnUNetPlans__2d"
     first, second = (results / f"fold_{fold}" / "checkpoint_final.pth" for fold in (0, 1))
-    return NnunetRun(raw, plans, (first, second))
+    return NnunetRun(raw, plans, (first, second), folders, environment)
 
 
 if __name__ == "__main__":
-    plan_and_train()
+    train_from(*sys.argv[1:]) if sys.argv[1:] else plan_and_train()

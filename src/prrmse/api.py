@@ -36,6 +36,8 @@ from prrmse.engine.sweep import sweep as swept_counts
 from prrmse.errors import InputError
 from prrmse.experiments.transferability import Watch, feature_scores
 from prrmse.files import atomic
+from prrmse.handover.start import Frozen as Frozen
+from prrmse.handover.start import apply_start as apply_start
 from prrmse.learning.dice import dice_table
 from prrmse.learning.evaluate import Evaluation, output_of, prediction_of
 from prrmse.learning.reach import reaching, without_effect

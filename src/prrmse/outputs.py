@@ -11,10 +11,13 @@ from prrmse.errors import InputError
 # What each output may end in, which decides its format.
 ENDINGS = {
     "out": (".safetensors",),
+    "nnunet": (".py",),
     "advice_out": (".json",),
     "table": (".csv",),
     "figure": (".png", ".svg", ".pdf"),
 }
+# What is written beside an output, under its name.
+BESIDE = {"out": ".json", "nnunet": ".pth"}
 
 
 def check_outputs(outputs: Mapping[str, str | Path | None], inputs: Iterable[object]) -> None:
@@ -35,7 +38,9 @@ def check_outputs(outputs: Mapping[str, str | Path | None], inputs: Iterable[obj
         path = Path(name)
         if path.suffix not in ENDINGS[setting]:
             raise InputError(f"<{setting}>: {path}: must end in {' or '.join(ENDINGS[setting])}; choose another name")
-        beside = [path.with_suffix(".json")] if setting == "out" else []
+        if setting == "nnunet" and not path.stem.isidentifier():
+            raise InputError(f"<{setting}>: {path}: {path.stem} is no name for a class; choose another name")
+        beside = [path.with_suffix(BESIDE[setting])] if setting in BESIDE else []
         for one in (path, *beside):
             _check_place(setting, one)
             if any(_same(one, other) for other in paths):

@@ -24,6 +24,8 @@ from prrmse.data.slices import Slices, load_slices
 from prrmse.errors import InputError
 from prrmse.experiments.halving import SCRATCH, TRANSFER
 from prrmse.files import write_text
+from prrmse.handover.nnunet import write_nnunet
+from prrmse.handover.start import listed_tensors
 from prrmse.learning.evaluate import Evaluation
 from prrmse.names import Layer
 from prrmse.nets.build import build_network, seeded_network
@@ -217,7 +219,7 @@ def seconds_of(budget: str) -> float:
 
 def warmstart(a: argparse.Namespace) -> None:
     """Write the target's state, or that of a new network, with the advised pairs of a source."""
-    check_outputs({"out": a.out}, (a.target, a.source, a.advice))
+    check_outputs({"out": a.out, "nnunet": a.nnunet}, (a.target, a.source, a.advice))
     own_files = [path for path in (a.target, None if a.advice else a.source) if path]
     states = opened(own_files, a.entry)
     if a.target:
@@ -234,7 +236,7 @@ def warmstart(a: argparse.Namespace) -> None:
         raise InputError(f"warmstart: --exclude {', '.join(sorted(unknown))}: no such pair; see prrmse inspect")
     if a.advice:
         chosen, source, entries, kept = advised(a.advice, a.source, layers)
-        check_outputs({"out": a.out}, (source,))
+        check_outputs({"out": a.out, "nnunet": a.nnunet}, (source,))
         state = opened([source], a.entry or entries, strict=bool(a.entry))[source]
     elif a.source:
         source, state = a.source, states[a.source]
@@ -245,6 +247,8 @@ def warmstart(a: argparse.Namespace) -> None:
     chosen = [x for x in chosen if (a.reuse_final or not x.final) and f"{x.kind}{x.layer}" not in excluded]
     frozen = None if kept is None else [layer for layer in chosen if layer.tensor in kept]
     found = api.warmstart(network, state, chosen, a.out, frozen=frozen, note=f"{len(chosen)} pairs from {source}")
+    if a.nnunet:
+        write_nnunet(a.out, found["frozen"], a.nnunet)
     if a.json:
         print(json.dumps(found, indent=1))
     else:
@@ -278,14 +282,6 @@ def train(a: argparse.Namespace) -> None:
         f"Dice {mean['dice']:.3f}, mean over structures and {mean['n_patients']:.0f} patients, after training on "
         f"{len(trained.patients)}",
     )
-
-
-def listed_tensors(path: str) -> list[str]:
-    """The tensors that a list of `warmstart` says to freeze."""
-    found = read_json(path, "a list of prrmse warmstart")
-    if not isinstance(found, dict) or not isinstance(found.get("frozen"), list):
-        raise InputError(f"{path}: not a list of prrmse warmstart (it has no list `frozen`)")
-    return [str(name) for name in found["frozen"]]
 
 
 class Advised(NamedTuple):

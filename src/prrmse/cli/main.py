@@ -33,6 +33,7 @@ FLAGS = {
     "device": "--device",
     "samples": "--samples",
     "out": "--out",
+    "nnunet": "--nnunet",
     "advice_out": "--out",
     "table": "--table",
     "figure": "--figure",
@@ -187,6 +188,11 @@ def _add_tools(commands: Any) -> None:
     warmstart.add_argument("--exclude", help="pairs to leave, e.g. W1,RM17")
     warmstart.add_argument("--reuse-final", action="store_true", help="take the final convolution too")
     warmstart.add_argument("--out", required=True, help="the .safetensors file; the list is the .json beside it")
+    warmstart.add_argument(
+        "--nnunet",
+        metavar="NAME.py",
+        help="also write a trainer of nnU-Net v2 here, and beside it NAME.pth for its -pretrained_weights",
+    )
     train = command(
         "train",
         "train a network on your data, from scratch or from a checkpoint, and measure Dice",
