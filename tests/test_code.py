@@ -142,6 +142,7 @@ MODULES = {
     "report": "config.params figures.outcome figures.style figures.titles report.page report.summary run.manifest"
     " tables.answer tables.paper tables.store versions",
     "manifest": "config.params run.manifest versions",
+    "crate": "data.reading data.slices run.crate run.manifest run.records versions",
     "control": f"{EVALUATION} compare.align engine experiments.control learning.reach learning.separable"
     " learning.target tables.store",
     "controls": f"{EVIDENCE} tables.bootstrap tables.controls tables.verdict",

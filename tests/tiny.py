@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from snakemake.rules import Rule
 
 ROOT = Path(__file__).parents[1]
-COPIED = ["Snakefile", "workflow", "src", "profiles", "params.yaml", "environment.yml"]
+COPIED = ["Snakefile", "workflow", "src", "profiles", "params.yaml", "environment.yml", "LICENSE", "CITATION.cff"]
 COPIED += [".dvc/config", ".dvc/.gitignore", ".dvcignore", ".gitignore", "dvc.yaml", "data/raw/README.md", "configs"]
 
 

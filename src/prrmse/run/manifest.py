@@ -81,7 +81,7 @@ def read_manifest(folder: str | Path) -> dict[str, Any]:
     """The manifest of the run in a folder.
 
     Raises:
-        InputError: there is none, or it is no manifest.
+        InputError: there is none, it is no manifest, or it names files outside that folder.
     """
     path = Path(folder) / MANIFEST
     content = read_bytes(path, "a complete run of the workflow writes it", MAX_TEXT_BYTES)
@@ -89,9 +89,13 @@ def read_manifest(folder: str | Path) -> dict[str, Any]:
         found = json.loads(content)
         if not all(isinstance(x, str) for pair in found["files"].items() for x in pair):
             raise TypeError
-        return {key: found[key] for key in ("commit", "changed", "environment", "params", "files")}
+        run = {key: found[key] for key in ("commit", "changed", "environment", "params", "files")}
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise InputError(f"{path}: not a manifest; delete it and run the workflow again") from None
+    for file in run["files"]:
+        if Path(file).is_absolute() or ".." in Path(file).parts:
+            raise InputError(f"{path}: names a file outside this folder: {file}")
+    return run
 
 
 def touched(folder: str | Path = ".") -> list[str]:

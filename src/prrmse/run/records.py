@@ -69,8 +69,17 @@ def is_unfinished(folder: Path, file: str) -> bool:
 
 def end_time(folder: Path, file: str) -> float | None:
     """The time of the file's last change by Snakemake; None if it has no note of it."""
+    return _noted(folder, file, "endtime")
+
+
+def start_time(folder: Path, file: str) -> float | None:
+    """When Snakemake started the job that made the file; None if it has no note of it."""
+    return _noted(folder, file, "starttime")
+
+
+def _noted(folder: Path, file: str, field: str) -> float | None:
     try:
-        found = json.loads((folder / note_of(METADATA, file)).read_bytes())["endtime"]
+        found = json.loads((folder / note_of(METADATA, file)).read_bytes())[field]
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return found if isinstance(found, float) else None
