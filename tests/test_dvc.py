@@ -13,6 +13,7 @@ import pytest
 import yaml
 from tiny import CHANGES, ROOT, Folder, jobs, rules
 
+from prrmse.names import models, split_model
 from prrmse.run.code import used_by
 
 pytestmark = pytest.mark.workflow
@@ -55,6 +56,48 @@ def test_every_stage_depends_on_the_code_that_its_rules_run():
                 assert not missing, f"stage {name} runs {rule.name}"
                 checked.add(rule.name)
     assert {"phantom", "base", "swap", "transfer", "metrics", "manifest"} <= checked
+
+
+def test_every_base_model_of_the_parameters_is_an_artifact():
+    params = yaml.safe_load((ROOT / "params.yaml").read_text())
+    expected = {}
+    for net in params["nets"]:
+        for model in models(params["datasets"], params["tasks"]):
+            dataset, task = split_model(model)
+            for seed in params["seeds"]:
+                expected[f"{net}-{model}-seed{seed}"] = {
+                    "path": f"results/checkpoints/{net}/{model}/seed{seed}.safetensors",
+                    "type": "model",
+                    "desc": f"{net} trained on {dataset}, task {task}, seed {seed}",
+                    "labels": [net, dataset, task],
+                }
+    artifacts = yaml.safe_load((ROOT / "dvc.yaml").read_text())["artifacts"]
+    assert artifacts == expected
+    assert [name for name in artifacts if not re.fullmatch("[a-z][a-z0-9-]*", name)] == []
+
+
+def test_other_projects_get_base_models_as_the_page_says(recorded, tmp_path):
+    """From a clone without any result, and so from the remote."""
+    recorded.git("clone", "-q", str(recorded.path), str(tmp_path / "published"))
+    published, other = Folder.at(tmp_path / "published"), Folder.at(tmp_path / "other")
+    assert not (published.path / "results").exists()
+    other.path.mkdir()
+    page = (ROOT / "docs/workflow.md").read_text().partition("## The base models, for other projects\n")[2]
+    got, named, python = re.findall(r"^```(?:python)?\n(.*?)^```$", page.partition("\n## ")[0], re.M | re.S)
+    url = f"file://{published.path}"
+    expected = (recorded.path / "results/checkpoints/unet/acdc-seg/seed0.safetensors").read_bytes()
+    assert "unet/acdc-seg/seed0.safetensors" in other.must("sh", "-ec", got.replace("URL", url))
+    assert (other.path / "target.safetensors").read_bytes() == expected
+    (other.path / "target.safetensors").unlink()
+    register, get = named.splitlines()
+    published.git("config", "user.name", "test")
+    published.git("config", "user.email", "test@example.org")
+    published.must("sh", "-ec", register)
+    other.must("sh", "-ec", get.replace("URL", url))
+    assert (other.path / "target.safetensors").read_bytes() == expected
+    check = "print(len(tensors), open(dvc.api.get_url(path, repo='URL'), 'rb').read() == open(local, 'rb').read())"
+    code = f"{python}\nlocal = 'target.safetensors'\n{check}".replace("URL", url)
+    assert re.search(r"^\d+ True$", other.must("python", "-c", code), re.M)
 
 
 def within(path, folder):
