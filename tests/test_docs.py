@@ -64,10 +64,12 @@ def documented():
     """(page, command) of every line of a code block that starts one of these programs."""
     for path in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
         for block in re.findall(r"^```\w*\n(.*?)^```$", path.read_text(), re.S | re.M):
-            for line in block.replace("\\\n", " ").splitlines():
-                for command in re.split(r"&&|;", re.sub(r"\s#.*", "", line)):
-                    if re.match(r"\s*(prrmse|snakemake|make|dvc)\b(?! *=)", command):
-                        yield path.name, shlex.split(command)
+            block = re.sub(r"\\\n|\s#.*", " ", block)
+            started = re.finditer(
+                r"(?:^|&& |; )((?:prrmse|snakemake|make|dvc)\b(?! *=)(?:'[^']*'|[^'\n;&])*)", block, re.M
+            )
+            for found in started:
+                yield path.name, shlex.split(found[1])
 
 
 DOCUMENTED = list(documented())
