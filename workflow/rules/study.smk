@@ -64,6 +64,7 @@ rule study_recipe:
         gpu=GPU,
     params:
         code=code("study_recipe"),
+        seed=SEEDS[0],
         json=lambda w: parameters(
             f"nets.{study_section()['recipes'][w.recipe]['net']}",
             "init",
@@ -73,7 +74,7 @@ rule study_recipe:
     message:
         "study_recipe: {wildcards.recipe}, a base model trained otherwise"
     shell:
-        "python -m prrmse.run.warm workflow/scripts/study_recipe.py --recipe {wildcards.recipe:q} --seed {SEEDS[0]}"
+        "python -m prrmse.run.warm workflow/scripts/study_recipe.py --recipe {wildcards.recipe:q} --seed {params.seed:q}"
         " --data {input.data:q} --params {params.json:q} --checkpoint {output.checkpoint:q} --table {output.table:q}"
         " --code {params.code:q} 2>&1 | tee {log:q}"
 
