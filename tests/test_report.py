@@ -85,6 +85,16 @@ def test_a_cell_of_a_map_tells_its_layer_and_values(report):
         assert not page.evaluate("document.querySelector('output').value").endswith("reusable")
 
 
+def test_no_row_of_maps_mixes_networks(report):
+    with shown(report) as page:
+        rows = page.evaluate(
+            "[...document.querySelectorAll('.maps')]"
+            ".map(grid => [...grid.querySelectorAll('caption')].map(caption => caption.textContent))"
+        )
+    assert [{title.partition(",")[0] for title in titles} for titles in rows] == [{"UNet"}, {"PSPNet"}]
+    assert [len(titles) for titles in rows] == [3, 3]
+
+
 def test_a_table_can_be_taken_as_a_file(report):
     with shown(report) as page:
         kind, _, content = page.evaluate("document.querySelector('[download=\"network.csv\"]').href").partition(",")

@@ -40,8 +40,9 @@ def rmse_by_layer(tables: Tables, settings: Drawing, net: str) -> Figure:
         if rows.empty:
             absent(ax, f"{name}: not in this run")
             continue
-        for source, group in rows.groupby("source"):
-            by_layer(ax, group, column, palette[source], str(source))
+        groups = list(rows.groupby("source"))
+        for i, (source, group) in enumerate(groups, start=1):
+            by_layer(ax, group, column, palette[source], str(source), len(groups) - i)
         ax.set(title=f"{name}: {KIND_NAMES['W']}", xlabel="layer (number of W)", ylabel=label)
         ax.set_ylim(bottom=0)
     legend_above(figure, axes[:1])
@@ -60,8 +61,9 @@ def bn_shifts(tables: Tables, settings: Drawing) -> Figure:
         if rows.empty:
             absent(ax, f"{NET_NAMES[net]}: not in this run")
             continue
-        for source, group in rows.groupby("source"):
-            by_layer(ax, group, statistic, palette[source], str(source))
+        groups = list(rows.groupby("source"))
+        for j, (source, group) in enumerate(groups, start=1):
+            by_layer(ax, group, statistic, palette[source], str(source), len(groups) - j)
         ax.axhline(1.0 if statistic in ("mrv", "mrw") else 0.0, color="0.3", linestyle="--", linewidth=0.9)
         if i < 2:
             ax.set_title(NET_NAMES[net])
@@ -86,11 +88,11 @@ def rmse_matrices(tables: Tables, _: Drawing) -> Figure:
             absent(ax, f"{NET_NAMES[net]}: not in this run")
             continue
         matrix = part.pivot_table(index="model_a", columns="model_b", values=column)
-        values = matrix.to_numpy(copy=True)
-        np.fill_diagonal(values, 0.0)
-        matrix = pd.DataFrame(values, matrix.index, matrix.columns)
+        # Each two models once; a model's distance to itself, 0, would take up the colours.
+        below = np.tril(np.ones(matrix.shape, bool), -1)
+        matrix = matrix.where(below).iloc[1:, :-1]
         sns.heatmap(
-            matrix, ax=ax, cmap="crest", vmin=0, annot=True, fmt=".3f" if column == "rmse" else ".2f",
+            matrix, ax=ax, cmap="crest", annot=True, fmt=".3f" if column == "rmse" else ".2f",
             annot_kws={"size": 6}, square=True, cbar_kws={"shrink": 0.8},
         )  # fmt: skip
         ax.set(title=f"{NET_NAMES[net]}: {names[column]} of W", xlabel="", ylabel="")
@@ -99,7 +101,12 @@ def rmse_matrices(tables: Tables, _: Drawing) -> Figure:
         for label in ax.get_xticklabels():
             label.set_horizontalalignment("right")
     seeds = tables["rmse"]["seed"].nunique()
-    footnote(figure, tables, f"Mean over {seeds} seeds and all layers but the final one. Layout reconstructed.")
+    footnote(
+        figure,
+        tables,
+        f"Mean over {seeds} seeds and all layers but the final one; each two models once. Colours from the smallest "
+        "value of a panel to its largest. Layout reconstructed.",
+    )
     return figure
 
 
@@ -125,8 +132,8 @@ def rmse_groups(tables: Tables, settings: Drawing) -> Figure:
         if part.empty:
             absent(ax, f"{NET_NAMES[net]}: not in this run")
             continue
-        for name in RELATIONS:
-            by_layer(ax, part[part["relation"] == name], "rmse", palette[name], name)
+        for i, name in enumerate(RELATIONS):
+            by_layer(ax, part[part["relation"] == name], "rmse", palette[name], name, len(RELATIONS) - 1 - i)
         ax.set(title=f"{NET_NAMES[net]}: {KIND_NAMES['W']}", xlabel="layer (number of W)", ylabel="RMSE")
         ax.set_ylim(bottom=0)
     legend_above(figure, axes[:1], 3)

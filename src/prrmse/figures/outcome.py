@@ -18,13 +18,15 @@ def verdict_map(tables: Tables, settings: Drawing) -> Figure:
     """Drop in Dice for each (kind, layer) pair; a dot where the pair is reusable."""
     verdict = tables["verdict"]
     groups = list(verdict.groupby(["net", "target", "source"], sort=False))
-    figure, axes = panel_grid(-(-len(groups) // 2), 2, 1.55)
-    for ax, ((net, _target, source), rows) in zip(axes, groups, strict=False):
+    places, rows_needed, columns = in_columns([str(net) for (net, *_), _ in groups])
+    figure, axes = panel_grid(rows_needed, columns, 1.55)
+    for place, ((net, _target, source), rows) in zip(places, groups, strict=True):
+        ax = axes[place]
         colour_scale = drop_heatmap(ax, rows, LARGEST_DROP, tick_every=3)
         share = rows[~rows["final"]]["reusable"].mean()
         ax.set_title(f"{NET_NAMES.get(str(net), str(net))} from {source}: {share:.0%} of pairs reusable")
-    for ax in axes[len(groups) :]:
-        ax.set_axis_off()
+    for place in set(range(len(axes))) - set(places):
+        axes[place].set_axis_off()
     figure.colorbar(colour_scale, ax=axes, shrink=0.5, label="drop in Dice", extend="max", aspect=30)
     footnote(
         figure,
@@ -34,6 +36,29 @@ def verdict_map(tables: Tables, settings: Drawing) -> Figure:
         "Ours, not the paper's.",
     )
     return figure
+
+
+def in_columns(nets: list[str]) -> tuple[list[int], int, int]:
+    """Panels such that those of a network are below each other, two networks side by side: they have unequal layers.
+
+    Args:
+        nets: the network of each panel.
+
+    Returns:
+        The place of each panel, counted row by row; the number of rows, and that of columns.
+    """
+    names = list(dict.fromkeys(nets))
+    columns = min(len(names), 2)
+    places, top = [0] * len(nets), 0
+    for first in range(0, len(names), 2):
+        height = 0
+        for column, name in enumerate(names[first : first + 2]):
+            own = [i for i, net in enumerate(nets) if net == name]
+            for row, i in enumerate(own):
+                places[i] = (top + row) * columns + column
+            height = max(height, len(own))
+        top += height
+    return places, top, columns
 
 
 def transfer_gain(tables: Tables, settings: Drawing) -> Figure:

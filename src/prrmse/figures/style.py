@@ -24,6 +24,8 @@ Tables = Mapping[str, pd.DataFrame]
 NET_NAMES = {"unet": "UNet", "pspnet": "PSPNet"}
 DICE = "Dice (mean foreground)"
 PAGE_INCHES = 7.0
+# Widths in points.
+LINE, MARKER = 1.2, 3.5
 
 
 class Drawing(NamedTuple):
@@ -38,7 +40,9 @@ def use_style(settings: Drawing) -> None:
     """Seaborn's theme, type that stays legible at page width, and reproducible SVG."""
     sns.set_theme(context=settings.style.context, style="ticks", font_scale=0.82)
     mpl.rcParams.update({"svg.hashsalt": "prrmse", "svg.fonttype": "path", "axes.titlesize": "medium"})
-    mpl.rcParams.update({"figure.dpi": 100, "legend.frameon": False, "lines.markersize": 3.5, "lines.linewidth": 1.2})
+    mpl.rcParams.update(
+        {"figure.dpi": 100, "legend.frameon": False, "lines.markersize": MARKER, "lines.linewidth": LINE}
+    )
 
 
 def colours(names: list[str], palette: str) -> dict[Any, Any]:
@@ -62,11 +66,28 @@ def panel_grid(rows: int, columns: int, height: float) -> tuple[Figure, list[Axe
     return figure, list(axes.flat)
 
 
-def by_layer(ax: Axes, rows: pd.DataFrame, column: str, colour: Any, label: str) -> None:
-    """Mean of a column at each layer, with a band from the lowest to the highest value."""
+def by_layer(ax: Axes, rows: pd.DataFrame, column: str, colour: Any, label: str, under: int = 0) -> None:
+    """Mean of a column at each layer, with a band from the lowest to the highest value.
+
+    Args:
+        ax: where.
+        rows: layer and the column.
+        column: what is shown.
+        colour: of line and band.
+        label: in the legend.
+        under: so many lines are still to come; the more, the wider this one is, so that equal ones do not hide it.
+    """
     values = rows.groupby("layer")[column].agg(["mean", "min", "max"])
     ax.fill_between(values.index, values["min"], values["max"], color=colour, alpha=0.2, linewidth=0)
-    ax.plot(values.index, values["mean"], marker="o", color=colour, label=label)
+    ax.plot(
+        values.index,
+        values["mean"],
+        marker="o",
+        color=colour,
+        label=label,
+        linewidth=LINE + 1.2 * under,
+        markersize=MARKER + 1.5 * under,
+    )
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 

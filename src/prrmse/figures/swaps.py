@@ -48,7 +48,8 @@ def swap_panels(tables: Tables, settings: Drawing, panels: list[tuple[str, str]]
         figure,
         tables,
         f"Line: mean over {seeds} seeds, band: lowest to highest seed; {patients} validation patients. "
-        "Dashed: the target itself; grey: tolerance. Open: final layer. Layout reconstructed.",
+        "Dashed: the target itself; grey: tolerance. Open: final layer. Each panel has an axis of its own; of equal "
+        "lines the one below is wider. Layout reconstructed.",
     )
     return figure
 
@@ -57,9 +58,13 @@ def _panel(ax: Axes, rows: pd.DataFrame, palette: Mapping[str, Any], tolerance: 
     baseline = rows["baseline"].mean()
     ax.axhspan(baseline - tolerance, baseline, color="0.9", zorder=0, label="tolerance")
     ax.axhline(baseline, color="0.3", linestyle="--", linewidth=0.9, label="target, nothing swapped")
-    for source, group in rows.groupby("source"):
+    groups = list(rows.groupby("source"))
+    for i, (source, group) in enumerate(groups, start=1):
         colour = palette[str(source)]
-        by_layer(ax, group, "dice", colour, str(source))
+        by_layer(ax, group, "dice", colour, str(source), len(groups) - i)
         final = group[group["final"]].groupby("layer")["dice"].mean()
         ax.plot(final.index, final, marker="o", markerfacecolor="white", color=colour, linestyle="none", zorder=4)
-    ax.set_ylim(-0.03, 1.03)
+    # Not always from 0 to 1, where small drops would be one flat line; but at least twice the tolerance, by which small
+    # is told.
+    low, high = min(rows["dice"].min(), baseline - 2 * max(tolerance, 0.01)), max(rows["dice"].max(), baseline)
+    ax.set_ylim(low - 0.05 * (high - low), high + 0.05 * (high - low))

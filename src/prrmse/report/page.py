@@ -109,9 +109,9 @@ def render_report(
     )
 
 
-def verdict_maps(verdict: pd.DataFrame) -> list[Map]:
-    """Drops of each (net, target, source), a row for each kind and a column for each layer."""
-    found = []
+def verdict_maps(verdict: pd.DataFrame) -> dict[str, list[Map]]:
+    """Drops of each (net, target, source) by net, a row for each kind and a column for each layer."""
+    found: dict[str, list[Map]] = {}
     for (net, target, source), rows in verdict.groupby(GROUP, sort=False):
         share = rows[~rows["final"]]["reusable"].mean()
         kinds = {
@@ -127,7 +127,7 @@ def verdict_maps(verdict: pd.DataFrame) -> list[Map]:
             for kind in KINDS
         }
         title = f"{NET_NAMES.get(str(net), str(net))}, {target} from {source}: {share:.0%} of pairs reusable"
-        found.append(Map(title, [(kind, cells) for kind, cells in kinds.items() if cells]))
+        found.setdefault(str(net), []).append(Map(title, [(kind, cells) for kind, cells in kinds.items() if cells]))
     return found
 
 
