@@ -7,14 +7,15 @@ from pathlib import Path
 
 import pytest
 import yaml
+from damage import write_nnunet
 from jsonschema import Draft202012Validator
 
-from prrmse.config.checks import check_data, check_networks, check_params
+from prrmse.config.checks import check_cases, check_data, check_networks, check_params
 from prrmse.config.params import PARAMETERS, parse_sections, read_params, section
 from prrmse.config.reference import schema
 from prrmse.errors import InputError
 from prrmse.names import models
-from prrmse.settings import Training, Verdict
+from prrmse.settings import Dataset, Params, Training, Verdict
 
 ROOT = Path(__file__).parents[1]
 DEMO = yaml.safe_load((ROOT / "params.yaml").read_text())
@@ -107,6 +108,18 @@ def test_absent_root_names_the_key_and_the_source():
     assert re.match(
         r"datasets\.acdc\.root: nowhere does not exist.*humanheart.*phantom", e.value.message_for(PARAMETERS)
     )
+
+
+def test_cases_that_a_pattern_does_not_tell_apart_are_named_before_any_is_read(tmp_path):
+    root = write_nnunet(tmp_path, ".png", ("mmsA001_ED", "mmsA001_ES", "mmsA002_ED"))
+    dataset = Dataset(format="nnunet", root=str(root), case_pattern=r"(?P<patient>mmsA\d+)")
+    with pytest.raises(InputError) as e:
+        check_data(Params.model_construct(datasets={"mms": dataset}))
+    line = e.value.message_for(PARAMETERS)
+    assert line.startswith("datasets.mms.case_pattern: the cases mmsA001_ED and mmsA001_ES are both frame 1 of patient")
+    assert r"(?P<frame>.+)" in line
+    check_cases("mms", dataset.model_copy(update={"case_pattern": r"(?P<patient>mmsA\d+)_(?P<frame>.+)"}))
+    check_cases("mms", dataset.model_copy(update={"case_pattern": None}))
 
 
 def test_a_section_is_stable_text_with_defaults_and_comes_back_typed():
