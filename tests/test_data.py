@@ -136,6 +136,12 @@ def test_acdc_testing_folder_is_test_if_labelled_and_never_drawn(tmp_path):
     assert after.index.equals(before.index), "the same patients, in the same parts"
     assert np.array_equal(after.image, before.image) and np.array_equal(after.label, before.label)
     assert after.meta["raw"] != before.meta["raw"], "the release has grown, and the record says so"
+    # A file of patients takes both: one's own validation patients, and those that the release tests on.
+    parts = {"train": ["patient001", "patient003"], "val": ["patient002", "patient004"], "test": ["patient101"]}
+    rows = [f"{patient},{split}" for split, patients in parts.items() for patient in patients]
+    (tmp_path / "split.csv").write_text("\n".join(["patient,split", *rows]))
+    both = prepare("acdc", spec(tmp_path, "acdc", split={"kind": "file", "path": str(tmp_path / "split.csv")}))
+    assert {split: both.patients(split) for split in parts} == parts
 
 
 @pytest.mark.parametrize(("phases", "shape"), [(20, SHAPE), (None, SHAPE), (20, SHAPE[::-1])])
