@@ -58,6 +58,16 @@ def test_the_key_that_was_probably_meant_is_said(capsys, tmp_path, monkeypatch):
     assert "base.learnign_rate: unknown key; did you mean learning_rate?" in capsys.readouterr().err
 
 
+def test_the_help_says_what_holds_unless_it_is_given(capsys):
+    with pytest.raises(SystemExit):
+        main(["train", "--help"])
+    said = " ".join(capsys.readouterr().out.split())
+    for default in ("(default 1000)", "(default 16)", "(default 128)", "(default 1.5)", "unet has 64 without it"):
+        assert default in said, default
+    assert "(default: all) (default" not in said
+    assert "SUPPRESS" not in said and "(default False)" not in said
+
+
 def test_the_shell_completes_commands_and_options(tmp_path):
     shell = [sys.executable, "-m", "shtab", "--shell", "bash", "prrmse.cli.main.command_line"]
     (tmp_path / "completion").write_text(subprocess.run(shell, capture_output=True, text=True, check=True).stdout)

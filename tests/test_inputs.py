@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -25,6 +26,7 @@ from prrmse.data.slices import Slices, save_slices
 from prrmse.errors import InputError
 from prrmse.failures import DEBUG, DEFECT, FIX, exit_status
 from prrmse.learning.evaluate import Evaluation
+from prrmse.log import in_words
 from prrmse.nets.arrays import read_header
 from prrmse.nets.build import build, build_network
 from prrmse.nets.checkpoint import load_network, save_checkpoint
@@ -310,6 +312,79 @@ def test_an_untrained_target_and_a_single_patient_are_told(folder, caplog):
     api.advise(network, {"a": network.state_dict()}, evaluation)
     assert "within the tolerance of 0.05: every pair counts as reusable" in caplog.text
     assert "one patient only" in caplog.text
+
+
+WIDER = ["--network", "unet", "--arguments", '{"width": 3}']
+CLASSIFIER = ["--network", "torchvision.models:shufflenet_v2_x0_5", "--arguments", '{"num_classes": 4}']
+
+
+@pytest.mark.parametrize(
+    ("command", "expected"),
+    [
+        (
+            ["warmstart", *WIDER, "--advice", "advice.json", "--out", "w.safetensors"],
+            "does not fit unet, though advice",
+        ),
+        (["warmstart", *WIDER, "--source", "other.pth", "--out", "w.safetensors"], "no pair is left to take into unet"),
+        (
+            ["evaluate", "classifier.pth", *CLASSIFIER, "--data", "d.npz", "--threads", "1"],
+            "ShuffleNetV2: makes (1, 4) of a slice (1, 3, 16, 16); Dice needs a score for each class and pixel",
+        ),
+        (
+            ["train", *CLASSIFIER, "--data", "d.npz", "--threads", "1", "--out", "w.safetensors"],
+            "ShuffleNetV2: makes (1, 4) of a slice",
+        ),
+        (["evaluate", "none.safetensors", "--data", "d.npz"], "none.safetensors: no such file; name a checkpoint"),
+        (["evaluate", "own.safetensors", "--data", "nowhere"], "--data: nowhere does not exist; name the folder of"),
+        (
+            ["evaluate", "own.safetensors", "--data", "set", "--case-pattern", "(?P<patient>p)"],
+            "--case-pattern: the cases ",
+        ),
+        (["advise", "own.safetensors", "strange.pth", "--data", "d.npz"], "strange: nothing in them fits own"),
+    ],
+)
+def test_what_does_not_go_together_is_said(folder, capsys, command, expected):
+    torch.save(build_network(CLASSIFIER[1], {"num_classes": 4}).state_dict(), "classifier.pth")
+    torch.save({"fc.weight": torch.ones(2, 2)}, "strange.pth")
+    assert expected in refused(capsys, *command)
+    assert not Path("w.safetensors").exists()
+
+
+def test_what_does_not_fit_is_left_out_of_the_advice_and_how_long_it_takes_is_told(folder, capsys, caplog, monkeypatch):
+    torch.save({"fc.weight": torch.ones(2, 2)}, "strange.pth")
+    monkeypatch.setattr("prrmse.cli.commands.LONG", 0)
+    caplog.set_level("INFO")
+    command = ["advise", "own.safetensors", "other.pth", "strange.pth", "--data", "d.npz", "--threads", "1", "--json"]
+    assert main(command) == 0
+    assert [row["source"] for row in json.loads(capsys.readouterr().out)["ranking"]] == ["other"]
+    assert "strange: nothing in it fits own.safetensors, so it is left out" in caplog.text
+    assert "110 swaps on 2 slices: up to " in caplog.text
+    assert re.search(r"other: swept in \d+ s; the last", caplog.text)
+    assert [in_words(seconds) for seconds in (41, 130, 9000)] == ["41 s", "2 min", "2.5 h"]
+
+
+def test_a_file_without_pairs_is_said_in_one_line(folder, capsys):
+    torch.save({"fc.weight": torch.ones(2, 2)}, "strange.pth")
+    assert main(["inspect", "strange.pth"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "0 pairs of kind and layer, 0 scalars."
+    assert lines[2].startswith("4 scalars in 1 tensors have no kind") and len(lines) == 3
+
+
+def test_a_network_in_the_working_folder_is_found_where_it_is_trusted(folder, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "path", [path for path in sys.path if path])
+    Path("nets_of_a_test.py").write_text(
+        "from prrmse.nets.unet import UNet\n\ndef small():\n    return UNet(width=2)\n"
+    )
+    command = ["warmstart", "--network", "nets_of_a_test:small", "--source", "other.pth", "--out", "w.safetensors"]
+    assert "trust it by --trust" in refused(capsys, *command)
+    assert "nets_of_a_test" not in sys.modules
+    assert main([*command, "--trust"]) == 0
+    assert sys.path[-1] == str(folder), "last, so that it hides no package"
+    sys.path.pop()
+    assert main(["warmstart", *NETWORK, "--source", "other.pth", "--out", "w.safetensors", "--trust"]) == 0
+    assert str(folder) not in sys.path, "nothing here is meant"
+    assert "108 pairs from other.pth" in capsys.readouterr().out
 
 
 # --- headers of our own checkpoints ---

@@ -14,10 +14,12 @@ from safetensors.torch import load_file
 
 from prrmse import api
 from prrmse.cli.main import main
-from prrmse.data.slices import save_slices
+from prrmse.data import prepare as data
+from prrmse.data.slices import load_slices, save_slices
 from prrmse.learning.train import train
-from prrmse.nets.checkpoint import save_checkpoint
+from prrmse.nets.checkpoint import load_network, save_checkpoint
 from prrmse.nets.layers import inventory
+from prrmse.settings import Dataset
 
 RUN = ["--threads", "1", "--device", "cpu"]
 
@@ -243,7 +245,7 @@ def test_what_is_refused_gets_one_line(folder, capsys, tmp_path):
     assert "name --source" in refused(capsys, "warmstart", target, *out)
 
 
-def test_train_from_scratch_and_from_a_warm_start(folder, capsys, tmp_path):
+def test_train_from_scratch_and_from_a_warm_start(folder, capsys, caplog, tmp_path):
     network = ["--network", "unet", "--arguments", json.dumps(ARGUMENTS["unet"]), "--data", folder / "slices.npz", *RUN]
     settings = ["--steps", "40", "--learning-rate", "0.01", "--batch", "4", "--json"]
     out, again, one = (tmp_path / f"{name}.safetensors" for name in ("own", "again", "one"))
@@ -252,6 +254,12 @@ def test_train_from_scratch_and_from_a_warm_start(folder, capsys, tmp_path):
     assert dice["mean"] > 0.3
     assert {row["n_patients"] for row in found} == {2}
     assert {row["n_train"] for row in found} == {2}
+    own = ["evaluate", out, "--data", folder / "slices.npz", *RUN, "--json", "--split"]
+    measured = [row["dice"] for row in json.loads(printed(capsys, *own, "val")) if row["class"] == "mean"]
+    assert sum(measured) / 2 == pytest.approx(dice["mean"])
+    assert "was trained on" not in caplog.text
+    printed(capsys, *own, "all")
+    assert "was trained on 2 of these 4 patients" in caplog.text
     printed(capsys, "train", *network, *settings, "--out", again)
     assert again.read_bytes() == out.read_bytes()
     few = json.loads(printed(capsys, "train", *network, *settings, "--samples", "1", "--out", one))
@@ -268,6 +276,46 @@ def test_train_from_scratch_and_from_a_warm_start(folder, capsys, tmp_path):
     for name, value in after.items():
         if not name.endswith("num_batches_tracked"):
             assert torch.equal(value, before[name]) == (name in reused), name
+
+
+def test_evaluate_says_dice_of_each_structure_and_patient(folder, slices, capsys):
+    command = ["evaluate", folder / "target.safetensors", "--data", folder / "slices.npz", *RUN]
+    rows = json.loads(printed(capsys, *command, "--json"))
+    found = {(row["patient"], row["class"]): row["dice"] for row in rows}
+    val = slices.split("val")
+    with torch.no_grad():
+        made = load_network(folder / "target.safetensors")[0](torch.from_numpy(val.stacked)).argmax(1).numpy()
+    for patient in val.patients():
+        own = (val.index["patient"] == patient).to_numpy()
+        for number, name in val.classes.items():
+            p, t = made[own] == number, val.label[own] == number
+            assert found[patient, name] == pytest.approx(2 * (p & t).sum() / (p.sum() + t.sum()), abs=1e-3)
+    lines = printed(capsys, *command).splitlines()
+    mean = sum(found[patient, "mean"] for patient in val.patients()) / 2
+    assert lines[0].startswith(f"Dice {mean:.3f}, mean over structures and 2 patients (RV ")
+    assert lines[2].split() == ["patient", "RV", "myocardium", "LV", "mean"]
+    worst = min(val.patients(), key=lambda patient: found[patient, "mean"])
+    assert lines[3].split()[0] == worst
+    assert len(list(csv.DictReader(io.StringIO(printed(capsys, *command, "--csv"))))) == len(rows) == 2 * 6
+
+
+def test_prepare_writes_once_what_the_other_commands_read(capsys, tmp_path):
+    root, out, listed = tmp_path / "heart", tmp_path / "heart.npz", tmp_path / "split.csv"
+    write_decathlon(root)
+    command = ["prepare", "--data", root, "--spacing", "2", "--size", "32", "--out", out]
+    text = printed(capsys, *command).splitlines()
+    assert text[0] == f"{out}: 12 slices of 32 x 32 pixels of 2 mm; patients: 2 train, 2 val"
+    read = data.prepare("heart", Dataset(format="nnunet", root=str(root), spacing_mm=2, size=32))
+    assert load_slices(out).fingerprint() == read.fingerprint(), "as if the folder was named"
+    listed.write_text("patient,split\nheart_000,train\nheart_003,val\nheart_001,test\n")
+    rows = json.loads(printed(capsys, *command, "--split-file", listed, "--json"))
+    assert {(row["split"], row["patients"], row["slices"]) for row in rows} == {
+        (split, 1, 3) for split in ("train", "val", "test")
+    }
+    assert load_slices(out).patients("test") == ["heart_001"]
+    assert "is processed already" in refused(capsys, "prepare", "--data", out, "--out", tmp_path / "b.npz")
+    assert "--split-file: " in refused(capsys, *command, "--split-file", tmp_path / "none.csv")
+    assert "--out: " in refused(capsys, *command[:-1], tmp_path / "heart.csv")
 
 
 def test_train_refuses_before_it_trains(folder, capsys, tmp_path):

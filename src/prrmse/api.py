@@ -18,6 +18,7 @@ import contextlib
 import copy
 import json
 import logging
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -43,6 +44,7 @@ from prrmse.learning.evaluate import Evaluation, output_of, prediction_of
 from prrmse.learning.reach import reaching, without_effect
 from prrmse.learning.snapshot import discard, snapshot_of
 from prrmse.learning.training_run import training_run
+from prrmse.log import in_words
 from prrmse.names import Layer
 from prrmse.nets.build import NETS, seeded_network
 from prrmse.nets.checkpoint import layers_of, write_state
@@ -213,7 +215,8 @@ def advise(
     )
     verdicts: list[pd.DataFrame] = []
     ranking = []
-    for name, source in sources.items():
+    for done, (name, source) in enumerate(sources.items(), start=1):
+        begun = time.monotonic()
         fitted, _ = fit(own, state_of(source))
         table = sweep(model, fitted, evaluate, engine=engine, memory_mb=memory_mb)
         if not verdicts and isinstance(evaluate, Evaluation):
@@ -242,6 +245,9 @@ def advise(
             "missing": len(everything) - len(verdict),
             **(_scores(model, fitted, evaluate, pixels) if isinstance(evaluate, Evaluation) and pixels else {}),
         })  # fmt: skip
+        seconds, left = time.monotonic() - begun, len(sources) - done
+        rest = f"{left} more to come, about {in_words(left * seconds)}" if left else "the last"
+        log.info("%s: swept in %s; %s", name, in_words(seconds), rest)
     ordered = pd.DataFrame(ranking).sort_values(["reusable_scalars", "joint_change"], ascending=False)
     return Advice(ordered.reset_index(drop=True), pd.concat(verdicts, ignore_index=True))
 
@@ -334,6 +340,7 @@ def train(
     if strange := [layer.tensor for layer in frozen if layer.tensor not in taken]:
         raise InputError(f"<freeze>: names {strange[0]}, which <start> does not bring; name its file there")
     evaluation = evaluation_for(made, part_of(slices, split), compute)
+    check_output(made, evaluation)
     drawn = draw_patients(slices, available if samples is None else samples, seed)
     header: dict[str, Any] = {
         "net": network,
@@ -403,6 +410,22 @@ def evaluation_for(network: nn.Module, slices: Slices, compute: Compute | None =
         classes = max(slices.classes) + 1
         raise InputError(f"{slices.meta['dataset']}: has {classes} classes with the background, the network {channels}")
     return Evaluation(slices, compute or Compute(), channels, image_channels)
+
+
+def check_output(network: nn.Module, evaluation: Evaluation) -> None:
+    """Refuse a network that makes no map of classes, e.g. one that classifies images.
+
+    Raises:
+        InputError: its output has not the height and width of a slice.
+    """
+    image = torch.zeros(1, evaluation.image_channels, *evaluation.whole.image.shape[-2:])
+    with torch.inference_mode():
+        shape = tuple(output_of(network.eval()(image)).shape)
+    if shape[2:] != image.shape[2:]:
+        raise InputError(
+            f"{type(network).__name__}: makes {shape} of a slice {tuple(image.shape)}; Dice needs a score for each "
+            "class and pixel, (1, classes, height, width), so name a segmentation network"
+        )
 
 
 def reaching_pairs(model: nn.Module) -> list[Layer]:

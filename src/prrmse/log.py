@@ -15,6 +15,13 @@ class _Coloured(logging.Formatter):
         return f"\033[33m{text}\033[0m" if record.levelno >= logging.WARNING else text
 
 
+def in_words(seconds: float) -> str:
+    """A time for people: ``40 s``, ``12 min``, ``3.5 h``."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 100 * 60 else f"{seconds / 3600:.1f} h"
+
+
 def show_messages() -> None:
     """Show what this package reports (INFO and above), and only the warnings of other libraries."""
     handler = logging.StreamHandler(sys.stderr)

@@ -14,6 +14,7 @@ ENDINGS = {
     "nnunet": (".py",),
     "advice_out": (".json",),
     "table": (".csv",),
+    "processed": (".npz",),
     "figure": (".png", ".svg", ".pdf"),
 }
 # What is written beside an output, under its name.

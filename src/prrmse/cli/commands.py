@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import os
 import re
 import shutil
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
@@ -17,17 +19,21 @@ import torch
 from torch import nn
 
 from prrmse import api
-from prrmse.config.checks import checked
-from prrmse.data.prepare import prepare, raw_files
-from prrmse.data.reading import MAX_TEXT_BYTES, read_bytes, unique_keys
-from prrmse.data.slices import Slices, load_slices
+from prrmse.config.checks import check_cases, checked
+from prrmse.data.prepare import check, raw_files, summary
+from prrmse.data.prepare import prepare as prepared
+from prrmse.data.reading import MAX_TEXT_BYTES, check_readable, read_bytes, unique_keys
+from prrmse.data.slices import SPLITS, Slices, load_slices, save_slices
 from prrmse.errors import InputError
 from prrmse.experiments.halving import SCRATCH, TRANSFER
 from prrmse.files import write_text
 from prrmse.handover.nnunet import write_nnunet
 from prrmse.handover.start import listed_tensors
-from prrmse.learning.evaluate import Evaluation
+from prrmse.learning.device import forward_only
+from prrmse.learning.evaluate import Evaluation, measure, output_of
+from prrmse.log import in_words
 from prrmse.names import Layer
+from prrmse.nets.arrays import read_header
 from prrmse.nets.build import build_network, seeded_network
 from prrmse.nets.checkpoint import load_network
 from prrmse.nets.foreign import fit, read_state, state_entries
@@ -37,17 +43,87 @@ from prrmse.settings import Compute, Dataset, Swap, Training, Verdict
 from prrmse.tables.means import mean_over_patients
 from prrmse.tables.store import write_table
 
+log = logging.getLogger(__name__)
+
+# A sweep that may take so many seconds is announced.
+LONG = 30
 # Rows of a text, and columns that it may do without where a terminal is narrow.
 ROWS = 20
 NARROWER = ("tensor", "effect", "final", "scalars", "mean", "sd")
 FORMATS = get_args(Dataset.model_fields["format"].annotation)
 
 
+def prepare(a: argparse.Namespace) -> None:
+    """Read, check and resample a data set, write it as one file, print what is in it."""
+    check_outputs({"processed": a.out}, (a.split_file, *data_files(a)))
+    if Path(a.data).suffix == ".npz":
+        raise InputError(f"{a.data}: is processed already; name the folder of a data set")
+    if a.split_file and not Path(a.split_file).exists():
+        raise InputError(f"<split_file>: {a.split_file}: no such file; write one with the columns patient, split")
+    slices = slices_of(a, **({"split": {"kind": "file", "path": a.split_file}} if a.split_file else {}))
+    save_slices(slices, a.out)
+    patients = ", ".join(f"{n} {split}" for split in SPLITS if (n := len(slices.patients(split))))
+    rows, columns = slices.image.shape[-2:]
+    show(
+        summary(slices).drop(columns=["dataset", "provenance"]),
+        a,
+        f"{a.out}: {len(slices.index)} slices of {rows} x {columns} pixels of {slices.meta['spacing_mm']:g} mm; "
+        f"patients: {patients}",
+    )
+
+
+def evaluate(a: argparse.Namespace) -> None:
+    """Print Dice of a network for each structure and patient."""
+    state = opened([a.target], a.entry)[a.target]
+    network = target_network(a, state)
+    slices = api.part_of(slices_of(a), a.split)
+    evaluation = api.evaluation_for(network, slices, compute_of(a))
+    api.check_output(network, evaluation)
+    if a.network is None:
+        tell_trained_on(a.target, slices)
+    table = measure(network, evaluation, "seg")
+    if a.json or a.csv:
+        show(table, a, "")
+        return
+    structures = list(slices.classes.values())
+    averaged = mean_over_patients(table, ["class"])
+    means: dict[str, float] = dict(zip(averaged["class"], averaged["dice"], strict=True))
+    if "mean" not in means:
+        raise InputError(f"{a.data}: no patient has a structure, be it true or predicted, so there is no Dice")
+    by_structure = ", ".join(f"{name} {means[name]:.3f}" for name in structures if name in means)
+    wide = table.pivot(index="patient", columns="class", values="dice").reset_index()
+    columns = [
+        "patient",
+        *(c for c in (*structures, "mean") if c in wide),
+        *(["mean_with_background"] if a.all else []),
+    ]
+    show(
+        wide[columns].sort_values("mean", kind="stable"),
+        a,
+        f"Dice {means['mean']:.3f}, mean over structures and {len(wide)} patients ({by_structure}); below, "
+        "the worst patient first",
+    )
+
+
+def tell_trained_on(path: str, slices: Slices) -> None:
+    """Warn where a checkpoint of `train` is measured on patients that it has seen."""
+    header = read_header(path)
+    data, seen = header.get("data"), header.get("trained_on")
+    if not isinstance(data, dict) or not isinstance(seen, list) or data.get("dataset") != slices.meta["dataset"]:
+        return
+    if known := set(slices.patients()).intersection(map(str, seen)):
+        log.warning(
+            "%s was trained on %d of these %d patients; on others its Dice may be lower",
+            *(path, len(known), len(slices.patients())),
+        )
+
+
 def inspect(a: argparse.Namespace) -> None:
     """Print the pairs of a checkpoint, and how much of it has no kind."""
     table = api.inspect(opened([a.checkpoint], a.entry)[a.checkpoint])
     kinds = ", ".join(f"{n} {kind}" for kind, n in table["kind"].value_counts(sort=False).items())
-    show(table, a, f"{len(table)} pairs of kind and layer ({kinds}), {table['scalars'].sum():,} scalars")
+    kinds = f" ({kinds})" if kinds else ""
+    show(table, a, f"{len(table)} pairs of kind and layer{kinds}, {table['scalars'].sum():,} scalars")
     without = table.attrs["without_kind"]
     if without and not (a.json or a.csv):
         named = ", ".join(list(without)[:4]) + (", ..." if len(without) > 4 else "")
@@ -91,6 +167,7 @@ def sweep(a: argparse.Namespace) -> None:
     network, evaluation = target_on_data(a, states[a.target])
     source = fitting(network, a.source, states[a.source], a.target)
     tolerance, memory_mb = checked(Verdict, tolerance=a.tolerance).tolerance, memory_of(a)
+    tell_duration(network, evaluation, sum(layer.tensor in source for layer in inventory(network)))
     table = api.sweep(network, source, evaluation, engine=a.engine, memory_mb=memory_mb)
     means = table.groupby(api.PAIR, sort=False)[["baseline", "score"]].mean().reset_index()
     means["drop"] = means["baseline"] - means["score"]
@@ -127,13 +204,14 @@ def advise(a: argparse.Namespace) -> None:
     network, evaluation = target_on_data(a, states[a.target])
     settings = checked(Verdict, tolerance=a.tolerance, rule=a.rule)
     # All are opened before any of them takes minutes.
-    sources = {name: fitting(network, path, states[path], a.target) for name, path in paths.items()}
+    sources = that_fit(network, {name: states[path] for name, path in paths.items()}, a.target)
+    tell_duration(network, evaluation, len(inventory(network)) * len(sources))
     advice = api.advise(network, sources, evaluation, settings=settings, engine=a.engine, memory_mb=memory_of(a))
     found = {
         "target": str(a.target),
         "tolerance": a.tolerance,
         "rule": a.rule,
-        "sources": {name: str(path) for name, path in paths.items()},
+        "sources": {name: str(path) for name, path in paths.items() if name in sources},
         "entries": a.entry,
         "ranking": records(advice.ranking),
         "verdicts": records(advice.verdicts),
@@ -164,13 +242,15 @@ def advise_within_budget(a: argparse.Namespace) -> None:
     check_outputs({"advice_out": a.out, "figure": a.figure}, (*files, *data_files(a)))
     if a.network is None:
         raise InputError("advise: with --budget, name the network that is to be trained: --network")
-    names, states = short_names(files), opened(files, a.entry)
+    names, states, arguments = short_names(files), opened(files, a.entry), parse_arguments(a.arguments)
+    made = seeded_network(a.network, arguments, a.network, "init", "", a.seed, trust=a.trust)
+    sources = that_fit(made, {name: states[path] for name, path in names.items()}, a.network)
     found = search(
         a.network,
         slices_of(a),
-        {name: states[path] for name, path in names.items()},
+        sources,
         seconds_of(a.budget),
-        arguments=parse_arguments(a.arguments),
+        arguments=arguments,
         plans=a.plans,
         folds=a.folds,
         rounds=a.rounds,
@@ -187,7 +267,7 @@ def advise_within_budget(a: argparse.Namespace) -> None:
         "best": found.best._asdict(),
         "sentence": sentence(found),
         "seconds": round(found.seconds, 1),
-        "sources": dict(names),
+        "sources": {name: path for name, path in names.items() if name in sources},
         "entries": a.entry,
         "ranking": records(found.ranking),
         "verdicts": [
@@ -245,6 +325,15 @@ def warmstart(a: argparse.Namespace) -> None:
     else:
         raise InputError("warmstart: name --source and what to take, or --advice")
     chosen = [x for x in chosen if (a.reuse_final or not x.final) and f"{x.kind}{x.layer}" not in excluded]
+    what = a.network or a.target
+    fitted, _ = fit(network.state_dict(), api.state_of(state))
+    if odd := [x.tensor for x in chosen if x.tensor not in fitted]:
+        raise InputError(
+            f"{source}: its {odd[0]} does not fit {what}, though {a.advice} says to take it; name the network that the "
+            "advice is for, with its --arguments"
+        )
+    if not chosen:
+        raise InputError(f"{source}: no pair is left to take into {what}; see prrmse compare, or take --reuse-final")
     frozen = None if kept is None else [layer for layer in chosen if layer.tensor in kept]
     found = api.warmstart(network, state, chosen, a.out, frozen=frozen, note=f"{len(chosen)} pairs from {source}")
     if a.nnunet:
@@ -370,15 +459,50 @@ def fitting(network: nn.Module, path: str, state: api.StateLike, target: str) ->
     return fitted
 
 
+def that_fit(network: nn.Module, sources: Mapping[str, api.StateLike], target: str) -> dict[str, api.StateLike]:
+    """The sources of which a pair fits the network, beside its final convolution; a warning for each other one.
+
+    Raises:
+        InputError: none does; or one cannot be read.
+    """
+    body = [layer.tensor for layer in api.reaching_pairs(network) if not layer.final]
+    found: dict[str, api.StateLike] = {}
+    for name, source in sources.items():
+        state = api.state_of(source)
+        if fit(network.state_dict(), state)[0].keys() & set(body):
+            found[name] = state
+        else:
+            log.warning("%s: nothing in it fits %s, so it is left out; see prrmse compare", name, target)
+    if not found:
+        raise InputError(f"{', '.join(sources)}: nothing in them fits {target}; see prrmse compare")
+    return found
+
+
 def target_on_data(a: argparse.Namespace, state: api.StateLike) -> tuple[nn.Module, Evaluation]:
     """The target, and the slices that it is measured on."""
     network = target_network(a, state)
-    return network, api.evaluation_for(network, api.part_of(slices_of(a), a.split), compute_of(a))
+    evaluation = api.evaluation_for(network, api.part_of(slices_of(a), a.split), compute_of(a))
+    api.check_output(network, evaluation)
+    return network, evaluation
+
+
+def tell_duration(network: nn.Module, evaluation: Evaluation, swaps: int) -> None:
+    """Say what a sweep may take, if that is long: as if the whole network was run for each swap."""
+    placed, image = evaluation.placed_copy(network), evaluation.batches[0].image
+    with torch.inference_mode(), forward_only(evaluation.device, evaluation.dtype):
+        for _ in range(2):  # the first run is slower than those that follow
+            begun = time.perf_counter()
+            output_of(placed(image)).sum().item()  # which waits for the device
+            seconds = time.perf_counter() - begun
+    seconds *= swaps * len(evaluation.whole.image) / len(image)
+    if seconds > LONG:
+        log.info("%d swaps on %d slices: up to %s", swaps, len(evaluation.whole.image), in_words(seconds))
 
 
 def target_network(a: argparse.Namespace, state: api.StateLike) -> nn.Module:
     """The target: a checkpoint of ours rebuilds itself; for any other the network is named."""
     target, name = a.target, a.network
+    check_readable(Path(target), "name a checkpoint")
     if name is None:
         if Path(target).suffix != ".safetensors":
             raise InputError(f"{target}: not a checkpoint of this program; name its network with --network")
@@ -432,18 +556,29 @@ def data_files(a: argparse.Namespace) -> list[str]:
     return raw_files(a.format, a.data) if Path(a.data).is_dir() and a.format in FORMATS else [a.data]
 
 
-def slices_of(a: argparse.Namespace) -> Slices:
+def slices_of(a: argparse.Namespace, **settings: Any) -> Slices:
     """A processed ``.npz``, or a data set as distributed, resampled as asked.
 
+    Args:
+        a: of the command line.
+        settings: of the data set, beside those that every command has.
+
     Raises:
-        InputError: as `prepare` and `load_slices`; or a processed set has not the spacing or size that is asked for.
+        InputError: as `prepared` and `load_slices`; or a processed set has not the spacing or size that is asked for.
     """
     path = Path(a.data)
     spec = checked(
-        Dataset, format=a.format, root=str(path), spacing_mm=a.spacing, size=a.size, case_pattern=a.case_pattern or None
+        Dataset,
+        **{"format": a.format, "root": str(path), "spacing_mm": a.spacing, "size": a.size},
+        **{"case_pattern": a.case_pattern or None, **settings},
     )
+    if not path.exists():
+        raise InputError(f"<root>: {a.data} does not exist; name the folder of a data set or a file of prrmse prepare")
     if path.suffix != ".npz":
-        return prepare(path.resolve().name, spec)
+        name = path.resolve().name
+        check(name, spec)
+        check_cases(name, spec)
+        return prepared(name, spec)
     slices = load_slices(path)
     for name, found in (("spacing_mm", slices.meta["spacing_mm"]), ("size", slices.image.shape[-1])):
         if getattr(spec, name) not in (found, Dataset.model_fields[name].default):
@@ -453,13 +588,13 @@ def slices_of(a: argparse.Namespace) -> Slices:
     return slices
 
 
-def show(table: pd.DataFrame, a: argparse.Namespace, summary: str, first: str = "") -> None:
+def show(table: pd.DataFrame, a: argparse.Namespace, text: str, first: str = "") -> None:
     """As JSON or CSV, or what is to be known of it and then rows that fit the terminal.
 
     Args:
         table: the rows.
         a: json, csv, all.
-        summary: the first line of the text.
+        text: what is to be known of it, in one line.
         first: of a text that has not all rows, the column whose largest values come first.
     """
     if a.json:
@@ -468,16 +603,19 @@ def show(table: pd.DataFrame, a: argparse.Namespace, summary: str, first: str = 
     if a.csv:
         print(table.to_csv(index=False), end="")
         return
-    print(f"{summary}\n")
+    if table.empty:
+        print(f"{text}.")
+        return
+    print(f"{text}\n")
     shown = table
     if len(table) > ROWS and not a.all:
         shown = (table.sort_values(first, ascending=False, kind="stable") if first else table).head(ROWS)
-    text = _as_text(shown)
+    printed = _as_text(shown)
     for column in NARROWER if not a.all else ():
-        if len(text.partition("\n")[0]) > shutil.get_terminal_size((120, 24)).columns:
+        if len(printed.partition("\n")[0]) > shutil.get_terminal_size((120, 24)).columns:
             shown = shown.drop(columns=column, errors="ignore")
-            text = _as_text(shown)
-    print(text)
+            printed = _as_text(shown)
+    print(printed)
     if len(shown) < len(table):
         order = f", by {first}" if first else ""
         print(f"\n{len(shown)} of {len(table)} rows{order}; --all prints all, --csv and --json for other programs")

@@ -8,12 +8,24 @@ import os
 import re
 import sys
 from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any, NoReturn, get_args
 
 from prrmse.failures import FIX, did_you_mean, exit_status, one_line
 from prrmse.log import show_messages
 from prrmse.names import PLANS
-from prrmse.settings import Compute, Dataset, FrozenStatistics, Section, Swap, Training, Transfer, Verdict
+from prrmse.settings import (
+    Compute,
+    Dataset,
+    FrozenStatistics,
+    Section,
+    Swap,
+    Training,
+    Transfer,
+    UNetArguments,
+    Verdict,
+)
 
 # How the settings that errors speak of are called on the command line.
 FLAGS = {
@@ -35,6 +47,8 @@ FLAGS = {
     "out": "--out",
     "nnunet": "--nnunet",
     "advice_out": "--out",
+    "processed": "--out",
+    "split_file": "--split-file",
     "table": "--table",
     "figure": "--figure",
     "trust": "--trust",
@@ -44,6 +58,17 @@ FLAGS = {
     "in_channels": "--arguments in_channels",
     "out_channels": "--arguments out_channels",
 }
+
+
+class Help(argparse.RawDescriptionHelpFormatter):
+    """Says the default of each option that has one."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        default, text = action.default, action.help or ""
+        is_plain = isinstance(default, int | float | str) and not isinstance(default, bool)
+        if not is_plain or default in ("{}", argparse.SUPPRESS) or "(default" in text:
+            return text
+        return f"{text} (default %(default)s)"
 
 
 class Parser(argparse.ArgumentParser):
@@ -110,28 +135,44 @@ def command_line() -> argparse.ArgumentParser:
 def _add_tools(commands: Any) -> None:
     """The commands for networks and checkpoints of any origin."""
 
-    def command(name: str, text: str, example: str) -> argparse.ArgumentParser:
+    def command(name: str, text: str, example: str, *, opens: bool = True) -> argparse.ArgumentParser:
         made: argparse.ArgumentParser = commands.add_parser(
             name,
             help=text,
             description=text[0].upper() + text[1:] + ".",
             epilog=f"Example:\n  {example}",
-            formatter_class=argparse.RawDescriptionHelpFormatter,
+            formatter_class=Help,
         )
         form = made.add_mutually_exclusive_group()
         form.add_argument("--all", action="store_true", help="print every row and column of a table")
         form.add_argument("--json", action="store_true", help="print JSON")
         form.add_argument("--csv", action="store_true", help="print the table as CSV")
-        made.add_argument(
-            "--entry",
-            action="append",
-            default=[],
-            metavar="NAME",
-            help="the state to take where a checkpoint holds several, e.g. student; may be given again for other files",
-        )
+        if opens:
+            made.add_argument(
+                "--entry",
+                action="append",
+                default=[],
+                metavar="NAME",
+                help="the state to take where a checkpoint holds several, e.g. student; may be given again for other "
+                "files",
+            )
         made.set_defaults(act=lambda a: _tool(name, a))
         return made
 
+    prepare = command(
+        "prepare",
+        "read, check and resample a data set once, into the file that --data of the other commands takes",
+        "prrmse prepare --data nnUNet_raw/Dataset001_Heart --spacing 1.5 --size 128 --out heart.npz",
+        opens=False,
+    )
+    prepare.add_argument("--data", required=True, help="the folder of a data set")
+    _add_reading(prepare)
+    prepare.add_argument(
+        "--split-file",
+        help="a CSV with the columns patient, split (train, val or test; who is not in it is left out); without it "
+        "half of the patients train and half are val",
+    )
+    prepare.add_argument("--out", required=True, help="the .npz file")
     inspect = command("inspect", "list the (kind, layer) pairs of a checkpoint", "prrmse inspect resnet18.pth")
     inspect.add_argument("checkpoint")
     compare = command(
@@ -150,6 +191,14 @@ def _add_tools(commands: Any) -> None:
         "rank sources for a target: what fits, what all of it together does",
         "prrmse advise target.safetensors pretrained/*.pth --data nnUNet_raw/Dataset001 --spacing 1.5 --size 128",
     )
+    evaluate = command(
+        "evaluate",
+        "measure a network on your data: Dice of each structure and patient",
+        "prrmse evaluate target.safetensors --data nnUNet_raw/Dataset001_Heart --spacing 1.5 --size 128 --csv",
+    )
+    evaluate.add_argument("target", metavar="checkpoint", help="of a segmentation network")
+    _add_network(evaluate)
+    _add_data(evaluate)
     for tool in (sweep, advise):
         tool.add_argument("target", help="checkpoint of the target, trained on your data")
     sweep.add_argument("source")
@@ -218,9 +267,16 @@ def _add_tools(commands: Any) -> None:
 def _add_network(tool: argparse.ArgumentParser, *, needed: bool = False) -> None:
     text = "unet, pspnet or module:callable" + ("" if needed else "; for checkpoints that are not of this program")
     tool.add_argument("--network", required=needed, help=text)
-    tool.add_argument("--arguments", default="{}", help="of the network, as a JSON object")
+    width = _default(UNetArguments, "width")
     tool.add_argument(
-        "--trust", action="store_true", help="run the code of --network, which you have read; see SECURITY.md"
+        "--arguments",
+        default="{}",
+        help=f'of the network, as a JSON object, e.g. {{"width": 32}}; unet has {width} without it',
+    )
+    tool.add_argument(
+        "--trust",
+        action="store_true",
+        help="run the code of --network, which you have read; it may then lie in this folder, too; see SECURITY.md",
     )
     if needed:
         return
@@ -262,7 +318,16 @@ def _add_seed(tool: argparse.ArgumentParser) -> None:
 
 
 def _add_data(tool: argparse.ArgumentParser) -> None:
-    tool.add_argument("--data", required=True, help="a processed .npz, or the folder of a data set")
+    tool.add_argument("--data", required=True, help="a file of prrmse prepare, or the folder of a data set")
+    _add_reading(tool)
+    tool.add_argument("--split", default="val", help="train, val, test or all; of a folder half the patients are val")
+    tool.add_argument("--device", default=_default(Compute, "device"), choices=["auto", "cpu", "cuda"])
+    tool.add_argument("--precision", default="float32", choices=["auto", "float32", "bfloat16"])
+    tool.add_argument("--batch", type=int, default=_default(Training, "batch_size"), help="batch size")
+    tool.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="of the CPU (default: all)")
+
+
+def _add_reading(tool: argparse.ArgumentParser) -> None:
     tool.add_argument("--format", default="nnunet", help="of the folder: nnunet (also the Decathlon), acdc, rvsc, t1")
     tool.add_argument(
         "--spacing", type=float, default=_default(Dataset, "spacing_mm"), help="in-plane, mm, after resampling"
@@ -271,17 +336,16 @@ def _add_data(tool: argparse.ArgumentParser) -> None:
     tool.add_argument(
         "--case-pattern", help="finds `patient` (and `frame`) in a case's name; see datasets.NAME.case_pattern"
     )
-    tool.add_argument("--split", default="val", help="train, val, test or all; of a folder half the patients are val")
-    tool.add_argument("--device", default=_default(Compute, "device"), choices=["auto", "cpu", "cuda"])
-    tool.add_argument("--precision", default="float32", choices=["auto", "float32", "bfloat16"])
-    tool.add_argument("--batch", type=int, default=_default(Training, "batch_size"), help="batch size")
-    tool.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="of the CPU")
 
 
 def _tool(name: str, a: argparse.Namespace) -> None:
     from prrmse.cli import commands  # imports torch, which takes seconds
     from prrmse.learning.device import set_up_process
 
+    module, colon, _ = (getattr(a, "network", None) or "").partition(":")
+    package = module.partition(".")[0]
+    if getattr(a, "trust", False) and colon and package and find_spec(package) is None:
+        sys.path.append(str(Path.cwd()))  # as `python -m` has it; only where nothing installed is meant
     if "device" in a:
         compute = commands.compute_of(a)
         set_up_process(compute.device, compute.threads)
