@@ -167,6 +167,8 @@ def test_a_change_of_data_in_a_clone_and_its_metrics_params_and_plots(clone):
     clone.must("dvc", "plots", "diff", "-o", "plots")
     page = (clone.path / "plots/index.html").read_text()
     assert "bar" in page
+    assert "Loss of the base models" in page
+    assert re.search(r'"model": "acdc-auto".{0,200}"step": "2"', page), "the last point of a curve"
     assert "verdict.png" in page
 
 

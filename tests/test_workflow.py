@@ -58,6 +58,8 @@ def test_every_file_of_the_contract_is_there_and_not_empty(finished):
     files += [f"checkpoints/{net}/{model}/seed0.safetensors" for net in ("unet", "pspnet") for model in models]
     for file in files:
         assert (results / file).stat().st_size > 100, file
+    for curve in (f"curves/{net}/{model}/seed0.jsonl" for net in ("unet", "pspnet") for model in models):
+        assert (results / curve).read_text().startswith('{"step": 1, "loss": '), curve
 
 
 def test_the_page_of_the_tables_has_every_column(finished):

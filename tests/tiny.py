@@ -22,7 +22,16 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parents[1]
 COPIED = ["Snakefile", "workflow", "src", "profiles", "params.yaml", "environment.yml", "LICENSE", "CITATION.cff"]
-COPIED += [".dvc/config", ".dvc/.gitignore", ".dvcignore", ".gitignore", "dvc.yaml", "data/raw/README.md", "configs"]
+COPIED += [
+    ".dvc/config",
+    ".dvc/.gitignore",
+    ".dvc/plots",
+    ".dvcignore",
+    ".gitignore",
+    "dvc.yaml",
+    "data/raw/README.md",
+    "configs",
+]
 
 
 def rules() -> list[Rule]:

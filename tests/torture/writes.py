@@ -71,17 +71,18 @@ class Ended(NamedTuple):
 
 def jobs() -> dict[str, Job]:
     """A training, and a table."""
-    checkpoint, part = (
+    checkpoint, part, curve = (
         "results/checkpoints/unet/squares-seg/seed0.safetensors",
         "results/base/unet/squares-seg/seed0.csv",
+        "results/curves/unet/squares-seg/seed0.jsonl",
     )
     spec = {"arguments": ARGUMENTS["unet"], "pretrained": "none"}
     params = {"nets.unet": spec, "init": "shared", "base": SETTINGS.model_dump(), "compute": COMPUTE.model_dump()}
     training = ["--net", "unet", "--model", "squares-seg", "--seed", "0", "--data", "data/processed/squares.npz"]
-    training += ["--params", json.dumps(params), "--checkpoint", checkpoint, "--table", part]
+    training += ["--params", json.dumps(params), "--checkpoint", checkpoint, "--table", part, "--curve", curve]
     table = ["--table", "results/tables/base.csv", "--parts", "results/base/part.csv"]
     return {
-        "training": Job("base", training, [checkpoint, part]),
+        "training": Job("base", training, [checkpoint, part, curve]),
         "table": Job("base_table", table, ["results/tables/base.csv"]),
     }
 

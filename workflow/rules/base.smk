@@ -1,7 +1,8 @@
 """base: train every network on every data set, task and seed.
 
 REQUIRED INPUTS: data/processed/{dataset}.npz, of all sets before the first training starts
-OUTPUTS: results/checkpoints/{net}/{model}/seed{seed}.safetensors, results/tables/base.csv
+OUTPUTS: results/checkpoints/{net}/{model}/seed{seed}.safetensors, results/curves/{net}/{model}/seed{seed}.jsonl,
+results/tables/base.csv
 """
 
 
@@ -14,6 +15,7 @@ rule base:
     output:
         checkpoint="results/checkpoints/{net}/{model}/seed{seed}.safetensors",
         table="results/base/{net}/{model}/seed{seed}.csv",
+        curve="results/curves/{net}/{model}/seed{seed}.jsonl",
     log:
         "logs/base/{net}/{model}/seed{seed}.log",
     benchmark:
@@ -31,7 +33,8 @@ rule base:
     shell:
         "python -m prrmse.run.warm workflow/scripts/base.py --net {wildcards.net:q} --model {wildcards.model:q}"
         " --seed {wildcards.seed:q} --data {input.data:q} --params {params.json:q}"
-        " --checkpoint {output.checkpoint:q} --table {output.table:q} --code {params.code:q} 2>&1 | tee {log:q}"
+        " --checkpoint {output.checkpoint:q} --table {output.table:q} --curve {output.curve:q}"
+        " --code {params.code:q} 2>&1 | tee {log:q}"
 
 
 rule base_table:

@@ -13,6 +13,7 @@ use rule base as factorial_base with:
     output:
         checkpoint=f"{OTHER}/checkpoints/{{net}}/{{model}}/seed{{seed}}.safetensors",
         table=f"{OTHER}/base/{{net}}/{{model}}/seed{{seed}}.csv",
+        curve=f"{OTHER}/curves/{{net}}/{{model}}/seed{{seed}}.jsonl",
     log:
         f"logs/factorial_base/{{net}}/{{model}}/seed{{seed}}.log",
     benchmark:

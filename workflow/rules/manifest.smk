@@ -11,6 +11,7 @@ rule manifest:
             *rules.data_table.input.data,
             *rules.rmse.input.checkpoints,
             *rules.base_table.input.parts,
+            *rules.metrics.input.curves,
             *rules.swap_table.input.parts,
             *transfer_parts(None),
             *TABLES,

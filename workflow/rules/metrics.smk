@@ -1,7 +1,7 @@
 """metrics: the run in few numbers, for `dvc metrics` and `dvc plots`.
 
-REQUIRED INPUTS: tables
-OUTPUTS: results/metrics.json, results/plots/transfer.csv, results/plots/reuse.csv
+REQUIRED INPUTS: tables, curves of the base models
+OUTPUTS: results/metrics.json, results/plots/transfer.csv, reuse.csv and curves.csv
 """
 
 
@@ -11,9 +11,15 @@ rule metrics:
             f"results/tables/{name}.csv"
             for name in ("base", "network", "transfer", "claims")
         ],
+        curves=expand(
+            "results/curves/{net}/{model}/seed{seed}.jsonl",
+            net=config["nets"],
+            model=MODELS,
+            seed=SEEDS,
+        ),
     output:
         metrics="results/metrics.json",
-        plots=["results/plots/transfer.csv", "results/plots/reuse.csv"],
+        plots=expand("results/plots/{name}.csv", name=["transfer", "reuse", "curves"]),
     log:
         "logs/metrics.log",
     conda:
@@ -24,4 +30,4 @@ rule metrics:
         "metrics: results/metrics.json"
     shell:
         "python workflow/scripts/metrics.py --metrics {output.metrics:q} --plots results/plots"
-        " --tables @<(lines {input.tables:q}) --code {params.code:q} 2>&1 | tee {log:q}"
+        " --tables @<(lines {input.tables:q}) --curves @<(lines {input.curves:q}) --code {params.code:q} 2>&1 | tee {log:q}"

@@ -1,12 +1,14 @@
-"""What a training says while it runs."""
+"""What a training says while it runs, and its curve."""
 
 from __future__ import annotations
 
 import logging
+import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 from tqdm import tqdm
@@ -16,28 +18,101 @@ from prrmse.data.slices import IGNORE
 log = logging.getLogger(__name__)
 
 PROGRESS_LINES = 8
+# Of a curve, evenly spaced; beside them the first step, the last, and those of the lines.
+CURVE_POINTS = 50
+# Significant digits of the numbers of a curve.
+DIGITS = 6
 # Training slices on which Dice is measured towards the end, and the rise of it that is worth a warning.
 SLICES = 64
 RISE = 0.01
 
+# ``step`` (from 1), ``loss`` and learning ``rate`` of that step; of a segmentation ``dice`` of its batch. None for what
+# is not finite: a loss that diverged, the Dice of a batch without foreground.
+Point = dict[str, float | None]
+Listener = Callable[[str, Point], None]
+_listeners: list[Listener] = []
+
+
+@contextmanager
+def listening(listener: Listener) -> Iterator[None]:
+    """Context in which a function gets every point of every training's curve, with the training's title.
+
+    A training that is resumed begins with the points of the steps that were done before.
+    """
+    _listeners.append(listener)
+    try:
+        yield
+    finally:
+        _listeners.remove(listener)
+
 
 class Progress:
-    """A bar with loss and batch Dice, as whole lines: several jobs may share one terminal and one log."""
+    """The curve of a training, and a bar with loss and batch Dice, as whole lines: several jobs may share one terminal.
 
-    def __init__(self, title: str, steps: int, task: str) -> None:
+    The points travel in the optimiser's state, so that a curve is whole after a resume. To read a number from a GPU is
+    to wait for it, while it gets nothing to do: points are computed there, and read with the next line, or when the
+    state is saved.
+
+    Args:
+        title: of the training.
+        steps: of the training.
+        task: ``seg`` or ``auto``.
+        optimiser: of the training.
+    """
+
+    def __init__(self, title: str, steps: int, task: str, optimiser: torch.optim.Optimizer) -> None:
         self.title, self.steps, self.task = title, steps, task
         self.start = time.monotonic()
         self.every = max(1, steps // PROGRESS_LINES)
+        self.spacing = -(-steps // CURVE_POINTS)
+        self.points: list[Point] = []
+        self._unread: list[tuple[int, torch.Tensor]] = []
+        optimiser.register_state_dict_post_hook(self._save)
+        optimiser.register_load_state_dict_pre_hook(self._restore)
 
-    def show(self, step: int, loss: torch.Tensor, output: torch.Tensor, label: torch.Tensor) -> None:
-        if step % self.every and step != self.steps:
+    def show(
+        self, step: int, loss: torch.Tensor, output: torch.Tensor, label: torch.Tensor, rate: float | torch.Tensor
+    ) -> None:
+        """After each step, from 1."""
+        line = step % self.every == 0 or step == self.steps
+        if not (line or step == 1 or step % self.spacing == 0):
             return
-        text = f"loss {loss.item():.4f}"
+        values = [loss.double(), torch.as_tensor(rate, dtype=torch.float64)]
         if self.task == "seg":
-            text += f", Dice of the batch {batch_dice(output, label):.3f}"
+            values.append(batch_dice(output, label))
+        self._unread.append((step, torch.stack(values)))
+        if not line:
+            return
+        self._read()
+        now = {key: math.nan if value is None else value for key, value in self.points[-1].items()}
+        text = f"loss {now['loss']:.4f}"
+        if self.task == "seg":
+            text += f", Dice of the batch {now['dice']:.3f}"
         elapsed = time.monotonic() - self.start
         bar = tqdm.format_meter(step, self.steps, elapsed, ncols=100, prefix=self.title, unit="step", postfix=text)
         log.info("%s", bar)
+
+    def _read(self) -> None:
+        if not self._unread:
+            return
+        rows = torch.stack([values for _, values in self._unread]).tolist()
+        for (step, _), row in zip(self._unread, rows, strict=True):
+            rounded = [float(f"{value:.{DIGITS}g}") if math.isfinite(value) else None for value in row]
+            self._add({"step": step, **dict(zip(("loss", "rate", "dice"), rounded, strict=False))})
+        self._unread.clear()
+
+    def _add(self, point: Point) -> None:
+        self.points.append(point)
+        for listener in _listeners:
+            listener(self.title, point)
+
+    def _save(self, _: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+        self._read()
+        state["points"] = list(self.points)
+
+    def _restore(self, _: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+        for point in state["points"]:
+            self._add(point)
 
 
 class Rise:
@@ -91,20 +166,24 @@ class Rise:
             made = torch.cat([self.forward(image).argmax(1) for image, _ in self.parts])
         for module, training in modes:
             module.training = training
-        return label_dice(made, torch.cat([label for _, label in self.parts]))
+        label = torch.cat([label for _, label in self.parts])
+        return float(label_dice(made, label, label.unique()))
 
 
-def batch_dice(output: torch.Tensor, label: torch.Tensor) -> float:
+def batch_dice(output: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
     """Mean Dice of logits ``[N, C, H, W]`` over the foreground classes present, pooled over the batch."""
-    return label_dice(output.argmax(1), label)
+    return label_dice(output.argmax(1), label, torch.arange(output.shape[1], device=output.device))
 
 
-def label_dice(prediction: torch.Tensor, label: torch.Tensor) -> float:
-    """The same of predicted classes ``[N, H, W]``."""
+def label_dice(prediction: torch.Tensor, label: torch.Tensor, classes: torch.Tensor) -> torch.Tensor:
+    """The same of predicted classes ``[N, H, W]``; ``classes`` are those that can be there.
+
+    A float64 on the same device, from which nothing is read; NaN where there is no foreground.
+    """
     prediction = prediction.masked_fill(label == IGNORE, IGNORE)
     scores = []
-    for c in label.unique().tolist():
-        if c not in (0, IGNORE):
-            p, t = prediction == c, label == c
-            scores.append(2 * (p & t).sum().item() / max(1, p.sum().item() + t.sum().item()))
-    return float(np.mean(scores)) if scores else float("nan")
+    for c in classes:
+        p, t = prediction == c, label == c
+        dice = 2 * (p & t).sum().double() / (p.sum() + t.sum())
+        scores.append(torch.where(t.any() & (c != 0) & (c != IGNORE), dice, torch.nan))
+    return torch.stack(scores).nanmean()

@@ -103,7 +103,7 @@ def train(
         return loss.detach(), output.detach()
 
     do_step = prepare_step(step_on, device)
-    progress = Progress(title, steps, task)
+    progress = Progress(title, steps, task, optimiser.adam)
     rise = Rise(title, steps, network, forward, image, label, batch_size) if task == "seg" else None
     drawn_on = [device] if device.type == "cuda" else []
     own_draws = torch.random.fork_rng(devices=drawn_on)
@@ -115,7 +115,7 @@ def train(
                 x, y = augmentation(step, x, y)
             optimiser.set_rate(step)
             loss, output = do_step(x, y)
-            progress.show(step + 1, loss, output, y)
+            progress.show(step + 1, loss, output, y, optimiser.adam.param_groups[0]["lr"])
             if rise is not None:
                 rise.look(step + 1)
             snapshot.save(step + 1, network, optimiser, now=stop.made)
