@@ -468,3 +468,7 @@ class Params(Section):
     study: Study | None = Field(None, description="`snakemake study`: every target in turn (configs/study.yaml)")
     figures: Figures = Field(Figures(), description="style of the figures")
     compute: Compute = Field(Compute(), description="where and how it is computed")
+    tracking: Literal["none", "tensorboard", "mlflow", "wandb"] = Field(
+        "none",
+        description="where the points of training curves are also sent; decides no result and runs no job again",
+    )

@@ -53,10 +53,16 @@ from prrmse.config.params import completed, section
 from prrmse.figures.titles import figure_titles
 from prrmse.names import BLOCKS, CONTROLS, PRETRAINED, SCRATCH, models, split_model
 from prrmse.run.code import SOURCES, code_digest, sources_digest
+from prrmse.run.tracking import TRACKING
 
 # The processes that run single jobs, on a cluster one each, need no second check.
 if workflow.is_main_process:
-    from prrmse.config.checks import check_data, check_networks, check_params
+    from prrmse.config.checks import (
+        check_data,
+        check_networks,
+        check_params,
+        check_tracking,
+    )
     from prrmse.config.params import PARAMETERS
     from prrmse.errors import InputError
     from prrmse.run.kept import FORCED, forget_old
@@ -79,6 +85,7 @@ if workflow.is_main_process:
                 logger.warning(f"another run is at work here ({other})")
             forget_old()
         checked = check_params(config)
+        check_tracking(checked.tracking)
         check_networks(checked)
         check_data(checked)
         check_untouched()
@@ -91,6 +98,10 @@ if workflow.is_main_process:
         os.environ[FORCED] = "1"
 
 config.update(completed(config))
+
+# A tracker decides no result: it is told to the jobs by their environment, and is no parameter of any.
+os.environ[TRACKING] = config["tracking"]
+RECORDED = sorted(config.keys() - {"tracking"})
 
 SEEDS = config["seeds"]
 MODELS = models(config["datasets"], config["tasks"])

@@ -30,7 +30,7 @@ rule manifest:
         "../../environment.yml"
     params:
         code=code("manifest"),
-        json=parameters(*sorted(config)),
+        json=parameters(*RECORDED),
     message:
         "manifest: results/manifest.json"
     shell:

@@ -19,7 +19,7 @@ rule report:
         "../../environment.yml"
     params:
         code=code("report"),
-        json=parameters(*sorted(config)),
+        json=parameters(*RECORDED),
     message:
         "report: results/report.html"
     shell:

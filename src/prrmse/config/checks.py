@@ -6,6 +6,7 @@ import itertools
 import json
 import os
 from collections.abc import Iterator, Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -37,6 +38,16 @@ def check_params(params: Any, where: str = "params.yaml") -> Params:
         raise InputError(f"{where}: {' '.join(str(e).split())[:300]}; fix it") from None
     _check_references(found, where)
     return found
+
+
+def check_tracking(name: str) -> None:
+    """Refuse a tracker whose package is not installed; nothing is imported.
+
+    Raises:
+        InputError: names the package.
+    """
+    if name != "none" and find_spec(name) is None:
+        raise InputError(f"tracking: the package {name} is not installed; pip install {name}, or set tracking: none")
 
 
 S = TypeVar("S", bound=Section)

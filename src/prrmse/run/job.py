@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
 import os
 import sys
@@ -17,6 +18,7 @@ from prrmse.log import show_messages
 from prrmse.run import hashes, kept, locks
 from prrmse.run.code import SOURCES, code_digest, sources_digest
 from prrmse.run.records import is_unfinished
+from prrmse.run.tracking import tracked
 
 log = logging.getLogger(__name__)
 
@@ -84,7 +86,7 @@ def _run(main: Callable[[argparse.Namespace], Afterwards | None], arguments: arg
         for file in files:  # if it was killed before it could do so itself
             discard(snapshot_of(file))
         return
-    with written() as made:
+    with written() as made, tracked(arguments) if keep else contextlib.nullcontext():
         afterwards = main(arguments)
     results = [path for path in made if path.is_file() and not path.name.startswith(".")]
     if _imported() - imported and not _is_planned(arguments.code):
