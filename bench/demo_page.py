@@ -81,22 +81,22 @@ def tools() -> None:
         )
 
 
-def study() -> None:
-    """docs/study.md, its pictures, and docs/study/: the tables that it is made from."""
-    page, folder, kept = ROOT / "docs" / "study.md", ROOT / "results" / "study", ROOT / "docs" / "study"
+def study(run: Path) -> None:
+    """docs/study.md, its pictures, and docs/study/: the tables that it is made from; of a run in a checkout."""
+    page, folder, kept = ROOT / "docs" / "study.md", run / "results" / "study", ROOT / "docs" / "study"
     kept.mkdir(exist_ok=True)
     for name in RAW:
         shutil.copy(folder / f"{name}.csv", kept)
     found = with_pictures((folder / "study.md").read_text(), folder, STUDY_FIGURES)
-    page.write_text(page.read_text().partition(ANSWERS)[0] + f"{ANSWERS}\n\n{ran()}" + found.partition(ANSWERS)[2])
+    page.write_text(page.read_text().partition(ANSWERS)[0] + f"{ANSWERS}\n\n{ran(run)}" + found.partition(ANSWERS)[2])
 
 
-def ran() -> str:
+def ran(run: Path) -> str:
     """With which commit, where, and for how long the study ran."""
-    commit = subprocess.check_output(["git", "-C", str(ROOT), "describe", "--always", "--dirty"], text=True).strip()
+    commit = subprocess.check_output(["git", "-C", str(run), "describe", "--always", "--dirty"], text=True).strip()
     folders = [
-        *(ROOT / "benchmarks").glob("study_*"),
-        *(ROOT / "benchmarks" / name for name in ("base", "swap", "control")),
+        *(run / "benchmarks").glob("study_*"),
+        *(run / "benchmarks" / name for name in ("base", "swap", "control")),
     ]
     tables = [pd.read_csv(path, sep="\t") for folder in folders for path in folder.rglob("*.tsv")]
     hours = pd.concat(tables)["s"].sum() / 3600
@@ -107,13 +107,16 @@ def ran() -> str:
 
 
 def main() -> None:
-    parts = {"demo": demo, "evidence": evidence, "tools": tools, "study": study}
+    parts = {"demo": demo, "evidence": evidence, "tools": tools}
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--only", choices=parts)
-    only = parser.parse_args().only
+    parser.add_argument("--only", choices=[*parts, "study"])
+    parser.add_argument("--run", type=Path, default=ROOT, help="for study: the checkout in which it ran")
+    a = parser.parse_args()
     for name, part in parts.items():
-        if only == name or (only is None and name != "study"):
+        if a.only in (None, name):
             part()
+    if a.only == "study":
+        study(a.run)
 
 
 if __name__ == "__main__":
