@@ -440,6 +440,15 @@ def test_a_regret_is_what_the_best_start_would_have_given_and_the_cost_what_was_
     assert found["more_low"][f"always {PRETRAINED}"] > 0
 
 
+def test_a_search_that_had_its_answer_early_keeps_it():
+    runs, scores = planted(noise=0)
+    search = searched([5, 10], lambda t, n: SOURCES[0])
+    found = regrets(search[(search["round"] == 0) | (search["target"] != "t0-seg")], scores, runs, 0.95)
+    found = found.set_index("way")
+    assert found["n_targets"]["search, 2 rounds"] == len(TARGETS)
+    assert found["cost"]["search, 2 rounds"] == pytest.approx((6 * 2 * 10 + 2 * 5) / 7 / 100)
+
+
 def test_a_search_that_costs_more_than_a_quarter_is_no_reference():
     runs, scores = planted(noise=0)
     found = regrets(searched([10, 30], lambda t, n: SOURCES[n]), scores, runs, 0.95).set_index("way")

@@ -53,7 +53,8 @@ def draw_study_gains(runs: pd.DataFrame, settings: Drawing, out: Path) -> None:
         ax.set_ylim(len(targets) - 0.5, -0.5)
     legend_above(figure, [left, right], 3)
     seeds, n = runs["seed"].nunique(), runs["n_train"].max()
-    footnote(figure, {}, f"Up to {n} training patients; test patients, means over {seeds} seeds. Ours.")
+    over = "one seed" if seeds == 1 else f"means over {seeds} seeds"
+    footnote(figure, {}, f"Up to {n} training patients; test patients, {over}. Ours.")
     save(figure, "study_gains", out, settings)
 
 
@@ -96,8 +97,11 @@ def draw_study_regret(regrets: pd.DataFrame, settings: Drawing, out: Path) -> No
     is_score = free["way"].str.startswith(SCORE)
     for kind, own in (("score", free[is_score]), ("other", free[~is_score])):
         ax.plot(own["cost"], own["regret"], "_", markersize=12, color=palette[kind], label=kinds[kind])
-    for _, row in free[~is_score].iterrows():
-        ax.annotate(row["way"], (0, row["regret"]), (8, 0), textcoords="offset points", va="center", fontsize="x-small")
+    close = 0.03 * free["regret"].max()
+    others = free[~is_score].sort_values("regret")
+    for _, own in others.groupby((others["regret"].diff() > close).cumsum()):
+        place = (0, own["regret"].mean())
+        ax.annotate(", ".join(own["way"]), place, (8, 0), textcoords="offset points", va="center", fontsize="x-small")
     bars = np.abs(searched[["low", "high"]].to_numpy().T - searched["regret"].to_numpy())
     ax.errorbar(
         searched["cost"],

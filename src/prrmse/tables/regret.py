@@ -89,18 +89,14 @@ def _choices(search: pd.DataFrame, scores: pd.DataFrame, runs: pd.DataFrame) -> 
             by_score = told[told["score"] == score]
             if by_score["value"].min() < by_score["value"].max():
                 yield (*key, f"{SCORE}{SCORES[score][1]}", 0.0, best - dice[_first(by_score, "value")])
-        searched, spent, before = _of_run(search, key), 0, 0
-        for number in sorted(searched["round"].unique()):
+        searched, spent, before, pick = _of_run(search, key), 0, 0, ""
+        for number in range(int(search["round"].max()) + 1):
             found = searched[searched["round"] == number]
-            steps, full = int(found["steps"].max()), int(found["full"].max())
-            spent += (steps - before) * int(found["n_folds"].sum())
-            before = steps
-            yield (
-                *key,
-                f"{SEARCH}, {number + 1} rounds",
-                spent / (len(dice) * full),
-                best - dice[_first(found, "dice")],
-            )
+            if len(found):  # else it had its answer before, and spends nothing more
+                spent += (int(found["steps"].max()) - before) * int(found["n_folds"].sum())
+                before, pick = int(found["steps"].max()), _first(found, "dice")
+            share = spent / (len(dice) * int(searched["full"].max()))
+            yield (*key, f"{SEARCH}, {number + 1} rounds", share, best - dice[pick])
 
 
 def _of_run(table: pd.DataFrame, key: tuple[Any, ...]) -> pd.DataFrame:
