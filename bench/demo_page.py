@@ -8,10 +8,10 @@ What stands above the first table of a page is written by hand and stays.
 from __future__ import annotations
 
 import argparse
+import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -29,8 +29,7 @@ CHECKPOINTS = ROOT / "results" / "checkpoints" / "unet"
 FIRST = "## Base models"
 HOLDS = "## What holds"
 ANSWERS = "## Answers"
-EVIDENCE_FIGURES = ("controls", "joint", "factorial", "ranking")
-STUDY_FIGURES = ("study_gains", "study_ranking", "study_regret")
+PICTURE = r"\]\((\w+)\.png\)"
 
 
 def read(name: str) -> pd.DataFrame:
@@ -58,16 +57,15 @@ def evidence() -> None:
     """docs/evidence.md and its pictures."""
     page = ROOT / "docs" / "evidence.md"
     found = (ROOT / "results" / "evidence" / "evidence.md").read_text()
-    found = with_pictures(found, ROOT / "results" / "evidence", EVIDENCE_FIGURES)
+    found = with_pictures(found, ROOT / "results" / "evidence")
     page.write_text(page.read_text().partition(HOLDS)[0] + HOLDS + found.partition(HOLDS)[2])
 
 
-def with_pictures(text: str, folder: Path, names: Sequence[str]) -> str:
+def with_pictures(text: str, folder: Path) -> str:
     """A page of the workflow with its pictures, which are copied, as seen from docs/."""
-    for name in names:
-        text = text.replace(f"]({name}.png)", f"](images/{name}.png)")
+    for name in re.findall(PICTURE, text):
         shutil.copy(folder / f"{name}.png", IMAGES)
-    return text
+    return re.sub(PICTURE, r"](images/\1.png)", text)
 
 
 def tools() -> None:
@@ -87,7 +85,7 @@ def study(run: Path) -> None:
     kept.mkdir(exist_ok=True)
     for name in RAW:
         shutil.copy(folder / f"{name}.csv", kept)
-    found = with_pictures((folder / "study.md").read_text(), folder, STUDY_FIGURES)
+    found = with_pictures((folder / "study.md").read_text(), folder)
     page.write_text(page.read_text().partition(ANSWERS)[0] + f"{ANSWERS}\n\n{ran(run)}" + found.partition(ANSWERS)[2])
 
 

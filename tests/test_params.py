@@ -10,9 +10,10 @@ import yaml
 from damage import write_nnunet
 from jsonschema import Draft202012Validator
 
-from prrmse.config.checks import check_cases, check_data, check_networks, check_params
+from prrmse.config.checks import check_data, check_networks, check_params
 from prrmse.config.params import PARAMETERS, parse_sections, read_params, section
 from prrmse.config.reference import schema
+from prrmse.data.prepare import check
 from prrmse.errors import InputError
 from prrmse.names import models
 from prrmse.settings import Dataset, Params, Training, Verdict
@@ -119,8 +120,8 @@ def test_cases_that_a_pattern_does_not_tell_apart_are_named_before_any_is_read(t
     line = e.value.message_for(PARAMETERS)
     assert line.startswith("datasets.mms.case_pattern: the cases mmsA001_ED and mmsA001_ES are both frame 1 of patient")
     assert r"(?P<frame>.+)" in line
-    check_cases("mms", dataset.model_copy(update={"case_pattern": r"(?P<patient>mmsA\d+)_(?P<frame>.+)"}))
-    check_cases("mms", dataset.model_copy(update={"case_pattern": None}))
+    check("mms", dataset.model_copy(update={"case_pattern": r"(?P<patient>mmsA\d+)_(?P<frame>.+)"}))
+    check("mms", dataset.model_copy(update={"case_pattern": None}))
 
 
 def test_a_section_is_stable_text_with_defaults_and_comes_back_typed():

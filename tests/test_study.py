@@ -119,7 +119,7 @@ def test_one_block_is_trained_and_the_others_keep_the_sources_values(few, tmp_pa
     layers = [x for x in inventory(network) if not x.final]
     source = network.state_dict()
     place = list(source)
-    blocks = [block_of(network, layers, number) for number in range(BLOCKS)]
+    blocks = [block_of(network, layers, number) for number in range(len(BLOCKS))]
     assert sorted(x for block in blocks for x in block) == sorted(layers)
     for early, late in itertools.pairwise(blocks):
         assert max(place.index(x.tensor) for x in early) < min(place.index(x.tensor) for x in late)
@@ -384,7 +384,7 @@ def test_every_run_of_the_study_is_planned_and_without_its_section_one_line_says
     folder.write(params)
     planned = folder.planned("study")
     # Of each target: scratch, two sources, lists (verdict, random), frozen (all, the lists), head first, three blocks.
-    assert planned["study_start"] + planned["study_run"] == 2 * (1 + 2 + 2 + 3 + 1 + BLOCKS)
+    assert planned["study_start"] + planned["study_run"] == 2 * (1 + 2 + 2 + 3 + 1 + len(BLOCKS))
     assert (planned["study_search"], planned["study_recipe"]) == (2, 1)
     assert (planned["study_scores"], planned["study_base"], planned["swap"], planned["control"]) == (4, 4, 4, 4)
     # The guide is the training from the network's own start, which is not trained twice.

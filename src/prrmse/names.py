@@ -60,5 +60,11 @@ PLANS = ("finetune", "half", "head")
 # weights.
 SCRATCH, PRETRAINED = "scratch", "pretrained"
 
-# Runs of successive modules of which the study trains one at a time: early, middle, late.
-BLOCKS = 3
+# Runs of successive modules of which the study trains one at a time.
+BLOCKS = ("early", "middle", "late")
+# How the study trains, beside all further, where all of a source is reused; and what tables call it.
+STUDY_PLANS = {
+    "freeze": "head only",
+    "probe": "head first",
+    **{f"block{i}": f"{name} block only" for i, name in enumerate(BLOCKS)},
+}

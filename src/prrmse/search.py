@@ -24,7 +24,6 @@ from prrmse.errors import InputError
 from prrmse.experiments.halving import (
     MARGIN,
     NO_TRANSFER,
-    SCRATCH,
     TRANSFER,
     Candidate,
     answer_of,
@@ -37,7 +36,7 @@ from prrmse.experiments.halving import (
 from prrmse.files import write_text
 from prrmse.learning.snapshot import discard, program_digest, snapshot_of
 from prrmse.learning.training_run import training_run
-from prrmse.names import PLANS, Layer
+from prrmse.names import PLANS, SCRATCH, Layer
 from prrmse.nets.build import seeded_network
 from prrmse.nets.foreign import fit, read_state
 from prrmse.nets.layers import fill, state_digest

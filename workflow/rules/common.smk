@@ -51,7 +51,7 @@ shell.prefix(
 
 from prrmse.config.params import completed, section
 from prrmse.figures.titles import figure_titles
-from prrmse.names import BLOCKS, CONTROLS, PRETRAINED, SCRATCH, models, split_model
+from prrmse.names import CONTROLS, PRETRAINED, SCRATCH, STUDY_PLANS, models, split_model
 from prrmse.run.code import SOURCES, code_digest, sources_digest
 from prrmse.run.tracking import TRACKING
 
@@ -145,7 +145,7 @@ wildcard_constraints:
     control="|".join([*CONTROLS, "noise-.*"]),
     start=f"{SCRATCH}|{PRETRAINED}",
     reused=r"all|verdict|random\d+",
-    mode=r"finetune|freeze|probe|block\d",
+    mode="|".join(["finetune", *STUDY_PLANS]),
 
 
 def code(script):
@@ -371,10 +371,6 @@ def study_guide_of(wildcards):
     return f"results/study/starts/{wildcards.net}/{wildcards.target}/{start}/seed{seed}.safetensors"
 
 
-# Training all of it only after the head; training only one block of layers.
-STUDY_MODES = ["probe", *(f"block{i}" for i in range(BLOCKS))]
-
-
 def study_runs(wildcards):
     """Every training of the study: each start with all reused; of a neighbour also lists of layers, and frozen."""
     s = study_section()
@@ -385,8 +381,8 @@ def study_runs(wildcards):
             arms += [(source, "all", "finetune") for source in study_sources(target)]
             lists = ["verdict", *(f"random{i}" for i in range(s["draws"]))]
             arms += [(neighbour, reused, "finetune") for reused in lists]
-            arms += [(neighbour, reused, "freeze") for reused in ["all", *lists]]
-            arms += [(neighbour, "all", mode) for mode in STUDY_MODES]
+            arms += [(neighbour, reused, "freeze") for reused in lists]
+            arms += [(neighbour, "all", mode) for mode in STUDY_PLANS]
             found += [(net, target, *arm) for arm in dict.fromkeys(arms)]
     return [
         f"results/study/runs/{net}/{target}/{start}/{reused}-{mode}/seed{seed}.csv"

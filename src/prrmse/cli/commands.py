@@ -19,20 +19,20 @@ import torch
 from torch import nn
 
 from prrmse import api
-from prrmse.config.checks import check_cases, checked
+from prrmse.config.checks import checked
 from prrmse.data.prepare import check, raw_files, summary
 from prrmse.data.prepare import prepare as prepared
 from prrmse.data.reading import MAX_TEXT_BYTES, check_readable, read_bytes, unique_keys
 from prrmse.data.slices import SPLITS, Slices, load_slices, save_slices
 from prrmse.errors import InputError
-from prrmse.experiments.halving import SCRATCH, TRANSFER
+from prrmse.experiments.halving import TRANSFER
 from prrmse.files import write_text
 from prrmse.handover.nnunet import write_nnunet
 from prrmse.handover.start import listed_tensors
 from prrmse.learning.device import forward_only
 from prrmse.learning.evaluate import Evaluation, measure, output_of
 from prrmse.log import in_words
-from prrmse.names import Layer
+from prrmse.names import SCRATCH, Layer
 from prrmse.nets.arrays import read_header
 from prrmse.nets.build import build_network, seeded_network
 from prrmse.nets.checkpoint import load_network
@@ -577,7 +577,6 @@ def slices_of(a: argparse.Namespace, **settings: Any) -> Slices:
     if path.suffix != ".npz":
         name = path.resolve().name
         check(name, spec)
-        check_cases(name, spec)
         return prepared(name, spec)
     slices = load_slices(path)
     for name, found in (("spacing_mm", slices.meta["spacing_mm"]), ("size", slices.image.shape[-1])):

@@ -16,7 +16,7 @@ from prrmse.errors import InputError
 from prrmse.failures import did_you_mean, one_line
 from prrmse.files import package_file
 from prrmse.names import models, split_model
-from prrmse.settings import Dataset, ForeignNetwork, Network, Params, Section
+from prrmse.settings import ForeignNetwork, Network, Params, Section
 
 
 def check_params(params: Any, where: str = "params.yaml") -> Params:
@@ -188,7 +188,6 @@ def check_data(params: Params) -> None:
 
     for name, dataset in own.items():
         found = check(name, dataset)
-        check_cases(name, dataset)
         for net, spec in network_items(params):
             key = f"nets.{net}." if spec.factory else f"nets.{net}.arguments."
             if found.channels not in (1, spec.image_channels):
@@ -201,31 +200,6 @@ def check_data(params: Params) -> None:
                     f"nets.{net}: puts out {spec.classes} classes, datasets.{name} has {found.classes} with the "
                     f"background; set {key}out_channels: {found.classes}"
                 )
-
-
-def check_cases(name: str, dataset: Dataset) -> None:
-    """Refuse two cases that count as one frame of one patient; reading would find it, after minutes perhaps.
-
-    Args:
-        name: of the data set.
-        dataset: its settings; `prrmse.data.prepare.check` has passed it.
-
-    Raises:
-        InputError: names two of them, and what would tell them apart.
-    """
-    if dataset.format != "nnunet":
-        return
-    from prrmse.data import nnunet
-
-    seen: dict[tuple[str, str], str] = {}
-    for case, found in nnunet.patients(Path(dataset.root), dataset.case_pattern).items():
-        other = seen.setdefault(found, case)
-        if other != case:
-            patient, frame = found
-            raise InputError(
-                f"<case_pattern:{name}>: the cases {other} and {case} are both frame {frame} of patient {patient}; "
-                "have a group `frame` find what tells them apart, e.g. (?P<patient>patient\\d+)_(?P<frame>.+)"
-            )
 
 
 def check_networks(params: Params, *, run_trusted: bool = True) -> list[str]:

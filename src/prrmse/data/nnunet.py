@@ -214,9 +214,18 @@ def check(root: Path, pattern: str | None = None) -> None:
     """What can be said without opening an image: the layout, the pattern, and whether the files can be read here.
 
     Raises:
-        InputError: as `cases` and `patients_of`, or SimpleITK is wanted and absent.
+        InputError: as `cases` and `patients_of`; two cases count as one frame of one patient, which reading would find
+            after minutes; or SimpleITK is wanted and absent.
     """
-    patients(root, pattern)
+    seen: dict[tuple[str, str], str] = {}
+    for case, found in patients(root, pattern).items():
+        other = seen.setdefault(found, case)
+        if other != case:
+            patient, frame = found
+            raise InputError(
+                f"<case_pattern>: the cases {other} and {case} are both frame {frame} of patient {patient}; "
+                "have a group `frame` find what tells them apart, e.g. (?P<patient>patient\\d+)_(?P<frame>.+)"
+            )
     if description(root).ending in (".mha", ".nrrd"):
         require_simpleitk(root)
 

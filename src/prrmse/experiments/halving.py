@@ -15,11 +15,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from prrmse.names import PLANS
+from prrmse.names import PLANS, SCRATCH
 from prrmse.seeding import derive_seed
 from prrmse.tables.inference import Interval, corrected_interval
 
-SCRATCH = "scratch"
 TRANSFER, NO_TRANSFER, UNDECIDED = "transfer", "do not transfer", "undecided"
 # The smallest gain in Dice that is worth the trouble.
 MARGIN = 0.01

@@ -131,7 +131,7 @@ def block_of(network: nn.Module, layers: Sequence[Layer], number: int) -> list[L
     """One of `BLOCKS` runs of modules, from 0, in the order in which the network has them, with as many in each."""
     listed = {layer.module for layer in layers}
     modules = [name for name, _ in network.named_modules() if name in listed]
-    own = set(np.array_split(np.array(modules, dtype=object), BLOCKS)[number])
+    own = set(np.array_split(np.array(modules, dtype=object), len(BLOCKS))[number])
     return [layer for layer in layers if layer.module in own]
 
 

@@ -12,10 +12,10 @@ from prrmse.figures.style import (
     Drawing,
     Tables,
     absent,
-    by_layer,
     colours,
     footnote,
     legend_above,
+    lines_by_layer,
     panel_grid,
 )
 from prrmse.names import KIND_NAMES
@@ -40,9 +40,7 @@ def rmse_by_layer(tables: Tables, settings: Drawing, net: str) -> Figure:
         if rows.empty:
             absent(ax, f"{name}: not in this run")
             continue
-        groups = list(rows.groupby("source"))
-        for i, (source, group) in enumerate(groups, start=1):
-            by_layer(ax, group, column, palette[source], str(source), len(groups) - i)
+        lines_by_layer(ax, rows.groupby("source"), column, palette)
         ax.set(title=f"{name}: {KIND_NAMES['W']}", xlabel="layer (number of W)", ylabel=label)
         ax.set_ylim(bottom=0)
     legend_above(figure, axes[:1])
@@ -61,9 +59,7 @@ def bn_shifts(tables: Tables, settings: Drawing) -> Figure:
         if rows.empty:
             absent(ax, f"{NET_NAMES[net]}: not in this run")
             continue
-        groups = list(rows.groupby("source"))
-        for j, (source, group) in enumerate(groups, start=1):
-            by_layer(ax, group, statistic, palette[source], str(source), len(groups) - j)
+        lines_by_layer(ax, rows.groupby("source"), statistic, palette)
         ax.axhline(1.0 if statistic in ("mrv", "mrw") else 0.0, color="0.3", linestyle="--", linewidth=0.9)
         if i < 2:
             ax.set_title(NET_NAMES[net])
@@ -132,8 +128,7 @@ def rmse_groups(tables: Tables, settings: Drawing) -> Figure:
         if part.empty:
             absent(ax, f"{NET_NAMES[net]}: not in this run")
             continue
-        for i, name in enumerate(RELATIONS):
-            by_layer(ax, part[part["relation"] == name], "rmse", palette[name], name, len(RELATIONS) - 1 - i)
+        lines_by_layer(ax, ((name, part[part["relation"] == name]) for name in RELATIONS), "rmse", palette)
         ax.set(title=f"{NET_NAMES[net]}: {KIND_NAMES['W']}", xlabel="layer (number of W)", ylabel="RMSE")
         ax.set_ylim(bottom=0)
     legend_above(figure, axes[:1], 3)

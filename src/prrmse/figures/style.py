@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -89,6 +89,15 @@ def by_layer(ax: Axes, rows: pd.DataFrame, column: str, colour: Any, label: str,
         markersize=MARKER + 1.5 * under,
     )
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+
+
+def lines_by_layer(
+    ax: Axes, lines: Iterable[tuple[Any, pd.DataFrame]], column: str, palette: Mapping[str, Any]
+) -> None:
+    """`by_layer` of each (name, rows), of which the first lies lowest."""
+    named = [(str(name), rows) for name, rows in lines]
+    for above, (name, rows) in zip(reversed(range(len(named))), named, strict=True):
+        by_layer(ax, rows, column, palette[name], name, above)
 
 
 def absent(axes: Axes, text: str) -> None:

@@ -15,10 +15,10 @@ from prrmse.figures.style import (
     Drawing,
     Tables,
     absent,
-    by_layer,
     colours,
     footnote,
     legend_above,
+    lines_by_layer,
     panel_grid,
 )
 from prrmse.names import KIND_NAMES
@@ -58,10 +58,9 @@ def _panel(ax: Axes, rows: pd.DataFrame, palette: Mapping[str, Any], tolerance: 
     baseline = rows["baseline"].mean()
     ax.axhspan(baseline - tolerance, baseline, color="0.9", zorder=0, label="tolerance")
     ax.axhline(baseline, color="0.3", linestyle="--", linewidth=0.9, label="target, nothing swapped")
-    groups = list(rows.groupby("source"))
-    for i, (source, group) in enumerate(groups, start=1):
+    lines_by_layer(ax, rows.groupby("source"), "dice", palette)
+    for source, group in rows.groupby("source"):
         colour = palette[str(source)]
-        by_layer(ax, group, "dice", colour, str(source), len(groups) - i)
         final = group[group["final"]].groupby("layer")["dice"].mean()
         ax.plot(final.index, final, marker="o", markerfacecolor="white", color=colour, linestyle="none", zorder=4)
     # Not always from 0 to 1, where small drops would be one flat line; but at least twice the tolerance, by which small

@@ -15,7 +15,7 @@ import pandas as pd
 from prrmse.names import PRETRAINED, SCRATCH
 from prrmse.tables.means import mean_over_patients
 from prrmse.tables.ranking import SCORES
-from prrmse.tables.study import of_starts, over_targets
+from prrmse.tables.study import larger_is_better, of_starts, over_targets
 
 RUN = ["net", "target", "seed"]
 # At most this share of the cost of training from every start is what a search may spend.
@@ -72,7 +72,7 @@ def regrets(search: pd.DataFrame, scores: pd.DataFrame, runs: pd.DataFrame, leve
 def _choices(search: pd.DataFrame, scores: pd.DataFrame, runs: pd.DataFrame) -> Iterator[tuple[object, ...]]:
     """Net, target, seed, way, cost and regret of each choice that was made."""
     test, val = of_starts(runs), of_starts(runs, "val")
-    signed = scores.assign(value=scores["value"] * scores["score"].map(lambda score: SCORES[score][0]))
+    signed = larger_is_better(scores)
     key: Any
     for key, own in test.groupby(RUN, sort=False):
         dice = dict(zip(own["source"], own["dice"], strict=True))

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from prrmse.names import PRETRAINED, SCRATCH, split_model
+from prrmse.names import PRETRAINED, SCRATCH, STUDY_PLANS, split_model
 from prrmse.settings import Verdict
 from prrmse.tables.answer import UNDECIDED, Answer
 from prrmse.tables.inference import Interval, decide, t_interval
@@ -109,6 +109,11 @@ def guides_table(whole: pd.DataFrame, few: pd.DataFrame, settings: Verdict) -> p
     return pd.DataFrame(lines, columns=[*keys, *columns])
 
 
+def _foreground(runs: pd.DataFrame, split: str) -> pd.DataFrame:
+    """The rows of `runs_table` with the mean over the foreground's classes, measured on a split."""
+    return runs[(runs["class"] == "mean") & (runs["split"] == split)]
+
+
 def dice_of(runs: pd.DataFrame, split: str = "test") -> pd.DataFrame:
     """Mean foreground Dice over seeds and random draws: net, target, source, reused, mode, dice.
 
@@ -116,7 +121,7 @@ def dice_of(runs: pd.DataFrame, split: str = "test") -> pd.DataFrame:
         runs: of `runs_table`.
         split: measured on.
     """
-    own = runs[(runs["class"] == "mean") & (runs["split"] == split)]
+    own = _foreground(runs, split)
     own = own.assign(reused=own["reused"].str.replace(r"\d+$", "", regex=True))
     return own.groupby(["net", "target", "source", "reused", "mode"], sort=False)["dice"].mean().reset_index()
 
@@ -145,8 +150,8 @@ def of_starts(runs: pd.DataFrame, split: str = "test") -> pd.DataFrame:
         runs: of `runs_table`.
         split: measured on.
     """
-    own = runs[(runs["class"] == "mean") & (runs["split"] == split) & (runs["mode"] == "finetune")]
-    own = own[own["reused"].isin(["none", "all"])]
+    own = _foreground(runs, split)
+    own = own[(own["mode"] == "finetune") & own["reused"].isin(["none", "all"])]
     return own[["net", "target", "seed", "source", "dice"]].reset_index(drop=True)
 
 
@@ -207,7 +212,7 @@ def contrasts(runs: pd.DataFrame, level: float) -> pd.DataFrame:
         "all - nothing of the source, freeze": arm(test, "all", "freeze") - start,
         **{
             f"{name} - all, finetune": arm(test, "all", mode) - arm(test, "all", "finetune")
-            for mode, name in PLANS.items()
+            for mode, name in STUDY_PLANS.items()
         },
     }
     lines = [
@@ -219,12 +224,6 @@ def contrasts(runs: pd.DataFrame, level: float) -> pd.DataFrame:
 
 
 MODES = ("finetune", "freeze")
-# Other ways to train where all of the source is reused.
-PLANS = {
-    "freeze": "head only",
-    "probe": "head first",
-    **{f"block{i}": f"{name} block only" for i, name in enumerate(("early", "middle", "late"))},
-}
 
 
 def over_targets(values: pd.Series[float], level: float) -> dict[str, float]:
@@ -270,6 +269,11 @@ def score_table(scores: pd.DataFrame, base: pd.DataFrame, data: pd.DataFrame) ->
     return pd.concat([scores, *more], ignore_index=True)
 
 
+def larger_is_better(scores: pd.DataFrame) -> pd.DataFrame:
+    """Scores (columns score, value) with the sign of those changed of which smaller is better."""
+    return scores.assign(value=scores["value"] * scores["score"].map(lambda score: SCORES[score][0]))
+
+
 def ranking_over_targets(scores: pd.DataFrame, runs: pd.DataFrame, level: float) -> pd.DataFrame:
     """How well each score ranks a target's sources by what they gain: Kendall's tau in each target, mean over targets.
 
@@ -283,9 +287,10 @@ def ranking_over_targets(scores: pd.DataFrame, runs: pd.DataFrame, level: float)
         mean over targets), n_targets, n_sources (at most, of one target).
     """
     test = of_sources(dice_of(runs))
-    signed = scores.assign(value=scores["value"] * scores["score"].map(lambda score: SCORES[score][0]))
     lines = []
-    for (net, score), group in signed.merge(test, on=["net", "target", "source"]).groupby(["net", "score"], sort=False):
+    for (net, score), group in (
+        larger_is_better(scores).merge(test, on=["net", "target", "source"]).groupby(["net", "score"], sort=False)
+    ):
         known = [own.dropna(subset=["value"]) for _, own in group.groupby("target", sort=False)]
         told = [own for own in known if len(own) >= 3 and own["value"].min() < own["value"].max()]
         if told:
