@@ -581,7 +581,7 @@ def test_nnunet_cases_of_one_patient_stay_together(own, cohorts):
     for bad, message in (("(", "is no regular expression"), (r"(?P<frame>\d+)", "finds no group `patient`")):
         with named_error("datasets.own.case_pattern: .*" + message):
             check("own", spec(own, "nnunet", split=split, case_pattern=bad))
-    with named_error("is there twice"):
+    with named_error("are both frame 1 of patient patient001"):
         prepare("own", spec(own, "nnunet", split=split, case_pattern=r"(?P<patient>patient\d+)"))
 
 
