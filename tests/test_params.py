@@ -29,7 +29,8 @@ def test_shipped_params_and_configs_are_valid():
         below = path.with_name(f"{path.stem.removesuffix('_full')}.yaml")  # one that is laid over another
         params = read_params(*dict.fromkeys([ROOT / "params.yaml", below, path]))
         assert params.datasets["acdc"].phantom is None
-        assert params.verdict.model_dump() == DEMO["verdict"], "keys that are not named stay"
+        assert params.figures.model_dump() == DEMO["figures"], "keys that are not named stay"
+        assert params.verdict.rule == DEMO["verdict"]["rule"], "and those beside one that is named"
 
 
 def test_every_key_is_described():

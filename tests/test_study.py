@@ -15,7 +15,9 @@ from tiny import ROOT, Folder
 from prrmse.config.params import read_params
 from prrmse.data.slices import save_slices
 from prrmse.experiments import study
-from prrmse.experiments.study import MEASURED, base_measured, block_of, random_list, study_run
+from prrmse.experiments.study import MEASURED, base_measured, random_list, study_run
+from prrmse.learning import training_run
+from prrmse.learning.plans import block_of
 from prrmse.learning.target import FewPatients, Target
 from prrmse.learning.train import train
 from prrmse.names import BLOCKS, PRETRAINED, SCRATCH
@@ -131,9 +133,9 @@ def test_one_block_is_trained_and_the_others_keep_the_sources_values(few, tmp_pa
 
 def test_a_probe_trains_the_head_first_and_then_all(few, tmp_path, monkeypatch):
     trained, probed = trained_networks(monkeypatch), []
-    real = study.train
+    real = training_run.train
     monkeypatch.setattr(
-        study,
+        training_run,
         "train",
         lambda network, *a, **k: probed.append(copy.deepcopy(real(network, *a, **k).state_dict())),
     )

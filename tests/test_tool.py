@@ -352,7 +352,7 @@ def test_advice_within_a_budget_then_warmstart_then_training(folder, budget, cap
     other = ["--advice", advice, "--source", "another", "--out", warm]
     assert "another" in refused(capsys, "warmstart", *network, *other) or found["answer"] != "transfer"
     if found["answer"] != "transfer":
-        assert "advises to train from scratch" in refused(
+        assert "advises to start from scratch" in refused(
             capsys, "warmstart", *network, "--advice", advice, "--out", warm
         )
         found |= {"best": {"source": "twin", "plan": "half"}}  # as if it had been

@@ -50,9 +50,10 @@ from prrmse.nets.build import NETS, seeded_network
 from prrmse.nets.checkpoint import layers_of, write_state
 from prrmse.nets.foreign import fit, read_state
 from prrmse.nets.layers import fill, inventory, inventory_of_state, replaced, swap, without_kind
+from prrmse.nets.pretrained import load_pretrained
 from prrmse.outputs import check_outputs
 from prrmse.seeding import derive_seed
-from prrmse.settings import Compute, FrozenStatistics, Training, Verdict
+from prrmse.settings import Compute, FrozenStatistics, Pretrained, Training, Verdict
 from prrmse.tables.bootstrap import bootstrap_mean
 from prrmse.tables.verdict import drops_by_patient, is_reusable, mean_drops
 
@@ -279,9 +280,11 @@ def train(
     path: str | Path | None = None,
     *,
     arguments: Mapping[str, Any] | None = None,
+    pretrained: Pretrained | None = None,
     start: StateLike | None = None,
     entry: str | None = None,
     freeze: Iterable[str] = (),
+    freeze_steps: int | None = None,
     frozen_statistics: FrozenStatistics = "both",
     samples: int | None = None,
     split: str = "val",
@@ -299,9 +302,12 @@ def train(
         slices: all splits of a data set.
         path: of the ``.safetensors`` file.
         arguments: keyword arguments of the network.
+        pretrained: the network's own pretrained weights, loaded at its initialisation.
         start: a state or a file; what fits is taken, the rest begins at the network's own initialisation.
         entry: which state of the file ``start``, where it holds several (`prrmse.nets.foreign.read_state`).
         freeze: tensors of ``start`` that keep their value, by name, e.g. those that `warmstart` lists.
+        freeze_steps: for so many of the steps only, after which all is trained, with a full learning rate again (Kumar
+            et al. 2022, LP-FT); for all of them if None.
         frozen_statistics: what becomes of running statistics among them (`prrmse.learning.freeze.Freezing`).
         samples: number of training patients, sampled with ``seed``; all if None.
         split: that Dice is measured on: ``val``, ``test``, ``train`` or ``all``.
@@ -325,6 +331,8 @@ def train(
     arguments = dict(arguments or {})
     model = f"{slices.meta['dataset']}-seg"
     made = seeded_network(network, arguments, network, "init", "", seed, trust=trust)
+    if pretrained is not None:
+        load_pretrained(network, made, pretrained)
     taken: Mapping[str, torch.Tensor] = {}
     name = str(start) if isinstance(start, str | Path) else "the start"
     if start is not None:
@@ -339,6 +347,8 @@ def train(
         raise InputError(f"<freeze>: names {sorted(unknown)[0]}, which {network} does not have")
     if strange := [layer.tensor for layer in frozen if layer.tensor not in taken]:
         raise InputError(f"<freeze>: names {strange[0]}, which <start> does not bring; name its file there")
+    if freeze_steps is not None and not (chosen and 0 < freeze_steps < settings.steps):
+        raise InputError(f"<freeze_steps>: {freeze_steps}; name a number below <steps> {settings.steps}, and <freeze>")
     evaluation = evaluation_for(made, part_of(slices, split), compute)
     check_output(made, evaluation)
     drawn = draw_patients(slices, available if samples is None else samples, seed)
@@ -353,6 +363,7 @@ def train(
         "params": {"train": settings.model_dump(), "compute": compute.model_dump()},
     }
     header |= {"start": None if start is None else name, "entry": entry, "freeze": sorted(chosen)}
+    header |= {"pretrained": None if pretrained is None else pretrained.model_dump(), "freeze_steps": freeze_steps}
     header |= {"frozen_statistics": frozen_statistics, "trained_on": drawn.patients()}
     header |= {"data": {"fingerprint": slices.fingerprint(), **slices.meta}}
     out = None if path is None else Path(path)
@@ -366,6 +377,7 @@ def train(
         compute,
         frozen=frozen,
         frozen_statistics=frozen_statistics,
+        frozen_steps=freeze_steps,
         title=f"{network} {model}",
         resume=None if out is None else snapshot_of(out),
         checkpoint=out,

@@ -53,15 +53,17 @@ def models(datasets: Iterable[str], tasks: Iterable[str]) -> list[str]:
     return [f"{dataset}-{task}" for dataset in datasets for task in tasks]
 
 
-# How a source may be reused in a search for the best start (`prrmse.experiments.halving`).
-PLANS = ("finetune", "half", "head")
-
-# Where a training of the study may start, besides from a base model: random kernels, or the network's own pretrained
-# weights.
+# Where a training may start, besides from a source: random kernels, or the network's own pretrained weights.
 SCRATCH, PRETRAINED = "scratch", "pretrained"
+# The smallest gain in Dice that is worth the trouble of a source.
+MARGIN = 0.01
 
-# Runs of successive modules of which the study trains one at a time.
+# Runs of successive modules of which one at a time may be trained.
 BLOCKS = ("early", "middle", "late")
+# How a source may be reused in a search for the best start (`prrmse.experiments.halving`), beside ``firstN``; and what
+# is tried where no plan is named.
+PLANS = ("finetune", "half", "head", "probe", *BLOCKS)
+USUAL_PLANS = PLANS[:3]
 # How the study trains, beside all further, where all of a source is reused; and what tables call it.
 STUDY_PLANS = {
     "freeze": "head only",

@@ -9,7 +9,7 @@ import math
 import shutil
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,21 +22,24 @@ from prrmse.api import StateLike, evaluation_for, part_of, reaching_pairs, state
 from prrmse.data.slices import Slices, draw_patients
 from prrmse.errors import InputError
 from prrmse.experiments.halving import (
-    MARGIN,
     NO_TRANSFER,
+    OWN_STARTS,
     TRANSFER,
     Candidate,
     answer_of,
     candidates_of,
+    default_of,
     folds_of,
+    from_sources,
     halve,
     ranking_of,
     steps_until,
 )
 from prrmse.files import write_text
+from prrmse.learning.plans import check_plan, fixed_by
 from prrmse.learning.snapshot import discard, program_digest, snapshot_of
 from prrmse.learning.training_run import training_run
-from prrmse.names import PLANS, SCRATCH, Layer
+from prrmse.names import BLOCKS, MARGIN, PRETRAINED, SCRATCH, USUAL_PLANS, Layer
 from prrmse.nets.build import seeded_network
 from prrmse.nets.foreign import fit, read_state
 from prrmse.nets.layers import fill, state_digest
@@ -46,19 +49,28 @@ from prrmse.settings import Compute, Training
 log = logging.getLogger(__name__)
 
 MOST_ROUNDS = 12
+VERDICT = "verdict"
 IN_WORDS = {
     "finetune": "train all of it",
     "half": "keep the first half of its layers fixed",
     "head": "train the final convolution only",
+    "probe": "train the final convolution alone for the first {first} steps, then all of it",
+    VERDICT: "take only the pairs that its verdict calls reusable, and train all of it",
+    **{block: f"train its {block} layers and the final convolution only" for block in BLOCKS},
 }
+OWN_IN_WORDS = {SCRATCH: "training from scratch", PRETRAINED: "the network's own pretrained weights"}
 
 
 class Start(NamedTuple):
-    """A candidate's network before its first step: what of its source is reused, and what of that stays fixed."""
+    """A candidate's network before its first step: what of its source is reused, and what of that stays fixed.
+
+    ``first``: it stays fixed in the first round only.
+    """
 
     state: dict[str, torch.Tensor]
     reused: list[Layer]
     frozen: list[Layer]
+    first: bool
 
 
 class Search(NamedTuple):
@@ -66,7 +78,8 @@ class Search(NamedTuple):
 
     ``ranking``: of `prrmse.experiments.halving.ranking_of`, with ``steps``. ``curves``: one row for each (candidate,
     round, patient): source, plan, round, steps, fold, patient, dice. ``answer``: ``transfer``, ``do not transfer`` or
-    ``undecided``. ``best``: the start to take: of the best source if the answer is ``transfer``, else from scratch.
+    ``undecided``. ``best``: the start to take: of the best source if the answer is ``transfer``, else the network's
+    own (`prrmse.experiments.halving.default_of`). ``first``: steps of the first round.
     """
 
     ranking: pd.DataFrame
@@ -75,6 +88,7 @@ class Search(NamedTuple):
     best: Candidate
     start: Start
     seconds: float
+    first: int
 
 
 def search(
@@ -84,7 +98,9 @@ def search(
     budget: float,
     *,
     arguments: Mapping[str, Any] | None = None,
-    plans: Sequence[str] = PLANS,
+    plans: Sequence[str] = USUAL_PLANS,
+    pretrained: StateLike | None = None,
+    lists: Mapping[str, Collection[str]] | None = None,
     folds: int = 5,
     rounds: int = 4,
     samples: int | None = None,
@@ -106,6 +122,10 @@ def search(
         budget: seconds of training.
         arguments: keyword arguments of the network.
         plans: see `prrmse.experiments.halving.Candidate`.
+        pretrained: the network's own pretrained weights, if it has any. What a source does not bring begins at them;
+            a gain is then over them, not over random kernels.
+        lists: tensors by source that are the only ones reused, and trained further, by a further candidate of the plan
+            ``verdict``.
         folds: groups of patients, each held out once; at most as many as there are patients.
         rounds: in each twice as many steps are done, by half as many candidates.
         samples: number of training patients, sampled with ``seed``; all if None.
@@ -117,14 +137,17 @@ def search(
         trust: run the network's code wherever it comes from (`prrmse.nets.build.build_network`).
 
     Raises:
-        InputError: a source called ``scratch``; fewer than two patients or folds; too many rounds; ``samples`` with
-            ``everyone``; nothing of a source fits; the folder is of another search; the budget does not suffice for one
-            fold; a network that does not take the slices.
+        InputError: a source called ``scratch`` or ``pretrained``; an unknown plan, or ``probe`` in one round; a list of
+            no such source; fewer than two patients or folds; too many rounds; ``samples`` with ``everyone``; nothing of
+            a source fits; the folder is of another search; the budget does not suffice for one fold; a network that
+            does not take the slices.
         KeyboardInterrupt: Ctrl-C before there is any answer.
     """
     settings, compute = settings or Training(), compute or Compute()
-    if SCRATCH in sources:
-        raise InputError(f"a source is called {SCRATCH}, as training without one is; give it another name")
+    if own := [start for start in OWN_STARTS if start in sources]:
+        raise InputError(f"a source is called {own[0]}, as {OWN_IN_WORDS[own[0]]} is; give it another name")
+    if "probe" in map(check_plan, plans) and rounds < 2:
+        raise InputError("the plan probe trains the head alone in its first round, so it needs two rounds")
     if samples is not None and (samples < 1 or everyone):
         raise InputError(f"<samples>: a number of training patients from 1, for <split> other than all; not {samples}")
     if folds < 2:
@@ -140,12 +163,15 @@ def search(
         )
     groups = folds_of(patients, min(folds, len(patients)), seed)
     states = {name: state_of(source) for name, source in sources.items()}
-    starts = _starts(made, states, plans)
+    starts = _starts(made, states, plans, None if pretrained is None else state_of(pretrained), lists or {})
     identity = {
         **{"network": network, "arguments": dict(arguments or {}), "folds": groups, "rounds": rounds, "seed": seed},
         **{"initial": state_digest(made.state_dict()), "program": program_digest(), "torch": torch.__version__},
         **{"training": settings.model_dump(), "compute": compute.model_dump(), "data": pool.fingerprint()},
         "sources": {name: state_digest(state) for name, state in states.items()},
+        "starts": {
+            str(candidate): state_digest(start.state) for candidate, start in starts.items() if not candidate.plan
+        },
         "candidates": [list(candidate) for candidate in starts],
     }
     with tempfile.TemporaryDirectory() as temporary:
@@ -162,8 +188,12 @@ def search(
         )
     ranking = ranking_of(rows, len(starts))
     answer = answer_of(ranking)
-    first = ranking[ranking["source"] != SCRATCH].iloc[0]
-    best = Candidate(first["source"], first["plan"]) if answer == TRANSFER else Candidate(SCRATCH, "")
+    first = from_sources(ranking).iloc[0]
+    best = (
+        Candidate(first["source"], first["plan"])
+        if answer == TRANSFER
+        else Candidate(default_of(ranking["source"]), "")
+    )
     totals = {r: steps_until(r, rounds, settings.steps) for r in range(rounds)}
     return Search(
         ranking.assign(steps=ranking["round"].map(totals)),
@@ -172,28 +202,34 @@ def search(
         best,
         starts[best],
         trainings.spent,
+        totals[0],
     )
 
 
 def sentence(found: Search) -> str:
     """The answer as a sentence to act on."""
-    others = found.ranking[found.ranking["source"] != SCRATCH]
-    first = others.iloc[0]
+    first = from_sources(found.ranking).iloc[0]
     interval = f"{first['gain']:+.3f} ({first['gain_low']:+.3f} to {first['gain_high']:+.3f})"
     if math.isnan(first["gain_low"]):
         interval = f"{first['gain']:+.3f} (one fold: no interval)"
     n = f"{first['n_patients']} patients in {first['n_folds']} folds, {first['steps']} steps"
-    name, how = first["source"], IN_WORDS[first["plan"]]
+    name, how, default = first["source"], in_words(first["plan"], found.first), default_of(found.ranking["source"])
+    over = f"over {OWN_IN_WORDS[default]}"
     if found.answer == TRANSFER:
-        return f"Start from {name} and {how}: gain in Dice over training from scratch {interval}, {n}."
+        return f"Start from {name} and {how}: gain in Dice {over} {interval}, {n}."
     if found.answer == NO_TRANSFER:
-        return (
-            f"Do not transfer: no source gains {MARGIN:g} Dice over training from scratch; best {name} {interval}, {n}."
-        )
+        return f"Do not transfer: no source gains {MARGIN:g} Dice {over}; best {name} {interval}, {n}."
     return (
-        f"Undecided: the best is {name} ({how}), gain in Dice over training from scratch {interval}, {n}. "
+        f"Undecided: the best is {name} ({how}), gain in Dice {over} {interval}, {n}. "
         "More patients, a longer budget or fewer candidates may tell."
     )
+
+
+def in_words(plan: str, first: int) -> str:
+    """What a plan does with its source, where the first round has so many steps."""
+    if plan in IN_WORDS:
+        return IN_WORDS[plan].format(first=first)
+    return f"keep its first {plan.removeprefix('first')} layers fixed"
 
 
 class _Trainings:
@@ -263,7 +299,7 @@ class _Trainings:
             self._settings.model_copy(update={"steps": self._steps_of(round_)}),
             derive_seed(*self._identity, "search", fold, round_),
             self._compute,
-            frozen=start.frozen,
+            frozen=start.frozen if not (start.first and round_) else (),
             title=f"{candidate}, fold {fold + 1}, round {round_ + 1}",
             resume=snapshot_of(path),
             checkpoint=path,
@@ -277,25 +313,40 @@ class _Trainings:
 
 
 def _starts(
-    network: nn.Module, states: Mapping[str, Mapping[str, torch.Tensor]], plans: Sequence[str]
+    network: nn.Module,
+    states: Mapping[str, Mapping[str, torch.Tensor]],
+    plans: Sequence[str],
+    pretrained: Mapping[str, torch.Tensor] | None,
+    lists: Mapping[str, Collection[str]],
 ) -> dict[Candidate, Start]:
-    own = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    random = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     pairs = reaching_pairs(network)
     final = {layer.tensor for layer in pairs if layer.final}
-    place = {name: i for i, name in enumerate(own)}
-    kernels = [place[layer.tensor] for layer in pairs if layer.kind == "W"]
-    middle = sorted(kernels)[len(kernels) // 2]
     body = [layer for layer in pairs if not layer.final]
-    fitted = {source: fit(own, state)[0] for source, state in states.items()}
+
+    def fitting(name: str, state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        offered = {n: tensor for n, tensor in fit(random, state)[0].items() if n not in final}
+        if not any(layer.tensor in offered for layer in body):
+            raise InputError(f"{name}: nothing in it fits the network; see prrmse compare")
+        return offered
+
+    own = {**random, **({} if pretrained is None else fitting(PRETRAINED, pretrained))}
+    offers = {source: fitting(source, state) for source, state in states.items()}
     found = {}
-    for candidate in candidates_of(list(states), plans):
-        offered = {n: tensor for n, tensor in fitted.get(candidate.source, {}).items() if n not in final}
+    for candidate in candidates_of(list(states), plans, pretrained=pretrained is not None):
+        if candidate.source in OWN_STARTS:
+            found[candidate] = Start(random if candidate.source == SCRATCH else own, [], [], False)
+            continue
+        offered = offers[candidate.source]
         reused = [layer for layer in body if layer.tensor in offered]
-        if candidate.source != SCRATCH and not reused:
-            raise InputError(f"{candidate.source}: nothing in it fits the network; see prrmse compare")
-        first_half = [layer for layer in reused if place[layer.tensor] < middle]
-        fixed = {"half": first_half, "head": reused}.get(candidate.plan, [])
-        found[candidate] = Start({**own, **offered}, reused, fixed)
+        fixed = fixed_by(candidate.plan, network, reused)
+        found[candidate] = Start({**own, **offered}, reused, fixed, candidate.plan == "probe")
+    for source, names in lists.items():
+        listed = [layer for layer in body if layer.tensor in names and layer.tensor in offers.get(source, {})]
+        if not listed:
+            raise InputError(f"{source}: the list of what to reuse names no pair of it that fits")
+        taken = {layer.tensor: offers[source][layer.tensor] for layer in listed}
+        found[Candidate(source, VERDICT)] = Start({**own, **taken}, listed, [], False)
     return found
 
 

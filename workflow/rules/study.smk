@@ -18,6 +18,7 @@ STUDY_TABLES = (
     "ancestry",
     "ranking",
     "regrets",
+    "no_transfer",
     "answers",
 )
 

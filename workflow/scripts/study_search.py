@@ -9,7 +9,6 @@ from pathlib import Path
 from prrmse.api import StateLike
 from prrmse.data.slices import load_slices
 from prrmse.learning.snapshot import snapshot_of
-from prrmse.names import PRETRAINED
 from prrmse.nets.initialisation import initialised_network
 from prrmse.run.job import Afterwards, run
 from prrmse.search import search
@@ -19,14 +18,14 @@ from prrmse.tables.store import write_table
 def main(a: Namespace) -> Afterwards:
     p = a.params
     spec, settings, seed, table = p[f"nets.{a.net}"], p["study.search"], int(a.seed), Path(a.table)
-    starts: dict[str, StateLike] = dict(zip(a.sources, a.checkpoints, strict=True))
-    if spec.weights is not None:
-        starts[PRETRAINED] = initialised_network(a.net, spec, p["init"], a.target, seed).state_dict()
+    sources: dict[str, StateLike] = dict(zip(a.sources, a.checkpoints, strict=True))
+    has_weights = spec.weights is not None
     folder = snapshot_of(table)
     found = search(
-        *(spec.factory or a.net, load_slices(a.data), starts, math.inf),
+        *(spec.factory or a.net, load_slices(a.data), sources, math.inf),
         arguments=spec.keywords,
         plans=["finetune"],
+        pretrained=initialised_network(a.net, spec, p["init"], a.target, seed).state_dict() if has_weights else None,
         folds=settings.folds,
         rounds=settings.rounds,
         samples=p["study.samples"],

@@ -25,21 +25,22 @@ from prrmse.data.prepare import prepare as prepared
 from prrmse.data.reading import MAX_TEXT_BYTES, check_readable, read_bytes, unique_keys
 from prrmse.data.slices import SPLITS, Slices, load_slices, save_slices
 from prrmse.errors import InputError
-from prrmse.experiments.halving import TRANSFER
+from prrmse.experiments.halving import OWN_STARTS, TRANSFER
 from prrmse.files import write_text
 from prrmse.handover.nnunet import write_nnunet
 from prrmse.handover.start import listed_tensors
 from prrmse.learning.device import forward_only
 from prrmse.learning.evaluate import Evaluation, measure, output_of
 from prrmse.log import in_words
-from prrmse.names import SCRATCH, Layer
+from prrmse.names import Layer
 from prrmse.nets.arrays import read_header
 from prrmse.nets.build import build_network, seeded_network
 from prrmse.nets.checkpoint import load_network
 from prrmse.nets.foreign import fit, read_state, state_entries
 from prrmse.nets.layers import inventory
+from prrmse.nets.pretrained import load_pretrained
 from prrmse.outputs import check_outputs
-from prrmse.settings import Compute, Dataset, Swap, Training, Verdict
+from prrmse.settings import Compute, Dataset, Pretrained, Swap, Training, Verdict
 from prrmse.tables.means import mean_over_patients
 from prrmse.tables.store import write_table
 
@@ -50,6 +51,7 @@ LONG = 30
 # Rows of a text, and columns that it may do without where a terminal is narrow.
 ROWS = 20
 NARROWER = ("tensor", "effect", "final", "scalars", "mean", "sd")
+ADVICE = "an advice of prrmse advise --out"
 FORMATS = get_args(Dataset.model_fields["format"].annotation)
 
 
@@ -242,16 +244,18 @@ def advise_within_budget(a: argparse.Namespace) -> None:
     check_outputs({"advice_out": a.out, "figure": a.figure}, (*files, *data_files(a)))
     if a.network is None:
         raise InputError("advise: with --budget, name the network that is to be trained: --network")
-    names, states, arguments = short_names(files), opened(files, a.entry), parse_arguments(a.arguments)
-    made = seeded_network(a.network, arguments, a.network, "init", "", a.seed, trust=a.trust)
+    names, states = short_names(files), opened(files, a.entry)
+    made = new_network(a)
     sources = that_fit(made, {name: states[path] for name, path in names.items()}, a.network)
     found = search(
         a.network,
         slices_of(a),
         sources,
         seconds_of(a.budget),
-        arguments=arguments,
+        arguments=parse_arguments(a.arguments),
         plans=a.plans,
+        pretrained=made.state_dict() if a.pretrained else None,
+        lists=verdicts_of(a.verdicts, {names[name]: name for name in sources}) if a.verdicts else None,
         folds=a.folds,
         rounds=a.rounds,
         samples=a.samples,
@@ -275,18 +279,57 @@ def advise_within_budget(a: argparse.Namespace) -> None:
             for layer in found.start.reused
         ],
         "freeze": [layer.tensor for layer in found.start.frozen],
+        "freeze_steps": found.first if found.start.first else None,
     }
     text = json.dumps(advice, indent=1) + "\n"
     if a.out:
         write_text(text, a.out)
     if a.figure:
-        learning_curves(found.curves, SCRATCH, a.figure)
+        learning_curves(found.curves, OWN_STARTS, a.figure)
     if a.json:
         print(text, end="")
         return
     show(found.ranking, a, f"{sentence(found)}\n{found.seconds:.0f} s of training were spent.")
     if found.answer == TRANSFER and a.out and not a.csv:
         print("prrmse warmstart --advice writes this start, and prrmse train goes on from there (docs/advise.md).")
+
+
+def verdicts_of(path: str, sources: Mapping[str, str]) -> dict[str, list[str]]:
+    """The tensors that an advice calls reusable, by source.
+
+    Args:
+        path: of an advice that was made for a target.
+        sources: names of the sources by their files.
+    """
+    advice = read_json(path, ADVICE)
+    try:
+        named = {name: sources[str(file)] for name, file in advice["sources"].items() if str(file) in sources}
+        if not named or "best" in advice:
+            raise InputError(
+                f"{path}: <verdicts>: says of none of these sources what is reusable; make it without --budget"
+            )
+        reusable = [v for v in advice["verdicts"] if v["source"] in named and v["reusable"] and v["effect"]]
+        return {own: [str(v["tensor"]) for v in reusable if v["source"] == name] for name, own in named.items()}
+    except (KeyError, TypeError, AttributeError) as e:
+        raise InputError(f"{path}: not {ADVICE} ({e})") from None
+
+
+def new_network(a: argparse.Namespace) -> nn.Module:
+    """The network that is named, initialised anew, with the pretrained weights that are named."""
+    network = seeded_network(a.network, parse_arguments(a.arguments), a.network, "init", "", a.seed, trust=a.trust)
+    weights = weights_of(a)
+    if weights is not None:
+        load_pretrained(a.network, network, weights)
+    return network
+
+
+def weights_of(a: argparse.Namespace) -> Pretrained | None:
+    """``--pretrained``."""
+    if a.pretrained is None:
+        if a.pretrained_part or a.pretrained_match:
+            raise InputError("--pretrained-part and --pretrained-match are for --pretrained, which is not given")
+        return None
+    return checked(Pretrained, file=a.pretrained, part=a.pretrained_part or "", match=a.pretrained_match or "name")
 
 
 def seconds_of(budget: str) -> float:
@@ -305,8 +348,7 @@ def warmstart(a: argparse.Namespace) -> None:
     if a.target:
         network = target_network(a, states[a.target])
     elif a.network:
-        arguments = parse_arguments(a.arguments)
-        network = seeded_network(a.network, arguments, a.network, "init", "", a.seed, trust=a.trust)
+        network = new_network(a)
     else:
         raise InputError("warmstart: name a checkpoint to start from, or --network to initialise a new one")
     layers = api.reaching_pairs(network)
@@ -352,9 +394,11 @@ def train(a: argparse.Namespace) -> None:
         slices_of(a),
         a.out,
         arguments=parse_arguments(a.arguments),
+        pretrained=weights_of(a),
         start=a.start,
         entry=entries_of([a.start], a.entry)[a.start] if a.start else None,
         freeze=listed_tensors(a.freeze) if a.freeze else (),
+        freeze_steps=a.freeze_steps,
         frozen_statistics=a.frozen_statistics,
         samples=a.samples,
         split=a.split,
@@ -387,12 +431,12 @@ class Advised(NamedTuple):
 
 def advised(path: str, source: str | None, layers: list[Layer]) -> Advised:
     """What an advice says of a source, or of its best one."""
-    advice = read_json(path, "an advice of prrmse advise --out")
+    advice = read_json(path, ADVICE)
     try:
         best = advice["best"]["source"] if "best" in advice else advice["ranking"][0]["source"]
         name = source or best
-        if "best" in advice and best == SCRATCH:
-            raise InputError(f"{path}: advises to train from scratch ({advice['answer']}); no pair is to be reused")
+        if "best" in advice and best in OWN_STARTS:
+            raise InputError(f"{path}: advises to start from {best} ({advice['answer']}); no pair is to be reused")
         if "best" in advice and name != best:
             raise InputError(f"{path}: says what to reuse of {best} only; leave --source {name} out")
         frozen = {str(tensor) for tensor in advice["freeze"]} if "freeze" in advice else None
@@ -400,7 +444,7 @@ def advised(path: str, source: str | None, layers: list[Layer]) -> Advised:
         taken = {v["tensor"]: bool(v["final"]) for v in reusable}
         file, entries = str(advice["sources"][name]), [str(entry) for entry in advice["entries"]]
     except (KeyError, TypeError, IndexError) as e:
-        raise InputError(f"{path}: not an advice of prrmse advise --out, or has no such source ({e})") from None
+        raise InputError(f"{path}: not {ADVICE}, or has no such source ({e})") from None
     # Which convolution is final was found on the data.
     chosen = [layer._replace(final=taken[layer.tensor]) for layer in layers if layer.tensor in taken]
     return Advised(chosen, file, entries, frozen)

@@ -14,7 +14,7 @@ from typing import Any, NoReturn, get_args
 
 from prrmse.failures import FIX, did_you_mean, exit_status, one_line
 from prrmse.log import show_messages
-from prrmse.names import PLANS
+from prrmse.names import PLANS, USUAL_PLANS
 from prrmse.settings import (
     Compute,
     Dataset,
@@ -231,6 +231,7 @@ def _add_tools(commands: Any) -> None:
         "target", nargs="?", help="checkpoint of the network at its initialisation; or --network, initialised anew"
     )
     _add_network(warmstart)
+    _add_pretrained(warmstart)
     _add_seed(warmstart)
     warmstart.add_argument("--advice", help="of prrmse advise --out; its best source, if --source names no other")
     warmstart.add_argument("--source", help="without --advice, a checkpoint: all that fits is taken")
@@ -253,6 +254,7 @@ def _add_tools(commands: Any) -> None:
     _add_data(train)
     train.add_argument("--start", help="checkpoint to start from, as far as it fits, e.g. of prrmse warmstart")
     train.add_argument("--freeze", help="list of prrmse warmstart: what it names keeps its value")
+    train.add_argument("--freeze-steps", type=int, metavar="N", help="keep it for the first N steps, then train all")
     train.add_argument(
         "--frozen-statistics",
         choices=get_args(FrozenStatistics),
@@ -261,6 +263,7 @@ def _add_tools(commands: Any) -> None:
         "(literal), or as both and then re-estimated (reestimated); see docs/freezing.md",
     )
     _add_training(train)
+    _add_pretrained(train)
     train.add_argument("--out", required=True, help="the .safetensors file")
 
 
@@ -303,14 +306,38 @@ def _add_budget(tool: argparse.ArgumentParser) -> None:
     search.add_argument(
         "--plans",
         nargs="+",
-        choices=PLANS,
-        default=PLANS,
-        help="what of a source stays fixed: nothing (finetune), the first half of its layers, all but the head",
+        default=USUAL_PLANS,
+        metavar="PLAN",
+        help=f"what of a source stays fixed: {', '.join(PLANS)}, or first3 for its first 3 layers (docs/advise.md; "
+        f"default: {' '.join(USUAL_PLANS)})",
+    )
+    search.add_argument(
+        "--verdicts",
+        metavar="ADVICE",
+        help="of prrmse advise --out for a target: each source is also tried with only the pairs that are reusable",
     )
     search.add_argument("--folds", type=int, default=5, help="groups of patients, each held out once")
     search.add_argument("--rounds", type=int, default=4, help="in each twice the steps; --steps are those of the last")
     search.add_argument("--figure", help="draw the learning curves here (.png, .svg or .pdf)")
     _add_training(tool)
+    _add_pretrained(tool)
+
+
+def _add_pretrained(tool: argparse.ArgumentParser) -> None:
+    tool.add_argument(
+        "--pretrained",
+        metavar="FILE",
+        help="the network's own pretrained weights: a checkpoint, package:path of a file in an installed package, or "
+        "imagenet (pspnet, by a download)",
+    )
+    tool.add_argument(
+        "--pretrained-part", metavar="PREFIX", help="beginning of the names that they are for, e.g. encoder."
+    )
+    tool.add_argument(
+        "--pretrained-match",
+        metavar="HOW",
+        help="name (default), order, or a JSON file of the network's names to theirs",
+    )
 
 
 def _add_seed(tool: argparse.ArgumentParser) -> None:

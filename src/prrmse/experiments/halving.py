@@ -2,34 +2,35 @@
 
 Every candidate is trained on the same folds, patients and batches, from the same initialisation, and predicts the
 patients that it was not trained on. After each round the better half goes on from where it stopped, with twice the
-steps (Jamieson and Talwalkar 2016); training from scratch always goes on, since a gain is a difference to it. How a
+steps (Jamieson and Talwalkar 2016). Two starts that need no source always go on: random kernels, and the network's own
+pretrained weights where it has any. A gain is over these weights where there are any, else over random kernels. How a
 candidate is trained is not known here: see `prrmse.search`.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from prrmse.names import PLANS, SCRATCH
+from prrmse.names import MARGIN, PRETRAINED, SCRATCH, USUAL_PLANS
 from prrmse.seeding import derive_seed
 from prrmse.tables.inference import Interval, corrected_interval
 
 TRANSFER, NO_TRANSFER, UNDECIDED = "transfer", "do not transfer", "undecided"
-# The smallest gain in Dice that is worth the trouble.
-MARGIN = 0.01
 COLUMNS = ["source", "plan", "round", "fold", "patient", "dice"]
 
 
 class Candidate(NamedTuple):
     """A way to start a training.
 
-    ``plan``: what of the source is reused, all but the final convolution in each: ``finetune`` trains all of it,
-    ``half`` keeps its first half of the layers fixed, ``head`` all of it. Empty for training from scratch.
+    ``source``: a name, or one of `OWN_STARTS`, which have no plan. ``plan``: what of the source stays fixed, of which
+    all but the final convolution is reused: nothing (``finetune``), the first half of the layers (``half``), the first
+    N (``firstN``), all (``head``), all in the first round and nothing later (``probe``: Kumar et al. 2022, LP-FT), all
+    but one of three blocks (``early``, ``middle``, ``late``: Lee et al. 2023, surgical fine-tuning).
     """
 
     source: str
@@ -39,14 +40,28 @@ class Candidate(NamedTuple):
         return f"{self.source} {self.plan}".strip()
 
 
+# Starts that need no source. A gain is over the first of them that is there.
+OWN_STARTS = (PRETRAINED, SCRATCH)
+
 # Trains a candidate in a fold for a round, on from the round before, and gives the Dice of the fold's patients; None
 # ends the search.
 Measure = Callable[[Candidate, int, int], Mapping[str, float] | None]
 
 
-def candidates_of(sources: Sequence[str], plans: Sequence[str] = PLANS) -> list[Candidate]:
-    """Training from scratch, then every source by every plan."""
-    return [Candidate(SCRATCH, ""), *(Candidate(source, plan) for source in sources for plan in plans)]
+def candidates_of(
+    sources: Sequence[str], plans: Sequence[str] = USUAL_PLANS, *, pretrained: bool = False
+) -> list[Candidate]:
+    """The network's own starts, with pretrained weights or without any; then every source by every plan."""
+    own = OWN_STARTS if pretrained else (SCRATCH,)
+    return [
+        *(Candidate(start, "") for start in own),
+        *(Candidate(source, plan) for source in sources for plan in plans),
+    ]
+
+
+def default_of(sources: Iterable[str]) -> str:
+    """The start that a gain is over."""
+    return PRETRAINED if PRETRAINED in set(sources) else SCRATCH
 
 
 def folds_of(patients: Sequence[str], folds: int, seed: int) -> list[list[str]]:
@@ -72,7 +87,7 @@ def halve(
     """Train, drop the worse half, train the rest further.
 
     Args:
-        candidates: the first of them is training from scratch.
+        candidates: of `candidates_of`.
         folds: into which the patients are split.
         rounds: at most.
         measure: trains and measures one candidate in one fold. Where it ends the search, a round that is not complete
@@ -83,6 +98,7 @@ def halve(
         One row for each (candidate, round, patient): `COLUMNS`.
     """
     alive = list(candidates)
+    settled = sum(c.source in OWN_STARTS for c in candidates) + 1
     rows: list[dict[str, object]] = []
     for round_ in range(rounds):
         made: list[dict[str, object]] = []
@@ -97,7 +113,7 @@ def halve(
         rows += made
         table = _table(rows)
         alive = _better_half(table[table["round"] == round_], alive)
-        if answer_of(ranking_of(table, len(candidates), level)) != UNDECIDED and len(alive) == 2:
+        if answer_of(ranking_of(table, len(candidates), level)) != UNDECIDED and len(alive) <= settled:
             break
     return _table(rows)
 
@@ -109,8 +125,8 @@ def _table(rows: list[dict[str, object]]) -> pd.DataFrame:
 
 def _better_half(rows: pd.DataFrame, alive: Sequence[Candidate]) -> list[Candidate]:
     means = rows.groupby(["source", "plan"], sort=False)["dice"].mean()
-    others = sorted((c for c in alive if c.source != SCRATCH), key=lambda c: -float(means[c.source, c.plan]))
-    return [alive[0], *others[: math.ceil(len(others) / 2)]]
+    others = sorted((c for c in alive if c.source not in OWN_STARTS), key=lambda c: -float(means[c.source, c.plan]))
+    return [*(c for c in alive if c.source in OWN_STARTS), *others[: math.ceil(len(others) / 2)]]
 
 
 def ranking_of(rows: pd.DataFrame, candidates: int, level: float = 0.95) -> pd.DataFrame:
@@ -122,8 +138,8 @@ def ranking_of(rows: pd.DataFrame, candidates: int, level: float = 0.95) -> pd.D
         level: of all intervals together.
 
     Returns:
-        source, plan, round (its last), dice (mean over patients), gain over training from scratch for as many steps,
-        gain_low, gain_high (`corrected_interval` over folds), n_folds, n_patients.
+        source, plan, round (its last), dice (mean over patients), gain over the default start (`default_of`) trained
+        for as many steps, gain_low, gain_high (`corrected_interval` over folds), n_folds, n_patients.
     """
     if rows.empty:
         names = ["source", "plan", "round", "dice", "gain", "gain_low", "gain_high", "n_folds", "n_patients"]
@@ -134,11 +150,12 @@ def ranking_of(rows: pd.DataFrame, candidates: int, level: float = 0.95) -> pd.D
         key: group.droplevel([0, 1, 2]) for key, group in by_fold.groupby(level=[0, 1, 2], sort=False)
     }
     last = rows.groupby(["source", "plan"], sort=False)["round"].max()
+    default = default_of(rows["source"])
     found = []
     for candidate, round_ in zip(last.index, last, strict=True):
         source, plan = candidate
-        differences = (folds[source, plan, round_] - folds[SCRATCH, "", round_]).to_numpy()
-        gain = corrected_interval(differences, each) if source != SCRATCH else Interval(0.0, math.nan, math.nan)
+        differences = (folds[source, plan, round_] - folds[default, "", round_]).to_numpy()
+        gain = corrected_interval(differences, each) if source != default else Interval(0.0, math.nan, math.nan)
         own = rows[(rows["source"] == source) & (rows["plan"] == plan) & (rows["round"] == round_)]
         found.append((source, plan, round_, own["dice"].mean(), *gain, len(differences), own["patient"].nunique()))
     names = ["source", "plan", "round", "dice", "gain", "gain_low", "gain_high", "n_folds", "n_patients"]
@@ -146,13 +163,18 @@ def ranking_of(rows: pd.DataFrame, candidates: int, level: float = 0.95) -> pd.D
     return table.sort_values(["round", "dice"], ascending=False, kind="stable").reset_index(drop=True)
 
 
+def from_sources(ranking: pd.DataFrame) -> pd.DataFrame:
+    """The rows of candidates that start from a source."""
+    return ranking[~ranking["source"].isin(OWN_STARTS)]
+
+
 def answer_of(ranking: pd.DataFrame) -> str:
-    """Whether to transfer, by the best candidate that is not training from scratch.
+    """Whether to transfer, by the best candidate that starts from a source.
 
     `TRANSFER` if its gain lies above 0, `NO_TRANSFER` if the gains of all candidates lie below `MARGIN`, by their
     intervals; else `UNDECIDED`.
     """
-    others = ranking[ranking["source"] != SCRATCH]
+    others = from_sources(ranking)
     if others.empty:
         return UNDECIDED
     if others.iloc[0]["gain_low"] > 0:

@@ -15,11 +15,11 @@ import pandas as pd
 from torch import nn
 
 from prrmse.learning.evaluate import measure
+from prrmse.learning.plans import block_of
 from prrmse.learning.reach import reaching
 from prrmse.learning.target import FewPatients, Target
-from prrmse.learning.train import train
 from prrmse.learning.training_run import training_run
-from prrmse.names import BLOCKS, SCRATCH, Layer
+from prrmse.names import SCRATCH, Layer
 from prrmse.nets.checkpoint import built_from
 from prrmse.seeding import derive_seed
 from prrmse.settings import Training, Verdict
@@ -50,8 +50,8 @@ def study_run(
         reused: ``none``; ``all`` pairs that reach the output but the final convolution's; ``verdict``; or ``randomN``:
             draw N of as many scalars.
         mode: ``finetune``; ``freeze`` what is reused; ``probe``: freeze it for the first third of the steps, then train
-            all (Kumar et al. 2022, LP-FT); ``blockN``: freeze it but for block N of `BLOCKS` (Lee et al. 2023, surgical
-            fine-tuning).
+            all (Kumar et al. 2022, LP-FT); ``blockN``: freeze it but for block N of `prrmse.names.BLOCKS` (Lee et al.
+            2023, surgical fine-tuning).
         sweep, verdict: of the target by this source, and when a pair counts as reusable; needed by ``verdict`` and
             ``randomN``.
         settings: of the training.
@@ -70,17 +70,6 @@ def study_run(
         chosen = own.reuse(network, _chosen(layers, reused, sweep, verdict, own))
     seed = derive_seed(of.net, of.target, "study", of.samples, of.seed)
     title = f"{of.net} {of.target} n={of.samples} from {of.source}, {reused} {mode}, seed {of.seed}"
-    if mode == "probe":
-        first = settings.model_copy(update={"steps": max(settings.steps // 3, 1)})
-        settings = settings.model_copy(update={"steps": max(settings.steps - first.steps, 1)})
-        # Without a snapshot: it is short, and after a kill gives the same bytes again.
-        train(
-            *(network, drawn, "seg", first, seed, of.compute),
-            image_channels=validation.image_channels,
-            frozen=chosen,
-            title=f"{title}, probe",
-        )
-        network.requires_grad_(True)
     table = training_run(
         network,
         drawn,
@@ -90,6 +79,7 @@ def study_run(
         seed,
         of.compute,
         frozen=_frozen(network, chosen, mode),
+        frozen_steps=max(settings.steps // 3, 1) if mode == "probe" else None,
         title=title,
         resume=resume,
         checkpoint=checkpoint,
@@ -118,21 +108,13 @@ def _chosen(
 
 
 def _frozen(network: nn.Module, reused: Sequence[Layer], mode: str) -> list[Layer]:
-    """The pairs that keep the source's values in the training, or in its second part."""
-    if mode in ("finetune", "probe"):
+    """The pairs that keep the source's values in the training, or in its first part."""
+    if mode == "finetune":
         return []
-    if mode == "freeze":
+    if mode in ("freeze", "probe"):
         return list(reused)
     trained = block_of(network, reused, int(mode.removeprefix("block")))
     return [layer for layer in reused if layer not in trained]
-
-
-def block_of(network: nn.Module, layers: Sequence[Layer], number: int) -> list[Layer]:
-    """One of `BLOCKS` runs of modules, from 0, in the order in which the network has them, with as many in each."""
-    listed = {layer.module for layer in layers}
-    modules = [name for name, _ in network.named_modules() if name in listed]
-    own = set(np.array_split(np.array(modules, dtype=object), len(BLOCKS))[number])
-    return [layer for layer in layers if layer.module in own]
 
 
 def random_list(layers: Sequence[Layer], scalars: int, *identity: object) -> list[Layer]:

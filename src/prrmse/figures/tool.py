@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -57,12 +58,12 @@ def drops_by_layer(drops: pd.DataFrame, tolerance: float, path: str | Path) -> N
     _save(figure, path)
 
 
-def learning_curves(curves: pd.DataFrame, scratch: str, path: str | Path) -> None:
+def learning_curves(curves: pd.DataFrame, own: Sequence[str], path: str | Path) -> None:
     """Mean Dice of the held-out patients against steps: candidates that went on in colour, dropped ones grey.
 
     Args:
         curves: of `prrmse.search.Search`.
-        scratch: the name of training from scratch among the sources.
+        own: names of the starts among the sources that need no source.
         path: of the image; its ending chooses the format.
     """
     figure = Figure(figsize=(7.0, 4.0), layout="constrained")
@@ -71,11 +72,11 @@ def learning_curves(curves: pd.DataFrame, scratch: str, path: str | Path) -> Non
     means["name"] = (means["source"] + " " + means["plan"]).str.strip()
     last = means["steps"].max()
     reached = means[means["steps"] == last].sort_values("dice", ascending=False)["name"]
-    palette = dict(zip(reached[reached != scratch], sns.color_palette("colorblind"), strict=False))
+    palette = dict(zip(reached[~reached.isin(own)], sns.color_palette("colorblind"), strict=False))
     for name, rows in means.groupby("name", sort=False):
         style = {"color": palette.get(name, "0.75"), "linewidth": 1.5, "marker": "o", "markersize": 4}
-        if name == scratch:
-            style |= {"color": "black", "linestyle": "--"}
+        if name in own:
+            style |= {"color": "black", "linestyle": ("--", "-.")[own.index(name)]}
         ax.plot(rows["steps"], rows["dice"], label=name if name in set(reached) else None, **style)
     ax.plot([], [], color="0.75", marker="o", markersize=4, label="dropped")
     ax.set_xscale("log", base=2)

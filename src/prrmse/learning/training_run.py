@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ def training_run(
     *,
     frozen: Iterable[Layer] = (),
     frozen_statistics: FrozenStatistics = "both",
+    frozen_steps: int | None = None,
     title: str = "",
     resume: Path | None = None,
     checkpoint: Path | None = None,
@@ -40,6 +42,8 @@ def training_run(
     Args:
         network, slices, task, settings, seed, compute, frozen, frozen_statistics, title, resume: see
             `prrmse.learning.train.train`.
+        frozen_steps: of the steps, those in which ``frozen`` is; then all is trained, with a full learning rate again
+            (Kumar et al. 2022, LP-FT). In all if None.
         evaluation: the slices that it is measured on.
         checkpoint: where to write it; nowhere if None.
         header: what the checkpoint's header says: at least ``net`` and ``arguments``, from which the network is built
@@ -48,19 +52,18 @@ def training_run(
     Returns:
         Of `prrmse.learning.evaluate.measure`.
     """
-    train(
-        network,
-        slices,
-        task,
-        settings,
-        seed,
-        compute,
-        image_channels=evaluation.image_channels,
-        frozen=frozen,
-        frozen_statistics=frozen_statistics,
-        title=title,
-        resume=resume,
-    )
+    fixed: dict[str, Any] = {"frozen": frozen, "frozen_statistics": frozen_statistics}
+    trained = partial(train, network, slices, task, image_channels=evaluation.image_channels)
+    if frozen_steps is None:
+        trained(settings, seed, compute, title=title, resume=resume, **fixed)
+    else:
+        first, rest = (settings.model_copy(update={"steps": n}) for n in (frozen_steps, settings.steps - frozen_steps))
+        free = [parameter for parameter in network.parameters() if parameter.requires_grad]
+        # Without a snapshot: it is short, and after a kill gives the same bytes again.
+        trained(first, seed, compute, title=f"{title}, first", **fixed)
+        for parameter in free:
+            parameter.requires_grad_(True)
+        trained(rest, seed, compute, title=title, resume=resume)
     table = measure(network, evaluation, task)
     if checkpoint is not None:
         layers = [layer._asdict() for layer in inventory(network)]

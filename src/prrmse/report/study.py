@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
-from prrmse.names import PRETRAINED, SCRATCH
+from prrmse.names import MARGIN, PRETRAINED, SCRATCH
 from prrmse.report.evidence import Section, sections_markdown
 from prrmse.settings import Study, Verdict
 from prrmse.tables.ranking import SCORES
-from prrmse.tables.regret import SHARE, regrets
+from prrmse.tables.regret import SHARE, no_transfer, regrets
 from prrmse.tables.study import ancestry_effects, contrasts, gains_table, ranking_over_targets, study_answers
 
 # The tables that the page is made from.
@@ -31,6 +31,7 @@ def study_page(raw: Mapping[str, pd.DataFrame], study: Study, verdict: Verdict) 
     regret = regrets(raw["search"], raw["scores"], raw["runs"], level)
     answers = study_answers(effects, ancestry, ranking, level)
     tables = {"contrasts": effects, "ancestry": ancestry, "ranking": ranking, "regrets": regret, "answers": answers}
+    tables["no_transfer"] = no_transfer(raw["search"], raw["runs"], verdict)
     return sections_markdown(_sections(raw, tables, study.samples, f"{level:.0%}")), tables
 
 
@@ -119,6 +120,14 @@ def _sections(
             tables["regrets"],
             "study_regret",
             "Regret of every way to choose a start against its cost",
+        ),
+        Section(
+            "Does a search tell when not to transfer?",
+            "Each source of each target is a case. A source is worth it if its full training gains more than "
+            f"{MARGIN:g} Dice on the test patients over that from the network's own start (`start`). `auroc`: how well "
+            "the gain in the last round in which the search trained both tells these sources from the others (0.5 is "
+            "a guess), with its interval over targets.",
+            tables["no_transfer"],
         ),
         Section(
             "The guide from few patients",

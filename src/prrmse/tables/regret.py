@@ -10,9 +10,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import pandas as pd
+from scipy import stats
 
-from prrmse.names import PRETRAINED, SCRATCH
+from prrmse.names import MARGIN, PRETRAINED, SCRATCH
+from prrmse.seeding import derive_seed
+from prrmse.settings import Verdict
+from prrmse.tables.bootstrap import interval
 from prrmse.tables.means import mean_over_patients
 from prrmse.tables.ranking import SCORES
 from prrmse.tables.study import larger_is_better, of_starts, over_targets
@@ -67,6 +72,58 @@ def regrets(search: pd.DataFrame, scores: pd.DataFrame, runs: pd.DataFrame, leve
     columns = ["net", "way", "cost", "regret", "low", "high", "worst", "more", "more_low", "more_high", "n_targets"]
     table = pd.DataFrame(lines, columns=columns)
     return table.sort_values(["net", "regret"], kind="stable").reset_index(drop=True)
+
+
+def no_transfer(search: pd.DataFrame, runs: pd.DataFrame, settings: Verdict) -> pd.DataFrame:
+    """Does a search tell the sources that are not worth their trouble? Every source of every target is one case.
+
+    What it tells is the gain of the source over the network's own start in the last round in which both were trained;
+    what is true is whether its full training gains more than `MARGIN` on the test patients.
+
+    Args:
+        search: of `search_table`.
+        runs: of `prrmse.tables.study.runs_table`.
+        settings: resamples and level of the interval.
+
+    Returns:
+        net, start (the network's own), n_cases, n_worth (of which the truth is a gain), auroc (of the told gain for the
+        true one: 0.5 for a guess; NaN where all or none are worth it), low, high (resampling targets), n_targets.
+    """
+    lines = []
+    for net, own in search.groupby("net", sort=False):
+        start = PRETRAINED if PRETRAINED in set(own["source"]) else SCRATCH
+        cases = _cases(own, of_starts(runs), start)
+        worth, targets = cases["true"] > MARGIN, cases["target"].unique()
+        rng = np.random.default_rng(derive_seed("no transfer", net))
+        of_target = [cases[cases["target"] == target] for target in targets]
+        drawn = [
+            _auroc(pd.concat([of_target[i] for i in rng.integers(0, len(targets), len(targets))]))
+            for _ in range(settings.resamples)
+        ]
+        low, high = interval(np.array(drawn), settings.level)
+        lines.append((net, start, len(cases), int(worth.sum()), _auroc(cases), low, high, len(targets)))
+    return pd.DataFrame(lines, columns=["net", "start", "n_cases", "n_worth", "auroc", "low", "high", "n_targets"])
+
+
+def _cases(search: pd.DataFrame, starts: pd.DataFrame, default: str) -> pd.DataFrame:
+    """Target, source, told and true gain over the default start."""
+    keys = ["net", "target", "seed"]
+    own = search[search["source"] == default].set_index([*keys, "round"])["dice"].rename("default")
+    others = search[~search["source"].isin([SCRATCH, PRETRAINED])].join(own, on=[*keys, "round"]).dropna()
+    last = others.sort_values("round", kind="stable").groupby([*keys, "source"], sort=False).last().reset_index()
+    reached = starts[starts["source"] == default].set_index(keys)["dice"].rename("default_full")
+    merged = last.merge(starts, on=[*keys, "source"], suffixes=("", "_full")).join(reached, on=keys)
+    told, true = merged["dice"] - merged["default"], merged["dice_full"] - merged["default_full"]
+    return merged[["target", "source"]].assign(told=told, true=true)
+
+
+def _auroc(cases: pd.DataFrame) -> float:
+    worth = cases["true"].to_numpy() > MARGIN
+    positive, negative = int(worth.sum()), int((~worth).sum())
+    if not positive or not negative:
+        return float("nan")
+    ranks = stats.rankdata(cases["told"])
+    return float((ranks[worth].sum() - positive * (positive + 1) / 2) / (positive * negative))
 
 
 def _choices(search: pd.DataFrame, scores: pd.DataFrame, runs: pd.DataFrame) -> Iterator[tuple[object, ...]]:
