@@ -10,6 +10,7 @@ import pytest
 from prrmse.experiments import halving
 from prrmse.experiments.halving import (
     NO_TRANSFER,
+    PRETRAINED,
     SCRATCH,
     TRANSFER,
     UNDECIDED,
@@ -54,6 +55,21 @@ def test_the_better_half_goes_on_and_scratch_always():
         assert after <= before
     best = rows[rows["round"] == 0].groupby(["source", "plan"])["dice"].mean().drop((SCRATCH, "")).nlargest(5).index
     assert {(c.source, c.plan) for c in trained[1]} == {*best, (SCRATCH, "")}
+
+
+def test_with_pretrained_weights_a_gain_is_over_them_and_both_own_starts_go_on():
+    calls = []
+    many = candidates_of(["a", "b", "c", "d"], ["finetune"], pretrained=True)
+    gains = {"scratch": -0.3, "a finetune": 0.2, "b finetune": 0.1, "c finetune": -0.1, "d finetune": -0.2}
+    rows = halve(many, FOLDS, ROUNDS, measured(gains, noise=0.1, calls=calls), level=1 - 1e-9)
+    for round_ in range(ROUNDS):
+        assert {c.source for c, _, r in calls if r == round_} >= {SCRATCH, PRETRAINED}
+    ranking = ranking_of(rows, len(many)).set_index("source")
+    assert ranking["gain"][PRETRAINED] == 0
+    assert ranking["gain"][SCRATCH] == pytest.approx(-0.3, abs=0.15)
+    assert ranking["gain"]["a"] == pytest.approx(0.2, abs=0.15)
+    worse = ranking_of(halve(many, FOLDS, 1, measured({"pretrained": 0.4, "scratch": 0.5})), len(many))
+    assert answer_of(worse) == NO_TRANSFER, "scratch is no source"
 
 
 def test_every_patient_is_held_out_once_and_the_folds_are_seeded():

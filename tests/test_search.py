@@ -12,8 +12,12 @@ from conftest import ARGUMENTS, COMPUTE
 from prrmse import search as module
 from prrmse.api import train
 from prrmse.errors import InputError
-from prrmse.experiments.halving import SCRATCH, Candidate
+from prrmse.experiments import halving
+from prrmse.experiments.halving import SCRATCH, TRANSFER, UNDECIDED, Candidate
+from prrmse.learning.plans import check_plan, fixed_by
+from prrmse.names import BLOCKS
 from prrmse.nets.build import seeded_network
+from prrmse.nets.layers import inventory
 from prrmse.search import search, sentence
 from prrmse.settings import Training
 
@@ -39,12 +43,10 @@ def run(slices, sources):
             budget,
             arguments=ARGUMENTS["unet"],
             everyone=True,
-            folds=3,
-            rounds=2,
+            **{"folds": 3, "rounds": 2, **options},
             settings=SETTINGS,
             compute=COMPUTE,
             folder=folder,
-            **options,
         )
 
     return run
@@ -86,6 +88,70 @@ def test_what_a_plan_keeps_fixed_is_kept_and_nothing_else(run, tmp_path, monkeyp
         sizes[plan] = len(frozen)
         assert any(name not in frozen for name in changed), every
     assert sizes["finetune"] == 0 < sizes["half"] < sizes["head"]
+
+
+def test_plans_keep_fixed_what_they_say(sources):
+    """Where each plan's kernels lie, among those that are reused."""
+    network = seeded_network("unet", ARGUMENTS["unet"], "unet")
+    body = [layer for layer in inventory(network) if not layer.final]
+    kernels = [layer.layer for layer in body if layer.kind == "W"]
+
+    def fixed(plan):
+        found = fixed_by(plan, network, body)
+        return {layer.layer for layer in found if layer.kind == "W"}, {layer.kind for layer in found}
+
+    assert fixed("finetune") == (set(), set())
+    assert fixed("head")[0] == fixed("probe")[0] == set(kernels)
+    assert fixed("first3")[0] == set(kernels[:3])
+    assert fixed("first3")[1] >= {"W", "RM", "RV", "RW", "RB"}
+    assert fixed("first1000")[0] == set(kernels)
+    assert fixed("half")[0] == set(kernels[: len(kernels) // 2])
+    left = [set(kernels) - fixed(block)[0] for block in BLOCKS]
+    assert set.union(*left) == set(kernels)
+    assert sum(map(len, left)) == len(kernels)
+    for plan in ("first0", "first", "last"):
+        with pytest.raises(InputError, match=f"there is no plan {plan}"):
+            check_plan(plan)
+
+
+def test_a_probe_trains_the_head_alone_in_its_first_round_only(run, sources, monkeypatch):
+    seen, original = {}, module.training_run
+
+    def watched(*arguments, frozen, title, **options):
+        seen.setdefault(title.rpartition(" ")[2], []).append(len(frozen)) if "probe" in title else None
+        return original(*arguments, frozen=frozen, title=title, **options)
+
+    monkeypatch.setattr(module, "training_run", watched)
+    monkeypatch.setattr(halving, "answer_of", lambda _: UNDECIDED)  # goes on to the last round
+    found = run(plans=["probe"], named={"untrained": sources["untrained"]})
+    assert set(seen["2"]) == {0}
+    assert min(seen["1"]) > 10
+    assert found.first == 3
+    how = "train the final convolution alone for the first 3 steps, then all of it"
+    assert how in sentence(found._replace(answer=TRANSFER))
+    with pytest.raises(InputError, match="needs two rounds"):
+        run(plans=["probe"], rounds=1)
+
+
+def test_pretrained_weights_are_what_a_gain_is_over_and_what_a_source_lacks(run, sources, slices):
+    part = {name: tensor for name, tensor in sources["trained"].items() if name.startswith("inc.")}
+    found = run(named={"part": part}, pretrained=sources["untrained"], plans=["finetune"])
+    assert set(found.ranking["source"]) == {"pretrained", SCRATCH, "part"}
+    assert found.ranking.set_index("source")["gain"]["pretrained"] == 0
+    assert "over the network's own pretrained weights" in sentence(found)
+    assert found.best.source in ("part", "pretrained")
+    own = next(name for name in sources["untrained"] if name.endswith("weight") and not name.startswith("inc."))
+    assert torch.equal(found.start.state[own], sources["untrained"][own])
+    with pytest.raises(InputError, match="is called pretrained"):
+        run(named={"pretrained": part})
+
+
+def test_a_verdicts_list_is_a_candidate(run, sources):
+    found = run(lists={"trained": ["inc.0.weight", "inc.1.weight"]}, plans=["finetune"], named=sources)
+    assert ("trained", "verdict") in set(zip(found.ranking["source"], found.ranking["plan"], strict=True))
+    for lists in ({"trained": ["none.weight"]}, {"other": ["inc.0.weight"]}):
+        with pytest.raises(InputError, match="names no pair of it that fits"):
+            run(lists=lists)
 
 
 def test_the_same_search_goes_on_and_another_is_refused(run, tmp_path, monkeypatch):

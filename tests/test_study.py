@@ -26,7 +26,7 @@ from prrmse.nets.layers import inventory
 from prrmse.report.study import RAW, study_page
 from prrmse.settings import Training, UNet, Verdict
 from prrmse.tables.answer import FAILS, HOLDS, UNDECIDED
-from prrmse.tables.regret import regrets, search_table
+from prrmse.tables.regret import no_transfer, regrets, search_table
 from prrmse.tables.store import read_table
 from prrmse.tables.study import (
     ancestry_effects,
@@ -456,3 +456,31 @@ def test_a_search_that_costs_more_than_a_quarter_is_no_reference():
     found = regrets(searched([10, 30], lambda t, n: SOURCES[n]), scores, runs, 0.95).set_index("way")
     assert np.isnan(found["more"]["search, 1 rounds"])
     assert np.isfinite(found["more"]["search, 2 rounds"])
+
+
+def planted_search(told):
+    """Searches in which each source gains, over the pretrained start, what is told of it."""
+    rows = [
+        {"net": "n", "target": target, "seed": seed, "full": 100, "source": source, "round": 0, "steps": 10, "fold": 0,
+         "patient": "p", "dice": 0.5 + (told(target, source) if source in SOURCES else 0.0)}
+        for target in TARGETS for seed in (0, 1) for source in [SCRATCH, PRETRAINED, *SOURCES]
+    ]  # fmt: skip
+    return search_table(pd.DataFrame(rows))
+
+
+def test_whether_a_search_tells_what_is_not_worth_it():
+    settings = Verdict(resamples=100)
+    runs, _ = planted(noise=0)
+    full = of_starts(runs)
+    full = full[full["seed"] == 0].set_index(["target", "source"])["dice"]
+    half = sorted(full[t, s] for t in TARGETS for s in SOURCES)[len(TARGETS) * len(SOURCES) // 2]
+    shifted = runs.assign(dice=runs["dice"].where(runs["source"] != PRETRAINED, half))
+
+    right = no_transfer(planted_search(lambda t, s: full[t, s] - half), shifted, settings).iloc[0]
+    assert right["start"] == PRETRAINED
+    assert 0 < right["n_worth"] < right["n_cases"] == 2 * len(TARGETS) * len(SOURCES)
+    assert right["low"] > 0.95  # told of the first seed, true of both
+    assert no_transfer(planted_search(lambda t, s: half - full[t, s]), shifted, settings)["auroc"][0] < 0.05
+    assert no_transfer(planted_search(lambda t, s: 0.1), shifted, settings)["auroc"][0] == 0.5
+    everything = runs.assign(dice=runs["dice"].where(runs["source"] != PRETRAINED, 0))
+    assert np.isnan(no_transfer(planted_search(lambda t, s: 0.1), everything, settings)["auroc"][0])

@@ -17,6 +17,7 @@ from prrmse.cli.main import main
 from prrmse.data import prepare as data
 from prrmse.data.slices import load_slices, save_slices
 from prrmse.learning.train import train
+from prrmse.nets.arrays import read_header
 from prrmse.nets.checkpoint import load_network, save_checkpoint
 from prrmse.nets.layers import inventory
 from prrmse.settings import Dataset
@@ -374,9 +375,46 @@ def test_advice_within_a_budget_then_warmstart_then_training(folder, budget, cap
     assert not torch.equal(final["outc.weight"], state["outc.weight"])
 
 
+def test_advice_with_pretrained_weights_a_probe_and_a_verdicts_list(folder, budget, capsys, tmp_path):
+    verdicts, advice = tmp_path / "verdicts.json", tmp_path / "advice.json"
+    data = ["--data", folder / "slices.npz", *RUN]
+    printed(capsys, "advise", folder / "target.safetensors", folder / "twin.pth", *data, "--out", verdicts)
+    own = ["--pretrained", folder / "target.safetensors"]
+    more = [*own, "--plans", "probe", "first2", "--verdicts", verdicts, "--out", advice]
+    text = printed(capsys, *budget, "--budget", "10m", *more)
+    assert "over the network's own pretrained weights" in text
+    ranking = json.loads(advice.read_text())["ranking"]
+    plans = {(row["source"], row["plan"]) for row in ranking}
+    assert plans == {
+        *(("pretrained", ""), ("scratch", "")),
+        *(("twin", plan) for plan in ("probe", "first2", "verdict")),
+    }
+    found = json.loads(advice.read_text())
+    body = [row for row in json.loads(verdicts.read_text())["verdicts"] if not row["final"]]
+    found |= {"best": {"source": "twin", "plan": "probe"}, "freeze_steps": 2}  # as if it had won
+    found |= {"verdicts": [{**row, "source": "twin"} for row in body], "freeze": [row["tensor"] for row in body]}
+    advice.write_text(json.dumps(found))
+    warm = ["warmstart", *budget[2:6], *own, "--advice", advice, "--out", tmp_path / "warm.safetensors"]
+    assert "for the first 2 steps only" in printed(capsys, *warm)
+    assert "for the first 2 steps only" in refused(capsys, *warm, "--nnunet", tmp_path / "Warm.py")
+    listed, out = tmp_path / "list.json", tmp_path / "final.safetensors"
+    listed.write_text('{"frozen": ["inc.0.weight"]}')
+    network = [*budget[2:6], *data, "--steps", 4, "--batch", 4]
+    first = ["--start", folder / "twin.pth", "--freeze", listed, "--freeze-steps", 2]
+    printed(capsys, "train", *network, *own, *first, "--out", out)
+    assert not torch.equal(load_file(out)["inc.0.weight"], load_file(folder / "target.safetensors")["inc.0.weight"])
+    assert read_header(out)["freeze_steps"] == 2
+    assert "--freeze-steps: 4" in refused(
+        capsys, "train", *network, *first[:-1], 4, "--out", tmp_path / "b.safetensors"
+    )
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        (["--budget", "10m", "--plans", "last"], "there is no plan last; name one of finetune, half"),
+        (["--budget", "10m", "--pretrained-part", "inc."], "are for --pretrained"),
+        (["--budget", "10m", "--pretrained", "none.pth"], "none.pth"),
         (["--budget", "soon"], "--budget: soon: not a time"),
         (["--budget", "0"], "--budget: 0: not a time"),
         (["--budget", "0.001s"], "does not suffice for one fold"),

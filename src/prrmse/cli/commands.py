@@ -306,7 +306,7 @@ def verdicts_of(path: str, sources: Mapping[str, str]) -> dict[str, list[str]]:
         named = {name: sources[str(file)] for name, file in advice["sources"].items() if str(file) in sources}
         if not named or "best" in advice:
             raise InputError(
-                f"{path}: <verdicts>: says of none of these sources what is reusable; make it without --budget"
+                f"<verdicts>: {path}: says of none of these sources what is reusable; make it without --budget"
             )
         reusable = [v for v in advice["verdicts"] if v["source"] in named and v["reusable"] and v["effect"]]
         return {own: [str(v["tensor"]) for v in reusable if v["source"] == name] for name, own in named.items()}
@@ -357,13 +357,18 @@ def warmstart(a: argparse.Namespace) -> None:
     if unknown := excluded - known:
         raise InputError(f"warmstart: --exclude {', '.join(sorted(unknown))}: no such pair; see prrmse inspect")
     if a.advice:
-        chosen, source, entries, kept = advised(a.advice, a.source, layers)
+        chosen, source, entries, kept, steps = advised(a.advice, a.source, layers)
+        if steps is not None and a.nnunet:
+            raise InputError(
+                f"--nnunet: {a.advice} freezes for the first {steps} steps only, which a trainer of nnU-Net cannot; "
+                "search without the plan probe"
+            )
         check_outputs({"out": a.out, "nnunet": a.nnunet}, (source,))
         state = opened([source], a.entry or entries, strict=bool(a.entry))[source]
     elif a.source:
         source, state = a.source, states[a.source]
         fitted = fitting(network, source, state, a.network or a.target)
-        chosen, kept = [layer for layer in layers if layer.tensor in fitted], None
+        chosen, kept, steps = [layer for layer in layers if layer.tensor in fitted], None, None
     else:
         raise InputError("warmstart: name --source and what to take, or --advice")
     chosen = [x for x in chosen if (a.reuse_final or not x.final) and f"{x.kind}{x.layer}" not in excluded]
@@ -383,7 +388,9 @@ def warmstart(a: argparse.Namespace) -> None:
     if a.json:
         print(json.dumps(found, indent=1))
     else:
-        print(f"{a.out}: {len(chosen)} pairs from {source}; what to freeze is in {Path(a.out).with_suffix('.json')}")
+        only = "" if steps is None else f", for the first {steps} steps only (prrmse train --freeze-steps {steps})"
+        listed = Path(a.out).with_suffix(".json")
+        print(f"{a.out}: {len(chosen)} pairs from {source}; what to freeze is in {listed}{only}")
 
 
 def train(a: argparse.Namespace) -> None:
@@ -420,13 +427,14 @@ def train(a: argparse.Namespace) -> None:
 class Advised(NamedTuple):
     """What an advice says of a source: the pairs to reuse, its file, the entries named for it, what to freeze.
 
-    ``frozen`` is None where the advice leaves open what to freeze.
+    ``frozen`` is None where the advice leaves open what to freeze; ``steps``: for so many steps only, if not None.
     """
 
     layers: list[Layer]
     file: str
     entries: list[str]
     frozen: set[str] | None
+    steps: int | None
 
 
 def advised(path: str, source: str | None, layers: list[Layer]) -> Advised:
@@ -443,11 +451,12 @@ def advised(path: str, source: str | None, layers: list[Layer]) -> Advised:
         reusable = [v for v in advice["verdicts"] if v["source"] == name and v["reusable"] and v["effect"]]
         taken = {v["tensor"]: bool(v["final"]) for v in reusable}
         file, entries = str(advice["sources"][name]), [str(entry) for entry in advice["entries"]]
-    except (KeyError, TypeError, IndexError) as e:
+        steps = None if advice.get("freeze_steps") is None else int(advice["freeze_steps"])
+    except (KeyError, TypeError, ValueError, IndexError) as e:
         raise InputError(f"{path}: not {ADVICE}, or has no such source ({e})") from None
     # Which convolution is final was found on the data.
     chosen = [layer._replace(final=taken[layer.tensor]) for layer in layers if layer.tensor in taken]
-    return Advised(chosen, file, entries, frozen)
+    return Advised(chosen, file, entries, frozen, steps)
 
 
 def read_json(path: str, what: str) -> Any:

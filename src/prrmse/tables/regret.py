@@ -109,7 +109,9 @@ def _cases(search: pd.DataFrame, starts: pd.DataFrame, default: str) -> pd.DataF
     """Target, source, told and true gain over the default start."""
     keys = ["net", "target", "seed"]
     own = search[search["source"] == default].set_index([*keys, "round"])["dice"].rename("default")
-    others = search[~search["source"].isin([SCRATCH, PRETRAINED])].join(own, on=[*keys, "round"]).dropna()
+    others = (
+        search[~search["source"].isin([SCRATCH, PRETRAINED])].join(own, on=[*keys, "round"]).dropna(subset="default")
+    )
     last = others.sort_values("round", kind="stable").groupby([*keys, "source"], sort=False).last().reset_index()
     reached = starts[starts["source"] == default].set_index(keys)["dice"].rename("default_full")
     merged = last.merge(starts, on=[*keys, "source"], suffixes=("", "_full")).join(reached, on=keys)
