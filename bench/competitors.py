@@ -1,9 +1,13 @@
-"""The sweep by OpenVINO, compiled inference for CPUs, set up as its users would: with its graph cut at the layer."""
+"""The sweep by compiled inference for CPUs, set up as its users would, the swapped tensor an input of the graph.
+
+OpenVINO's graph is cut at the layer, so that what lies before it is computed once; ONNX Runtime's is whole.
+"""
 
 from __future__ import annotations
 
 import copy
 import importlib.util
+import tempfile
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -14,6 +18,7 @@ import torch
 from common import CLASSES, NETS, PAPER, noise, pair, seconds, table
 from sweeps import BATCH, COMPUTE, of_libraries_pairs
 from torch import nn
+from torch.func import functional_call
 
 from prrmse.engine.sweep import sweep
 from prrmse.learning.evaluate import Evaluation, output_of
@@ -24,7 +29,7 @@ PRECISIONS = ("f32", "bf16")
 
 
 class OneTensor(nn.Module):
-    """A copy of a network one of whose tensors is an input.
+    """A copy of a network, in evaluation mode, one of whose tensors is an input.
 
     Args:
         network: whose.
@@ -33,22 +38,11 @@ class OneTensor(nn.Module):
 
     def __init__(self, network: nn.Module, tensor: str) -> None:
         super().__init__()
-        self.network = copy.deepcopy(network).eval()
-        own = self.network.state_dict(keep_vars=True)[tensor]
-        self.owners = []
-        for module in self.network.modules():
-            for tensors in (module._parameters, module._buffers):
-                names = [name for name, value in tensors.items() if value is own]
-                self.owners += [(module, name, tensors.pop(name)) for name in names]
+        self.network, self.tensor = copy.deepcopy(network), tensor
+        self.eval()
 
     def forward(self, image: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-        for module, name, _ in self.owners:
-            module.__dict__[name] = value
-        try:
-            return output_of(self.network(image))
-        finally:
-            for module, name, _ in self.owners:
-                del module.__dict__[name]
+        return output_of(functional_call(self.network, {self.tensor: value}, image))
 
 
 class Cut:
@@ -66,7 +60,7 @@ class Cut:
 
         value = network.state_dict()[layer.tensor]
         start = time.perf_counter()
-        whole = ov.convert_model(OneTensor(network, layer.tensor), example_input=(image, value))
+        whole = ov.convert_model(torch.export.export(OneTensor(network, layer.tensor), (image, value)))
         whole.reshape({0: list(image.shape), 1: list(value.shape)})
         of_image, of_value = whole.get_parameters()
         before, behind = _downstream(of_image), _downstream(of_value)
@@ -101,6 +95,34 @@ class Cut:
         return logits
 
 
+class Whole:
+    """A network in ONNX Runtime, one of whose tensors is an input.
+
+    Args:
+        network, layer, image: as for `Cut`.
+    """
+
+    def __init__(self, network: nn.Module, layer: Layer, image: torch.Tensor) -> None:
+        import onnxruntime as ort
+
+        start = time.perf_counter()
+        arguments, names = (image, network.state_dict()[layer.tensor]), ["image", "value"]
+        settings = ort.SessionOptions()
+        settings.intra_op_num_threads = torch.get_num_threads()
+        settings.log_severity_level = 3
+        with tempfile.TemporaryDirectory() as folder:
+            path = f"{folder}/network.onnx"
+            network = OneTensor(network, layer.tensor)
+            torch.onnx.export(network, arguments, path, input_names=names, dynamo=True, verbose=False)
+            self._session = ort.InferenceSession(path, settings, providers=["CPUExecutionProvider"])
+        self.seconds = time.perf_counter() - start
+
+    def __call__(self, image: torch.Tensor, value: torch.Tensor) -> np.ndarray:
+        """Logits ``[N, C, H, W]``."""
+        logits: np.ndarray = self._session.run(None, {"image": image.numpy(), "value": value.numpy()})[0]
+        return logits
+
+
 def _downstream(node: Any) -> set[str]:
     """Names of a node and of all that its output reaches."""
     found, queue = set(), [node]
@@ -112,10 +134,12 @@ def _downstream(node: Any) -> set[str]:
     return found
 
 
-def against_openvino(slices: int, every: int, size: int = 128) -> str:
-    """Every so many pairs by `fast` and by OpenVINO: its time without the part before the cut and without compiling."""
-    if importlib.util.find_spec("openvino") is None:
-        return "\n### OpenVINO\n\nNot installed: `uv pip install openvino`."
+def against_compiled(slices: int, every: int, size: int = 128) -> str:
+    """Every so many pairs by `fast` and by others: without compiling, and OpenVINO without the part before the cut."""
+    if missing := [
+        name for name in ("openvino", "onnxscript", "onnxruntime") if importlib.util.find_spec(name) is None
+    ]:
+        return f"\n### Compiled inference\n\nNot installed: `uv pip install {' '.join(missing)}`."
     own = [*NETS.items(), *PAPER.items()]
     built: dict[str, Callable[[], tuple[nn.Module, nn.Module]]] = {
         f"{net} {arguments}": partial(pair, net, arguments) for net, arguments in own
@@ -133,14 +157,42 @@ def against_openvino(slices: int, every: int, size: int = 128) -> str:
         for precision in PRECISIONS:
             run, compiled, off = _by_openvino(target, state, layers, data.image, precision)
             row |= {
-                f"{precision}, s": f"{run:.2f}",
+                f"OpenVINO {precision}, s": f"{run:.2f}",
                 f"{precision}, compiling, s": f"{compiled:.1f}",
                 f"ratio to {precision}": f"{run / took:.2f}",
                 f"{precision}, logits off by": f"{off:.0e}",
             }
+        run, compiled, off = _by_onnxruntime(target, state, layers, data.image)
+        row |= {
+            "ONNX Runtime, s": f"{run:.2f}",
+            "compiling, s": f"{compiled:.1f}",
+            "ratio to it": f"{run / took:.2f}",
+            "logits off by": f"{off:.0e}",
+        }
         rows.append(row)
-    title = f"\n### OpenVINO, its graph cut at the layer, every {every}th pair, {slices} slices of {size} x {size}\n\n"
+    title = f"\n### Compiled inference, every {every}th pair, {slices} slices of {size} x {size}\n\n"
     return title + table(rows)
+
+
+def _by_onnxruntime(
+    target: nn.Module, source: Mapping[str, torch.Tensor], layers: list[Layer], images: np.ndarray
+) -> tuple[float, float, float]:
+    """Seconds of whole passes, seconds of compiling, and the largest relative difference of the logits to torch's."""
+    batches = list(torch.from_numpy(images).unsqueeze(1).split(BATCH))
+    run = compiled = off = 0.0
+    for layer in layers:
+        whole, value = Whole(target, layer, batches[0]), source[layer.tensor]
+        compiled += whole.seconds
+        run += seconds(lambda: [whole(batch, value).argmax(1) for batch in batches], 2)  # noqa: B023
+        off = max(off, _off(target, layer, batches[0], value, whole(batches[0], value)))
+    return run, compiled, off
+
+
+def _off(target: nn.Module, layer: Layer, batch: torch.Tensor, value: torch.Tensor, found: np.ndarray) -> float:
+    """The largest difference of logits to torch's, over the largest of these."""
+    with torch.inference_mode():
+        expected = OneTensor(target, layer.tensor)(batch, value).numpy()
+    return float(np.abs(found - expected).max() / np.abs(expected).max())
 
 
 def _by_openvino(
@@ -155,7 +207,5 @@ def _by_openvino(
         crossing = [cut.before(batch) for batch in batches]
         value = source[layer.tensor]
         run += seconds(lambda: [cut.behind(value, own).argmax(1) for own in crossing], 2)  # noqa: B023
-        with torch.inference_mode():
-            expected = OneTensor(target, layer.tensor)(batches[0], value).numpy()
-        off = max(off, float(np.abs(cut.behind(value, crossing[0]) - expected).max() / np.abs(expected).max()))
+        off = max(off, _off(target, layer, batches[0], value, cut.behind(value, crossing[0])))
     return run, compiled, off

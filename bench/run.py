@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ablation import ablation
 from common import machine
-from competitors import against_openvino
+from competitors import against_compiled
 from overhead import against_imports
 from sweeps import (
     against_the_floor,
@@ -29,7 +29,7 @@ PARTS = (
     "sweep",
     "width",
     "libraries",
-    "openvino",
+    "compiled",
     "floor",
     "precision",
     "training",
@@ -54,7 +54,7 @@ def main() -> None:
         "sweep": lambda: against_whole_passes(8 if quick else 64),
         "width": lambda: at_paper_width(2 if quick else 48, 40 if quick else 9),
         "libraries": lambda: on_networks_of_libraries(*((2, 60, 64) if quick else (48, 3))),
-        "openvino": lambda: against_openvino(*((16, 60, 64) if quick else (48, 9))),
+        "compiled": lambda: against_compiled(*((16, 60, 64) if quick else (48, 9))),
         "floor": lambda: against_the_floor(8 if quick else 64),
         "precision": lambda: by_evaluation_precision(2 if quick else 50),
         "training": lambda: against_others(2 if quick else 24),
