@@ -127,6 +127,18 @@ def test_the_state_of_an_optimiser_is_not_read(tmp_path):
         read_state(path)
 
 
+@pytest.mark.parametrize("text", ["hello world, a text", "# weights\n", "epoch,loss\n1,0.5\n", "<html>Not found", "("])
+def test_a_text_is_said_to_be_no_checkpoint_in_plain_words(tmp_path, text):
+    path = tmp_path / "text.pth"
+    path.write_text(text)
+    with pytest.raises(InputError) as e:
+        read_state(path)
+    assert str(e.value) == (
+        f"{path}: not a complete checkpoint (it holds no whole pickle, as torch.save writes them); copy it again, or "
+        "name another file"
+    )
+
+
 class Network(nn.Module):
     """With a module under two names, as nnU-Net's decoder has its encoder, and buffers of both kinds."""
 

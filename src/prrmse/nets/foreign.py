@@ -134,7 +134,9 @@ def _opened(path: Path) -> TorchFile:
     except OtherFormatError as e:
         raise InputError(f"{path}: {e}") from None
     except NotReadableError as e:
-        raise InputError(f"{path}: not a complete checkpoint ({_short(e)}); copy it again") from None
+        raise InputError(
+            f"{path}: not a complete checkpoint ({_short(e)}); copy it again, or name another file"
+        ) from None
     except OSError as e:
         raise InputError(f"{path}: cannot be read ({_short(e)})") from None
 

@@ -7,9 +7,12 @@ module is reached, whatever the file asks for. The format is that of `pickletool
 
 from __future__ import annotations
 
+import logging
 import pickletools
 from dataclasses import dataclass, field
 from typing import IO, NamedTuple
+
+log = logging.getLogger(__name__)
 
 # A checkpoint has about 40 opcodes for each tensor; this many take some seconds and at most about 1 GB.
 MOST_OPCODES = 5_000_000
@@ -82,7 +85,8 @@ def read_pickle(file: IO[bytes], size: int) -> Pickle:
     except NotReadableError:
         raise
     except (ValueError, TypeError, IndexError, KeyError) as e:
-        raise NotReadableError(f"not a whole pickle: {e}") from None
+        log.debug("not a whole pickle: %s: %s", type(e).__name__, e)  # in terms of opcodes and stacks
+        raise NotReadableError("it holds no whole pickle, as torch.save writes them") from None
 
 
 class _Bounded:
@@ -121,7 +125,9 @@ def _run(file: _Bounded) -> Pickle:
 
     for count, (opcode, argument, _) in enumerate(pickletools.genops(file)):  # type: ignore[arg-type]
         if count == MOST_OPCODES:
-            raise OtherFormatError(f"a pickle of more than {MOST_OPCODES} opcodes; save only the state_dict()")
+            raise OtherFormatError(
+                f"a pickle of more than {MOST_OPCODES:,} instructions, which no state needs; save only the state_dict()"
+            )
         name = opcode.name
         match name:
             case "BINPUT" | "LONG_BINPUT" | "PUT":
@@ -205,7 +211,7 @@ def _run(file: _Bounded) -> Pickle:
 def _set(target: object, items: list[object]) -> object:
     mapping = target.items if isinstance(target, CallRecord) else target
     if not isinstance(mapping, dict) or len(items) % 2:
-        raise NotReadableError(f"sets items of a {type(mapping).__name__}")
+        raise NotReadableError("its pickle sets items of what is no dict")
     for key, value in zip(items[::2], items[1::2], strict=True):
         # Of other keys than these only the identity counts: to hash a deeply nested one can exhaust the C stack.
         mapping[key if key is None or isinstance(key, str | bytes | int | float) else CallRecord(key, ())] = value
@@ -216,4 +222,4 @@ def _add(target: object, items: list[object]) -> None:
     if isinstance(target, list):
         target.extend(items)
     elif not isinstance(target, CallRecord):  # a list of a class of its own: holds no state by name
-        raise NotReadableError(f"appends to a {type(target).__name__}")
+        raise NotReadableError("its pickle appends to what is no list")
