@@ -310,6 +310,7 @@ def as_nobody():
         os.seteuid(0)
 
 
+@pytest.mark.skipif(os.name == "nt", reason="no such files on Windows")
 def test_what_is_no_readable_file_gets_one_line(tmp_path):
     os.mkfifo(tmp_path / "pipe.pth")
     (tmp_path / "loop.pth").symlink_to("loop.pth")

@@ -64,13 +64,16 @@ def lease_gpu() -> str | None:
 
     Snakemake counts GPUs but does not say which one a job may take, so that every job would take the first.
     Here the job takes the first free file lock: slot 0 of each GPU, then slot 1, and so on. ``CUDA_VISIBLE_DEVICES``
-    then names that GPU alone. None where there is no choice: no GPU, one, or one given by the cluster.
+    then names that GPU alone. None where there is no choice: no GPU, one, or one given by the cluster; and on Windows,
+    where torch takes the first.
     """
     gpus = _visible_gpus()
     if len(gpus) < 2:
         return None
-    import fcntl  # absent on Windows
-
+    try:
+        import fcntl
+    except ImportError:
+        return None
     folder = own_folder()
     if folder is None:
         log.warning("no folder for locks, so every job takes the first GPU; set TMPDIR to a folder of your own")
@@ -183,7 +186,7 @@ def keep_freed_memory() -> None:
     It gives them back to the system otherwise, and each activation then costs its page faults anew.
     """
     trim_threshold, mmap_threshold = -1, -3
-    with contextlib.suppress(OSError, AttributeError):
+    with contextlib.suppress(OSError, AttributeError, TypeError):  # TypeError: Windows takes no None
         libc = ctypes.CDLL(None)
         for option in (trim_threshold, mmap_threshold):
             libc.mallopt(option, 2**30)
