@@ -116,8 +116,8 @@ def test_a_run_is_a_crate_the_same_bytes_at_any_time(whole_run, tmp_path):
     assert entities["#data-acdc"]["description"].startswith("Data set of format acdc, a phantom")
     assert all(x["startTime"] < x["endTime"] for x in entities.values() if x["@type"] == "CreateAction")
     (tmp_path / "params.yaml").write_bytes(files["params.yaml"])
-    # Where the points of curves go decides no result, and is not in the manifest.
-    again = {**run["params"], "tracking": "none"}
+    # Where the points of curves go, and the image that jobs run in, decide no result and are not in the manifest.
+    again = {**run["params"], "tracking": "none", "container": None}
     assert plain(read_params(tmp_path / "params.yaml")) == again, "unpacked, the run can be done again"
     folder.scatter_times(random.Random(0))
     folder.must("python", "workflow/scripts/crate.py", "--manifest", str(MANIFEST), "--crate", "again.zip")

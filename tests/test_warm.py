@@ -82,7 +82,7 @@ def test_arguments_folder_environment_streams_and_status_are_the_callers(place):
     assert (err, job.returncode) == ("a warning\n", 5)
 
 
-@pytest.mark.parametrize("switch", [{"PRRMSE_WARM": "0"}, {"SLURM_JOB_ID": "7"}])
+@pytest.mark.parametrize("switch", [{"PRRMSE_WARM": "0"}, {"SLURM_JOB_ID": "7"}, {"APPTAINER_CONTAINER": "a.sif"}])
 def test_runs_in_its_own_process_where_a_fork_is_not_wanted(place, switch):
     place.script(SEEN)
     job = place.warm("--net", "unet", COLOUR="green", **switch)

@@ -34,12 +34,15 @@ COPIED += [
 ]
 
 
-def rules() -> list[Rule]:
-    """All rules of the workflow, as Snakemake reads them."""
-    from snakemake.api import ResourceSettings, SnakemakeApi  # takes seconds
+def rules(**config: object) -> list[Rule]:
+    """All rules of the workflow, as Snakemake reads them, with these parameters beside those of ``params.yaml``."""
+    from snakemake.api import ConfigSettings, ResourceSettings, SnakemakeApi  # takes seconds
 
+    settings = ConfigSettings(config=config)
     with contextlib.chdir(ROOT), SnakemakeApi() as api:
-        workflow = api.workflow(resource_settings=ResourceSettings(), snakefile=Path("Snakefile"))
+        workflow = api.workflow(
+            resource_settings=ResourceSettings(), config_settings=settings, snakefile=Path("Snakefile")
+        )
         return list(workflow._workflow.rules)
 
 

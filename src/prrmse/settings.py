@@ -472,3 +472,8 @@ class Params(Section):
         "none",
         description="where the points of training curves are also sent; decides no result and runs no job again",
     )
+    container: Annotated[str, Field(pattern=r"^\S+$")] | None = Field(
+        None,
+        description="image in which `snakemake --sdm apptainer` runs the jobs, a file or a URL (docs/cluster.md); runs "
+        "no job again",
+    )

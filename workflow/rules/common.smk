@@ -58,6 +58,7 @@ from prrmse.run.tracking import TRACKING
 # The processes that run single jobs, on a cluster one each, need no second check.
 if workflow.is_main_process:
     from prrmse.config.checks import (
+        check_container,
         check_data,
         check_networks,
         check_params,
@@ -86,6 +87,7 @@ if workflow.is_main_process:
             forget_old()
         checked = check_params(config)
         check_tracking(checked.tracking)
+        check_container(checked.container)
         check_networks(checked)
         check_data(checked)
         check_untouched()
@@ -99,9 +101,10 @@ if workflow.is_main_process:
 
 config.update(completed(config))
 
-# A tracker decides no result: it is told to the jobs by their environment, and is no parameter of any.
+# A tracker decides no result: it is told to the jobs by their environment, and is no parameter of any; nor is the image
+# in which they run.
 os.environ[TRACKING] = config["tracking"]
-RECORDED = sorted(config.keys() - {"tracking"})
+RECORDED = sorted(config.keys() - {"tracking", "container"})
 
 SEEDS = config["seeds"]
 MODELS = models(config["datasets"], config["tasks"])

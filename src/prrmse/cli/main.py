@@ -388,11 +388,12 @@ def _default(section: type[Section], name: str) -> Any:
 
 
 def _check(a: argparse.Namespace) -> None:
-    from prrmse.config.checks import check_data, check_networks, check_tracking
+    from prrmse.config.checks import check_container, check_data, check_networks, check_tracking
     from prrmse.config.params import read_params
 
     params = read_params(*a.files)
     check_tracking(params.tracking)
+    check_container(params.container)
     left = check_networks(params, run_trusted=False)
     check_data(params)
     print(f"{' + '.join(a.files)}: fine")

@@ -50,6 +50,18 @@ def check_tracking(name: str) -> None:
         raise InputError(f"tracking: the package {name} is not installed; pip install {name}, or set tracking: none")
 
 
+def check_container(image: str | None) -> None:
+    """Refuse an image that is neither a file nor a URL.
+
+    Raises:
+        InputError: names it.
+    """
+    if image is not None and "://" not in image and not Path(image).is_file():
+        raise InputError(
+            f"container: {image}: no such file; build it (docs/cluster.md), name an image by its URL, or leave it out"
+        )
+
+
 S = TypeVar("S", bound=Section)
 
 

@@ -6,8 +6,8 @@ than many sweeps take; here one process of this user, interpreter and folder imp
 It imports third-party packages only, never this one, so a change of our code is always seen. It exits when it
 has had nothing to do for a while.
 
-The script runs in this process instead wherever a fork is no gain or not safe: not on Linux, inside a SLURM job
-(whose processes must stay below it), with ``PRRMSE_WARM=0``, or when the other process cannot be started.
+The script runs in this process instead wherever a fork is no gain or not safe: not on Linux, inside a SLURM job or a
+container (whose processes must stay below it), with ``PRRMSE_WARM=0``, or when the other process cannot be started.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ from typing import NoReturn
 PRELOADED = ("torch", "torch._dynamo", "torchvision", "pandas", "safetensors.torch", "scipy.stats")
 IDLE_SECONDS = 30.0
 START_SECONDS = 120.0
+CONFINED = {"SLURM_JOB_ID", "APPTAINER_CONTAINER", "SINGULARITY_CONTAINER"}
 STARTED = b"s"
 DIED = 137
 
@@ -53,7 +54,7 @@ def main(arguments: list[str]) -> int:
 
 
 def _wanted() -> bool:
-    return sys.platform == "linux" and os.environ.get("PRRMSE_WARM") != "0" and "SLURM_JOB_ID" not in os.environ
+    return sys.platform == "linux" and os.environ.get("PRRMSE_WARM") != "0" and not CONFINED & os.environ.keys()
 
 
 def _run(arguments: list[str]) -> int:
