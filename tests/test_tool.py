@@ -1,6 +1,7 @@
 """The commands on checkpoints: what they print and write, as JSON and as text, and what they refuse."""
 
 import csv
+import html
 import io
 import json
 
@@ -112,8 +113,10 @@ def test_advice_then_warmstart(folder, capsys, tmp_path):
     advice, out = tmp_path / "advice.json", tmp_path / "warm.safetensors"
     sources = [folder / "noise.pt", folder / "twin.pth"]
     data = ["--data", folder / "slices.npz", *RUN]
-    text = printed(capsys, "advise", folder / "target.safetensors", *sources, *data, "--out", advice)
+    outputs = ["--out", advice, "--page", tmp_path / "advice.html"]
+    text = printed(capsys, "advise", folder / "target.safetensors", *sources, *data, *outputs)
     assert "Best fit: twin. 100% of its parameters" in text
+    assert text.splitlines()[0] in (tmp_path / "advice.html").read_text()
     assert [row["source"] for row in json.loads(advice.read_text())["ranking"]] == ["twin", "noise"]
     printed(capsys, "warmstart", folder / "start.safetensors", "--advice", advice, "--out", out, "--exclude", "W1,RM2")
     twin, start = load_file(folder / "target.safetensors"), load_file(folder / "start.safetensors")
@@ -343,12 +346,14 @@ def budget(folder):
 
 def test_advice_within_a_budget_then_warmstart_then_training(folder, budget, capsys, tmp_path):
     advice, warm = tmp_path / "advice.json", tmp_path / "warm.safetensors"
-    outputs = ["--out", advice, "--figure", tmp_path / "curves.png"]
+    outputs = ["--out", advice, "--figure", tmp_path / "curves.png", "--page", tmp_path / "advice.html"]
     text = printed(capsys, *budget, "--budget", "10m", "--plans", "half", *outputs)
     found = json.loads(advice.read_text())
     assert found["sentence"] in text
     assert {row["source"] for row in found["ranking"]} == {"scratch", "twin"}
     assert (tmp_path / "curves.png").stat().st_size > 5000
+    page = (tmp_path / "advice.html").read_text()
+    assert html.escape(found["sentence"]) in page and "data:image/svg+xml" in page
     network = budget[2:6]
     other = ["--advice", advice, "--source", "another", "--out", warm]
     assert "another" in refused(capsys, "warmstart", *network, *other) or found["answer"] != "transfer"

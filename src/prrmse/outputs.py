@@ -16,6 +16,7 @@ ENDINGS = {
     "table": (".csv",),
     "processed": (".npz",),
     "figure": (".png", ".svg", ".pdf"),
+    "page": (".html",),
 }
 # What is written beside an output, under its name.
 BESIDE = {"out": ".json", "nnunet": ".pth"}

@@ -200,7 +200,9 @@ def advise(a: argparse.Namespace) -> None:
         raise InputError(f"advise: {'--figure' if a.figure else '--samples'} is for --budget, which is not given")
     if not a.sources:
         raise InputError("advise: name the target and at least one source; or --budget, and sources only")
-    check_outputs({"advice_out": a.out}, (a.target, *a.sources, *data_files(a)))
+    check_outputs({"advice_out": a.out, "page": a.page}, (a.target, *a.sources, *data_files(a)))
+    if a.page:
+        from prrmse.report.advice import write_advice  # what is not installed is missed before anything takes minutes
     paths = short_names(a.sources)
     states = opened([a.target, *a.sources], a.entry)
     network, evaluation = target_on_data(a, states[a.target])
@@ -209,8 +211,15 @@ def advise(a: argparse.Namespace) -> None:
     sources = that_fit(network, {name: states[path] for name, path in paths.items()}, a.target)
     tell_duration(network, evaluation, len(inventory(network)) * len(sources))
     advice = api.advise(network, sources, evaluation, settings=settings, engine=a.engine, memory_mb=memory_of(a))
+    best = advice.ranking.iloc[0]
+    sentence = (
+        f"Best fit: {best['source']}. {best['reusable_scalars']:.0%} of its parameters can be taken with a mean drop "
+        f"of at most {a.tolerance:g} Dice each; all of them at once change Dice by {best['joint_change']:+.3f} "
+        f"({best['joint_low']:+.3f} to {best['joint_high']:+.3f}, {best['n_cases']:.0f} patients) without any training."
+    )
     found = {
         "target": str(a.target),
+        "sentence": sentence,
         "tolerance": a.tolerance,
         "rule": a.rule,
         "sources": {name: str(path) for name, path in paths.items() if name in sources},
@@ -221,27 +230,22 @@ def advise(a: argparse.Namespace) -> None:
     text = json.dumps(found, indent=1) + "\n"
     if a.out:
         write_text(text, a.out)
+    if a.page:
+        write_advice(a.page, found, vars(a))
     if a.json:
         print(text, end="")
         return
-    best = advice.ranking.iloc[0]
-    show(
-        advice.ranking,
-        a,
-        f"Best fit: {best['source']}. {best['reusable_scalars']:.0%} of its parameters can be taken with a mean drop "
-        f"of at most {a.tolerance:g} Dice each; all of them at once change Dice by {best['joint_change']:+.3f} "
-        f"({best['joint_low']:+.3f} to {best['joint_high']:+.3f}, {best['n_cases']:.0f} patients) without any "
-        "training.",
-    )
+    show(advice.ranking, a, sentence)
 
 
 def advise_within_budget(a: argparse.Namespace) -> None:
     """Train from every source by every plan, and from scratch, while the budget lasts; write the advice."""
     from prrmse.figures.tool import learning_curves
+    from prrmse.report.advice import write_advice
     from prrmse.search import search, sentence
 
     files = [a.target, *a.sources]
-    check_outputs({"advice_out": a.out, "figure": a.figure}, (*files, *data_files(a)))
+    check_outputs({"advice_out": a.out, "figure": a.figure, "page": a.page}, (*files, *data_files(a)))
     if a.network is None:
         raise InputError("advise: with --budget, name the network that is to be trained: --network")
     names, states = short_names(files), opened(files, a.entry)
@@ -286,6 +290,8 @@ def advise_within_budget(a: argparse.Namespace) -> None:
         write_text(text, a.out)
     if a.figure:
         learning_curves(found.curves, OWN_STARTS, a.figure)
+    if a.page:
+        write_advice(a.page, advice, vars(a), lambda path: learning_curves(found.curves, OWN_STARTS, path))
     if a.json:
         print(text, end="")
         return

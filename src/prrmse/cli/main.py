@@ -51,6 +51,7 @@ FLAGS = {
     "split_file": "--split-file",
     "table": "--table",
     "figure": "--figure",
+    "page": "--page",
     "trust": "--trust",
     "start": "--start",
     "freeze": "--freeze",
@@ -224,6 +225,7 @@ def _add_tools(commands: Any) -> None:
         "--rule", choices=["mean", "upper"], default=_default(Verdict, "rule"), help="compared with the tolerance"
     )
     advise.add_argument("--out", help="write the whole advice here (.json), for warmstart")
+    advise.add_argument("--page", help="write the advice as one page here (.html), to be looked at in a browser")
     _add_budget(advise)
     warmstart = command(
         "warmstart",

@@ -114,21 +114,30 @@ def verdict_maps(verdict: pd.DataFrame) -> dict[str, list[Map]]:
     found: dict[str, list[Map]] = {}
     for (net, target, source), rows in verdict.groupby(GROUP, sort=False):
         share = rows[~rows["final"]]["reusable"].mean()
-        kinds = {
-            kind: [
-                Cell(
-                    round(float(np.clip(row["drop"] / LARGEST_DROP, 0, 1)), 3),
-                    f"{kind} {row['layer']}, {row['module']}: drop {row['drop']:.3f} ({row['drop_low']:.3f} to "
-                    f"{row['drop_high']:.3f})" + (", reusable" if row["reusable"] else ""),
-                    "•" if row["reusable"] else "",
-                )
-                for row in rows[rows["kind"] == kind].sort_values("layer").to_dict("records")
-            ]
-            for kind in KINDS
-        }
         title = f"{NET_NAMES.get(str(net), str(net))}, {target} from {source}: {share:.0%} of pairs reusable"
-        found.setdefault(str(net), []).append(Map(title, [(kind, cells) for kind, cells in kinds.items() if cells]))
+        found.setdefault(str(net), []).append(Map(title, kind_rows(rows)))
     return found
+
+
+def kind_rows(verdict: pd.DataFrame) -> list[tuple[str, list[Cell]]]:
+    """Drops of one source as rows of a map: by kind, a cell for each layer.
+
+    Args:
+        verdict: kind, layer, module, drop, drop_low, drop_high, reusable.
+    """
+    kinds = {
+        kind: [
+            Cell(
+                round(float(np.clip(row["drop"] / LARGEST_DROP, 0, 1)), 3),
+                f"{kind} {row['layer']}, {row['module']}: drop {row['drop']:.3f} ({row['drop_low']:.3f} to "
+                f"{row['drop_high']:.3f})" + (", reusable" if row["reusable"] else ""),
+                "•" if row["reusable"] else "",
+            )
+            for row in verdict[verdict["kind"] == kind].sort_values("layer").to_dict("records")
+        ]
+        for kind in KINDS
+    }
+    return [(kind, cells) for kind, cells in kinds.items() if cells]
 
 
 def rmse_maps(rmse: pd.DataFrame, verdict: pd.DataFrame) -> list[Map]:
