@@ -13,6 +13,7 @@ from prrmse.experiments.examples import chosen_patients, examples
 from prrmse.figures.examples import draw_examples
 from prrmse.figures.style import Drawing
 from prrmse.nets.checkpoint import save_checkpoint
+from prrmse.nets.layers import inventory
 from prrmse.settings import UNet
 
 
@@ -38,7 +39,10 @@ def test_the_best_the_median_and_the_worst_patient_are_shown_once_each(patients,
 
 
 def test_a_prediction_is_what_the_network_makes_of_the_slice_with_the_largest_structures(slices, tmp_path):
-    network = initialise("unet", {"width": 4}, "shared", "none", "squares-seg", 0).eval()
+    torch.manual_seed(0)
+    network, other = (initialise("unet", {"width": 4}, "shared", "none", "squares-seg", 0).eval() for _ in range(2))
+    for parameter in (*network.parameters(), *other.parameters()):
+        torch.nn.init.normal_(parameter)  # an initialisation predicts one class everywhere
     header = {"net": "unet", "arguments": {"in_channels": 1, "out_channels": 4, "width": 4}}
     save_checkpoint(network, tmp_path / "net.safetensors", header)
     smaller = slices.take(np.arange(len(slices.label)))
@@ -46,15 +50,31 @@ def test_a_prediction_is_what_the_network_makes_of_the_slice_with_the_largest_st
     smaller.label = slices.label.copy()
     smaller.label[first, :16] = 0
     save_slices(smaller, tmp_path / "data.npz")
-    found, classes = examples(
-        tmp_path / "net.safetensors", tmp_path / "data.npz", dice_of(patient002=0.25, patient003=0.75), UNet()
-    )
+    save_checkpoint(other, tmp_path / "other.safetensors", header)
+    pairs = [(x.kind, x.layer, x.final, 0.0, True) for x in inventory(network)]
+    verdict = pd.DataFrame(pairs, columns=["kind", "layer", "final", "drop", "reusable"])
+    verdict.loc[verdict["final"], "drop"] = 0.9
+    verdict.loc[(verdict["kind"] == "W") & (verdict["layer"] == 3), ["drop", "reusable"]] = 0.5, False
+    files = (tmp_path / f"{name}" for name in ("net.safetensors", "other.safetensors", "data.npz"))
+    found, classes = examples(*files, dice_of(patient002=0.25, patient003=0.75), verdict, UNet())
     assert [example.title for example in found] == ["best: patient003, Dice 0.75", "worst: patient002, Dice 0.25"]
     assert np.array_equal(found[0].image, slices.image[second])
     assert np.array_equal(found[0].label, slices.label[second])
-    with torch.no_grad():
-        expected = network(torch.from_numpy(slices.image[second])[None, None]).argmax(1)[0]
-    assert np.array_equal(found[0].prediction, expected)
-    draw_examples(found, classes, "unet", Drawing(), tmp_path)
+    own, theirs = ({name: tensor.clone() for name, tensor in net.state_dict().items()} for net in (network, other))
+    kept = {"outc.weight", "outc.bias"}
+    kernel = next(x.tensor for x in inventory(network) if x.pair == ("W", 3))
+    states = {
+        "prediction": own,
+        "W 3 taken": {**own, kernel: theirs[kernel]},
+        "107 reusable taken": {n: x if n in {*kept, kernel} else theirs[n] for n, x in own.items()},
+    }
+    assert list(found[0].predictions) == list(states)
+    for name, state in states.items():
+        network.load_state_dict(state)
+        with torch.no_grad():
+            expected = network(torch.from_numpy(slices.image[second])[None, None]).argmax(1)[0]
+        assert np.array_equal(found[0].predictions[name], expected), name
+    assert len({prediction.tobytes() for prediction in found[0].predictions.values()}) == 3
+    draw_examples(found, classes, "unet", "other-seg", Drawing(), tmp_path)
     for ending in ("svg", "png"):
         assert (tmp_path / f"examples_unet.{ending}").stat().st_size > 5000

@@ -171,14 +171,18 @@ class Folder:
 _TABLES = {"claims": 1, "figures": 1, "metrics": 1, "report": 1, "manifest": 1}
 _REUSE = {"base_table": 1, "swap_table": 1, "rmse": 1, "bn_shift": 1, "verdict": 1}
 CHANGES: list[tuple[str, Any, dict[str, int]]] = [
-    ("verdict.tolerance", 0.3, {"verdict": 1, **_TABLES}),
+    ("verdict.tolerance", 0.3, {"verdict": 1, "examples": 2, **_TABLES}),
     ("figures.palette", "Set2", {"figures": 1, "examples": 2, "report": 1, "manifest": 1}),
     ("transfer.samples", [2, 3, 50], {"transfer": 3, "transfer_table": 1, **_TABLES}),
-    ("nets.unet.arguments.width", 5, {"base": 4, "swap": 2, "examples": 1, **_REUSE, **_TABLES}),
+    ("nets.unet.arguments.width", 5, {"base": 4, "swap": 2, "examples": 2, **_REUSE, **_TABLES}),
     (
         "datasets.t1.spacing_mm",
         2.5,
-        {"prepare": 1, "data_table": 1, "base": 4, "swap": 2, "transfer": 4, "transfer_table": 1, **_REUSE, **_TABLES},
+        {
+            **{"prepare": 1, "data_table": 1, "base": 4, "swap": 2, "transfer": 4, "transfer_table": 1, "examples": 2},
+            **_REUSE,
+            **_TABLES,
+        },
     ),
 ]
 
@@ -249,7 +253,7 @@ EDITS = [
         "`tables/verdict.verdict_table`",
         ["src/prrmse/tables/verdict.py"],
         _another("verdict_table"),
-        {"verdict": 1, **_LATE},
+        {"verdict": 1, "examples": 2, **_LATE},
     ),
     Edit(
         "`compare/distance.rmse`",
