@@ -135,3 +135,10 @@ def test_what_to_do_next_can_be_done(advice, command, expected, tmp_path):
     assert {step.spacing for step in parsed if step.command != "warmstart"} == {2.0}
     assert {step.network for step in parsed} == {asked["network"] or "NETWORK"}
     assert all(step.start == "warm.safetensors" for step in parsed if "warmstart" in expected and "start" in step)
+
+
+def test_a_start_of_the_networks_own_and_steps_that_freeze_are_handed_on():
+    advice = {**of_search(), "freeze_steps": 5}
+    commands = [shlex.split(x.command) for x in next_steps(advice, options([*SEARCH, "--pretrained", "imagenet"]))]
+    warmstart, train = (command_line().parse_args(arguments) for _, *arguments in commands)
+    assert (warmstart.pretrained, train.pretrained, train.freeze_steps) == ("imagenet", None, 5)
