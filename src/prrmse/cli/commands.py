@@ -240,9 +240,11 @@ def advise(a: argparse.Namespace) -> None:
 
 def advise_within_budget(a: argparse.Namespace) -> None:
     """Train from every source by every plan, and from scratch, while the budget lasts; write the advice."""
-    from prrmse.figures.tool import learning_curves
-    from prrmse.report.advice import write_advice
     from prrmse.search import search, sentence
+
+    if a.figure or a.page:  # what is not installed is missed before anything takes minutes
+        from prrmse.figures.tool import learning_curves
+        from prrmse.report.advice import write_advice
 
     files = [a.target, *a.sources]
     check_outputs({"advice_out": a.out, "figure": a.figure, "page": a.page}, (*files, *data_files(a)))
