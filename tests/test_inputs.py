@@ -298,7 +298,7 @@ def test_a_training_needs_patients(folder, capsys, samples):
     assert f"--samples: {samples} training patients" in refused(capsys, *command)
 
 
-def test_an_untrained_target_and_a_single_patient_are_told(folder, caplog):
+def test_an_untrained_target_and_a_single_patient_are_told(folder, caplog, capsys):
     network = build("unet", width=2).eval()
     slices = Slices(
         np.zeros((1, 16, 16), np.float32),
@@ -309,9 +309,14 @@ def test_an_untrained_target_and_a_single_patient_are_told(folder, caplog):
     with torch.no_grad():
         network.outc.bias[:] = torch.tensor([9.0, 0, 0, 0])
     evaluation = Evaluation(slices, Compute(device="cpu"), 4, 1)
-    api.advise(network, {"a": network.state_dict()}, evaluation)
-    assert "within the tolerance of 0.05: every pair counts as reusable" in caplog.text
+    assert api.advise(network, {"a": network.state_dict()}, evaluation).baseline == 0
     assert "one patient only" in caplog.text
+    save_slices(slices, "weak.npz")
+    save_checkpoint(network, "weak.safetensors", {"net": "unet", "arguments": {"width": 2}})
+    save_file(network.state_dict(), "other.safetensors")
+    main(["advise", "weak.safetensors", "other.safetensors", "--data", "weak.npz"])
+    said = "The target's own Dice is 0.000, within the tolerance of 0.05: every pair counts as reusable"
+    assert capsys.readouterr().out.startswith(said)
 
 
 WIDER = ["--network", "unet", "--arguments", '{"width": 3}']

@@ -172,10 +172,13 @@ class Advice(NamedTuple):
     """What `advise` found.
 
     ``ranking``: one row per source, best first. ``verdicts``: one row per (source, pair), with ``reusable``.
+    ``baseline``: the target's own score, mean over cases. Where it is within the tolerance, no drop can be larger, and
+    that everything counts as reusable says nothing.
     """
 
     ranking: pd.DataFrame
     verdicts: pd.DataFrame
+    baseline: float
 
 
 def advise(
@@ -215,13 +218,15 @@ def advise(
         sample_pixels(evaluate, PIXELS, derive_seed("advise", "pixels")) if isinstance(evaluate, Evaluation) else None
     )
     verdicts: list[pd.DataFrame] = []
-    ranking = []
+    ranking, baseline = [], np.nan
     for done, (name, source) in enumerate(sources.items(), start=1):
         begun = time.monotonic()
         fitted, _ = fit(own, state_of(source))
         table = sweep(model, fitted, evaluate, engine=engine, memory_mb=memory_mb)
-        if not verdicts and isinstance(evaluate, Evaluation):
-            _tell_weak_target(table, settings.tolerance)
+        own_scores = table.groupby("case")["baseline"].first()
+        baseline = float(own_scores.mean())
+        if not verdicts and isinstance(evaluate, Evaluation) and len(own_scores) < 2:
+            log.warning("one patient only: intervals over patients say nothing; evaluate on more")
         drops = drops_by_patient(table.rename(columns={"case": "patient", "score": "dice"}), PAIR)
         verdict = mean_drops(drops, settings, "advise", name)
         verdict["reusable"] = is_reusable(verdict, settings)
@@ -250,20 +255,7 @@ def advise(
         rest = f"{left} more to come, about {in_words(left * seconds)}" if left else "the last"
         log.info("%s: swept in %s; %s", name, in_words(seconds), rest)
     ordered = pd.DataFrame(ranking).sort_values(["reusable_scalars", "joint_change"], ascending=False)
-    return Advice(ordered.reset_index(drop=True), pd.concat(verdicts, ignore_index=True))
-
-
-def _tell_weak_target(table: pd.DataFrame, tolerance: float) -> None:
-    """A Dice within the tolerance cannot drop by more than the tolerance: then everything seems reusable."""
-    own = table.groupby("case")["baseline"].first()
-    if own.mean() <= tolerance:
-        log.warning(
-            "the target's own Dice is %.3f, within the tolerance of %g: every pair counts as reusable, which says "
-            "nothing; train the target first",
-            *(own.mean(), tolerance),
-        )
-    if len(own) < 2:
-        log.warning("one patient only: intervals over patients say nothing; evaluate on more")
+    return Advice(ordered.reset_index(drop=True), pd.concat(verdicts, ignore_index=True), baseline)
 
 
 class Trained(NamedTuple):

@@ -165,10 +165,10 @@ def compare(a: argparse.Namespace) -> None:
 def sweep(a: argparse.Namespace) -> None:
     """Print the change of Dice when each pair is taken from the source."""
     check_outputs({"table": a.table, "figure": a.figure}, (a.target, a.source, *data_files(a)))
+    tolerance, memory_mb = checked(Verdict, tolerance=a.tolerance).tolerance, memory_of(a)
     states = opened([a.target, a.source], a.entry)
     network, evaluation = target_on_data(a, states[a.target])
     source = fitting(network, a.source, states[a.source], a.target)
-    tolerance, memory_mb = checked(Verdict, tolerance=a.tolerance).tolerance, memory_of(a)
     tell_duration(network, evaluation, sum(layer.tensor in source for layer in inventory(network)))
     table = api.sweep(network, source, evaluation, engine=a.engine, memory_mb=memory_mb)
     means = table.groupby(api.PAIR, sort=False)[["baseline", "score"]].mean().reset_index()
@@ -203,20 +203,25 @@ def advise(a: argparse.Namespace) -> None:
     check_outputs({"advice_out": a.out, "page": a.page}, (a.target, *a.sources, *data_files(a)))
     if a.page:
         from prrmse.report.advice import write_advice  # what is not installed is missed before anything takes minutes
+    settings, memory_mb = checked(Verdict, tolerance=a.tolerance, rule=a.rule), memory_of(a)
     paths = short_names(a.sources)
     states = opened([a.target, *a.sources], a.entry)
     network, evaluation = target_on_data(a, states[a.target])
-    settings = checked(Verdict, tolerance=a.tolerance, rule=a.rule)
     # All are opened before any of them takes minutes.
     sources = that_fit(network, {name: states[path] for name, path in paths.items()}, a.target)
     tell_duration(network, evaluation, len(inventory(network)) * len(sources))
-    advice = api.advise(network, sources, evaluation, settings=settings, engine=a.engine, memory_mb=memory_of(a))
+    advice = api.advise(network, sources, evaluation, settings=settings, engine=a.engine, memory_mb=memory_mb)
     best = advice.ranking.iloc[0]
     sentence = (
         f"Best fit: {best['source']}. {best['reusable_scalars']:.0%} of its parameters can be taken with a mean drop "
         f"of at most {a.tolerance:g} Dice each; all of them at once change Dice by {best['joint_change']:+.3f} "
         f"({best['joint_low']:+.3f} to {best['joint_high']:+.3f}, {best['n_cases']:.0f} patients) without any training."
     )
+    if advice.baseline <= a.tolerance:
+        sentence = (
+            f"The target's own Dice is {advice.baseline:.3f}, within the tolerance of {a.tolerance:g}: every pair "
+            "counts as reusable, which says nothing. Train the target first."
+        )
     found = {
         "target": str(a.target),
         "sentence": sentence,
@@ -250,6 +255,7 @@ def advise_within_budget(a: argparse.Namespace) -> None:
     check_outputs({"advice_out": a.out, "figure": a.figure, "page": a.page}, (*files, *data_files(a)))
     if a.network is None:
         raise InputError("advise: with --budget, name the network that is to be trained: --network")
+    budget, settings, compute = seconds_of(a.budget), training_of(a), compute_of(a)
     names, states = short_names(files), opened(files, a.entry)
     made = new_network(a)
     sources = that_fit(made, {name: states[path] for name, path in names.items()}, a.network)
@@ -257,7 +263,7 @@ def advise_within_budget(a: argparse.Namespace) -> None:
         a.network,
         slices_of(a),
         sources,
-        seconds_of(a.budget),
+        budget,
         arguments=parse_arguments(a.arguments),
         plans=a.plans,
         pretrained=made.state_dict() if a.pretrained else None,
@@ -266,8 +272,8 @@ def advise_within_budget(a: argparse.Namespace) -> None:
         rounds=a.rounds,
         samples=a.samples,
         everyone=a.split == "all",
-        settings=checked(Training, steps=a.steps, batch_size=a.batch, learning_rate=a.learning_rate, augment=a.augment),
-        compute=compute_of(a),
+        settings=settings,
+        compute=compute,
         seed=a.seed,
         folder=Path(a.out).with_suffix(".trainings") if a.out else None,
         trust=a.trust,
@@ -404,6 +410,7 @@ def warmstart(a: argparse.Namespace) -> None:
 def train(a: argparse.Namespace) -> None:
     """Train a network on the training patients, write it, print Dice on the others."""
     check_outputs({"out": a.out}, (a.start, a.freeze, *data_files(a)))
+    settings, compute = training_of(a), compute_of(a)
     trained = api.train(
         a.network,
         slices_of(a),
@@ -417,8 +424,8 @@ def train(a: argparse.Namespace) -> None:
         frozen_statistics=a.frozen_statistics,
         samples=a.samples,
         split=a.split,
-        settings=checked(Training, steps=a.steps, batch_size=a.batch, learning_rate=a.learning_rate, augment=a.augment),
-        compute=compute_of(a),
+        settings=settings,
+        compute=compute,
         seed=a.seed,
         trust=a.trust,
     )
@@ -593,6 +600,11 @@ def parse_arguments(text: str) -> dict[str, Any]:
     except (ValueError, RecursionError) as e:
         raise InputError(f'--arguments: not a JSON object such as {{"num_classes": 4}} ({e})') from None
     return arguments
+
+
+def training_of(a: argparse.Namespace) -> Training:
+    """The options of a training."""
+    return checked(Training, steps=a.steps, batch_size=a.batch, learning_rate=a.learning_rate, augment=a.augment)
 
 
 def compute_of(a: argparse.Namespace) -> Compute:

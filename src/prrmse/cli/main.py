@@ -372,7 +372,7 @@ def _add_reading(tool: argparse.ArgumentParser) -> None:
 
 def _tool(name: str, a: argparse.Namespace) -> None:
     from prrmse.cli import commands  # imports torch, which takes seconds
-    from prrmse.learning.device import set_up_process
+    from prrmse.learning.device import choose_device, set_up_process
 
     module, colon, _ = (getattr(a, "network", None) or "").partition(":")
     package = module.partition(".")[0]
@@ -381,6 +381,7 @@ def _tool(name: str, a: argparse.Namespace) -> None:
     if "device" in a:
         compute = commands.compute_of(a)
         set_up_process(compute.device, compute.threads)
+        choose_device(compute.device)  # refused before the data are read
     getattr(commands, name)(a)
 
 
