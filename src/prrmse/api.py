@@ -39,6 +39,7 @@ from prrmse.experiments.transferability import Watch, feature_scores
 from prrmse.files import atomic
 from prrmse.handover.start import Frozen as Frozen
 from prrmse.handover.start import apply_start as apply_start
+from prrmse.learning.device import choose_device
 from prrmse.learning.dice import dice_table
 from prrmse.learning.evaluate import Evaluation, output_of, prediction_of
 from prrmse.learning.reach import reaching, without_effect
@@ -65,8 +66,9 @@ StateLike = Mapping[str, torch.Tensor] | str | Path
 
 PAIR = ["kind", "layer", "module", "tensor", "scalars", "final", "effect"]
 PIXELS = 4000
-# Heights, widths and depths that `reaching_pairs` tries.
-SIZES = (32, 64, 96, 128, 224)
+# Heights and widths that `reaching_pairs` tries, and depths up to `DEEPEST`.
+SIZES = (32, 64, 96, 128, 224, 256)
+DEEPEST = 128
 
 
 def inspect(checkpoint: StateLike | nn.Module) -> pd.DataFrame:
@@ -399,12 +401,14 @@ def evaluation_for(network: nn.Module, slices: Slices, compute: Compute | None =
         InputError: the network does not take a slice, or has fewer outputs than the data set classes.
     """
     name = type(network).__name__
-    first = next((x for x in network.state_dict().values() if x.ndim == 4), None)
+    compute = compute or Compute()
+    first = next((x for x in network.state_dict().values() if x.ndim == slices.stacked.ndim), None)
     image_channels = int(first.shape[1]) if first is not None else 1
-    image = torch.zeros(1, image_channels, *slices.image.shape[-2:])
+    image = torch.zeros(1, image_channels, *slices.label.shape[1:])
+    device = choose_device(compute.device)  # on a CPU a 3D patch takes seconds
     try:
         with torch.inference_mode():
-            output = network.eval()(image)
+            output = copy.deepcopy(network.eval()).to(device)(image.to(device))
             prediction_of(output)
     except Exception as e:
         cause = next(iter(str(e).strip().splitlines()), type(e).__name__)
@@ -413,16 +417,16 @@ def evaluation_for(network: nn.Module, slices: Slices, compute: Compute | None =
     if max(slices.classes) >= channels:
         classes = max(slices.classes) + 1
         raise InputError(f"{slices.meta['dataset']}: has {classes} classes with the background, the network {channels}")
-    return Evaluation(slices, compute or Compute(), channels, image_channels)
+    return Evaluation(slices, compute, channels, image_channels)
 
 
 def check_output(network: nn.Module, evaluation: Evaluation) -> None:
     """Refuse a network that makes no map of classes, e.g. one that classifies images.
 
     Raises:
-        InputError: its output has not the height and width of a slice.
+        InputError: its output has not the size of a slice or patch.
     """
-    image = torch.zeros(1, evaluation.image_channels, *evaluation.whole.image.shape[-2:])
+    image = torch.zeros(1, evaluation.image_channels, *evaluation.whole.label.shape[1:])
     with torch.inference_mode():
         shape = tuple(output_of(network.eval()(image)).shape)
     if shape[2:] != image.shape[2:]:
@@ -441,7 +445,7 @@ def reaching_pairs(model: nn.Module) -> list[Layer]:
     layers = inventory(model)
     kernel = next((tensor for tensor in model.state_dict().values() if tensor.ndim >= 3), None)
     if kernel is not None:
-        for size in SIZES if kernel.ndim < 5 else SIZES[:-1]:
+        for size in (size for size in SIZES if kernel.ndim < 5 or size <= DEEPEST):
             image = torch.rand(
                 1, kernel.shape[1], *[size] * (kernel.ndim - 2), generator=torch.Generator().manual_seed(0)
             )

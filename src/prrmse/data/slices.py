@@ -29,14 +29,14 @@ MAX_RATIO = 50
 
 @dataclass
 class Slices:
-    """2D slices of one data set, all of one size and spacing.
+    """2D slices, or 3D patches, of one data set, all of one size and spacing.
 
     Attributes:
         image: float32 ``[N, H, W]``, or ``[N, C, H, W]`` for several channels; each slice and channel normalised
-            (mean 0, SD 1 after clipping).
-        label: uint8 ``[N, H, W]``, 0 is background, `IGNORE` (255) a pixel that does not count.
-        index: N rows with the columns ``patient`` (str), ``frame`` (str), ``slice`` (int) and
-            ``split`` (one of train, val, test).
+            (mean 0, SD 1 after clipping). Of patches ``[N, C, D, H, W]``.
+        label: uint8 ``[N, H, W]`` or ``[N, D, H, W]``, 0 is background, `IGNORE` (255) a pixel that does not count.
+        index: N rows with the columns ``patient`` (str), ``frame`` (str), ``slice`` (int; of patches their number in
+            the volume) and ``split`` (one of train, val, test).
         meta: JSON-able; ``dataset`` (str), ``classes`` ({"1": name, ...}), ``spacing_mm`` (float),
             ``provenance`` ("phantom", "synthetic" or "real"; shown wherever a number appears).
     """
@@ -53,8 +53,8 @@ class Slices:
 
     @property
     def stacked(self) -> np.ndarray:
-        """The image with its channels, ``[N, C, H, W]``."""
-        return self.image if self.image.ndim == 4 else self.image[:, None]
+        """The image with its channels, ``[N, C, H, W]`` or ``[N, C, D, H, W]``."""
+        return self.image[:, None] if self.image.ndim == 3 else self.image
 
     def take(self, rows: np.ndarray) -> Slices:
         """The slices at these positions (int or bool), with their index."""
@@ -138,8 +138,8 @@ def _check(slices: Slices) -> None:
         ValueError: says what is wrong.
     """
     image, label, n = slices.image, slices.label, len(slices.index)
-    shape = (n, *image.shape[-2:])
-    if image.dtype != np.float32 or image.ndim not in (3, 4) or label.dtype != np.uint8 or label.shape != shape:
+    shape = (n, *image.shape[1 if image.ndim == 3 else 2 :])
+    if image.dtype != np.float32 or image.ndim not in (3, 4, 5) or label.dtype != np.uint8 or label.shape != shape:
         raise ValueError(f"image {image.dtype} {image.shape} and label {label.dtype} {label.shape} of {n} slices")
     if not np.isfinite(image).all():
         raise ValueError("NaN or infinite pixels")

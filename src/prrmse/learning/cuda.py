@@ -72,7 +72,7 @@ def set_rate(optimiser: torch.optim.Adam, rate: float) -> None:
 
 
 def cross_entropy(output: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
-    """Mean over pixels: output ``[N, C, H, W]``, label ``[N, H, W]``. A GPU sums it in one order only over rows.
+    """Mean over pixels: output ``[N, C, ...]``, label ``[N, ...]``. A GPU sums it in one order only over rows.
 
     Pixels with the label `IGNORE` take no part.
     """
@@ -82,8 +82,8 @@ def cross_entropy(output: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
 
 
 def pixel_cross_entropy(output: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
-    """`cross_entropy` with the pixels as rows ``[N * H * W, C]``."""
-    return F.cross_entropy(output.permute(0, 2, 3, 1).flatten(0, 2), label.flatten(), ignore_index=IGNORE)
+    """`cross_entropy` with the pixels as rows, ``[pixels, C]``."""
+    return F.cross_entropy(output.movedim(1, -1).flatten(0, -2), label.flatten(), ignore_index=IGNORE)
 
 
 def record_graph(function: Function, arguments: Tensors) -> tuple[Callable[[], None], Tensors]:

@@ -27,7 +27,7 @@ class Masks:
     """The truth of some slices, against which many predictions are counted on the device, without a synchronisation.
 
     Args:
-        label: integer classes ``[N, H, W]``; a pixel of another number, as `prrmse.data.slices.IGNORE`, does not count.
+        label: integer classes ``[N, ...]``; a pixel of another number, as `prrmse.data.slices.IGNORE`, does not count.
         patient: row of each slice's patient, int64 ``[N]``.
         shape: (P, C).
     """
@@ -45,7 +45,7 @@ class Masks:
         """Pixels per patient and class: int64 ``[3, P, C]``: in both, predicted, true.
 
         Args:
-            prediction: integer classes ``[N, H, W]``.
+            prediction: integer classes ``[N, ...]``.
         """
         return self._totals(self._confusion(self._one_hot(prediction)))
 
@@ -53,7 +53,7 @@ class Masks:
         """`count` of `classes_of` the scores.
 
         Args:
-            scores: ``[N, C, H, W]``.
+            scores: ``[N, C, ...]``.
         """
         fits = scores.dtype is torch.float32 and scores.shape[1] == self.shape[1]
         if fits and scores.device.type == "cpu":

@@ -19,7 +19,7 @@ from prrmse.settings import Compute, Network
 
 
 class Batch(NamedTuple):
-    """Slices on the device: image ``[N, C, H, W]``, label ``[N, H, W]``, patient row ``[N]``."""
+    """Slices on the device: image ``[N, C, ...]``, label ``[N, ...]``, patient row ``[N]``."""
 
     image: torch.Tensor
     label: torch.Tensor
@@ -56,12 +56,12 @@ def output_of(made: Any) -> torch.Tensor:
 
 
 def prediction_of(made: Any) -> torch.Tensor:
-    """Classes ``[N, H, W]`` of what a network makes of ``[N, C, H, W]``."""
+    """Classes ``[N, ...]`` of what a network makes of ``[N, C, ...]``."""
     return classes_of(output_of(made))
 
 
 def with_channels(image: torch.Tensor, channels: int) -> torch.Tensor:
-    """The image ``[N, C, H, W]`` as a network of this many channels takes it: a grey one is repeated.
+    """The image ``[N, C, ...]`` as a network of this many channels takes it: a grey one is repeated.
 
     Raises:
         InputError: it has several channels, and not that many.
@@ -70,7 +70,15 @@ def with_channels(image: torch.Tensor, channels: int) -> torch.Tensor:
         raise InputError(
             f"the images have {image.shape[1]} channels, the network takes {channels}; set in_channels of the network"
         )
-    return image.expand(-1, channels, -1, -1)
+    return image.expand(-1, channels, *[-1] * (image.ndim - 2))
+
+
+def layout_of(dimensions: int) -> torch.memory_format:
+    """The fastest memory format of images of 4 or 5 dimensions, and of their networks.
+
+    With channels last, a step of nnU-Net's 3D network takes a third longer on a CPU.
+    """
+    return torch.contiguous_format if dimensions == 5 else torch.channels_last
 
 
 def reconstruction_target(output: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
@@ -97,7 +105,7 @@ class Evaluation:
         self.image_channels = image_channels
         rows = {p: i for i, p in enumerate(self.patients)}
         patient = torch.tensor([rows[p] for p in slices.index["patient"]], device=self.device)
-        self.layout = torch.channels_last
+        self.layout = layout_of(slices.stacked.ndim)
         image = with_channels(torch.from_numpy(slices.stacked).to(self.device), image_channels)
         image = image.contiguous(memory_format=self.layout)
         label = torch.from_numpy(slices.label).to(self.device, torch.int64)
@@ -139,7 +147,7 @@ class Evaluation:
         return self.place(copy.deepcopy(network))
 
     def counts_of(self, outputs: Iterator[torch.Tensor]) -> Counts:
-        """Dice counts of the outputs ``[N, C, H, W]`` of all batches, in order; one synchronisation in all."""
+        """Dice counts of the outputs ``[N, C, ...]`` of all batches, in order; one synchronisation in all."""
         shape = (len(self.patients), self.channels)
         total = torch.zeros((3, *shape), dtype=torch.int64, device=self.device)
         for output, batch in zip(outputs, self.batches, strict=True):

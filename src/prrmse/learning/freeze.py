@@ -148,7 +148,7 @@ def reestimate(
         forward: runs the network on a batch.
         network: left in evaluation mode.
         norms: normalisations of the network; the others keep their running statistics and use them.
-        batches: images ``[N, C, H, W]``.
+        batches: images ``[N, C, ...]``.
     """
     network.eval()
     before = [norm.momentum for norm in norms]

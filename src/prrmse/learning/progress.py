@@ -22,8 +22,8 @@ PROGRESS_LINES = 8
 CURVE_POINTS = 50
 # Significant digits of the numbers of a curve.
 DIGITS = 6
-# Training slices on which Dice is measured towards the end, and the rise of it that is worth a warning.
-SLICES = 64
+# Training slices, or 3D patches, on which Dice is measured towards the end, and the rise of it that is worth a warning.
+SLICES, PATCHES = 64, 8
 RISE = 0.01
 
 # ``step`` (from 1), ``loss`` and learning ``rate`` of that step; of a segmentation ``dice`` of its batch. None for what
@@ -126,7 +126,7 @@ class Rise:
         title: of the training.
         steps: of the training.
         network, forward: the network, and what runs it on images.
-        image, label: of the training, ``[N, C, H, W]`` and ``[N, H, W]``.
+        image, label: of the training, ``[N, C, ...]`` and ``[N, ...]``.
         batch_size: slices a step.
     """
 
@@ -141,7 +141,7 @@ class Rise:
         batch_size: int,
     ) -> None:
         self.title, self.steps, self.network, self.forward = title, steps, network, forward
-        step = -(-len(image) // SLICES)
+        step = -(-len(image) // (PATCHES if image.ndim == 5 else SLICES))
         self.parts = list(zip(image[::step].split(batch_size), label[::step].split(batch_size), strict=True))
         self.before: float | None = None
 
@@ -161,22 +161,22 @@ class Rise:
         """Of the training slices, by the network in evaluation mode."""
         modes = [(module, module.training) for module in self.network.modules()]
         self.network.eval()
-        cuda = [self.parts[0][0].device] if self.parts[0][0].device.type == "cuda" else []
+        cuda = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
         with torch.no_grad(), torch.random.fork_rng(devices=cuda):
             made = torch.cat([self.forward(image).argmax(1) for image, _ in self.parts])
         for module, training in modes:
             module.training = training
-        label = torch.cat([label for _, label in self.parts])
+        label = torch.cat([label for _, label in self.parts]).to(made.device)
         return float(label_dice(made, label, label.unique()))
 
 
 def batch_dice(output: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
-    """Mean Dice of logits ``[N, C, H, W]`` over the foreground classes present, pooled over the batch."""
+    """Mean Dice of logits ``[N, C, ...]`` over the foreground classes present, pooled over the batch."""
     return label_dice(output.argmax(1), label, torch.arange(output.shape[1], device=output.device))
 
 
 def label_dice(prediction: torch.Tensor, label: torch.Tensor, classes: torch.Tensor) -> torch.Tensor:
-    """The same of predicted classes ``[N, H, W]``; ``classes`` are those that can be there.
+    """The same of predicted classes ``[N, ...]``; ``classes`` are those that can be there.
 
     A float64 on the same device, from which nothing is read; NaN where there is no foreground.
     """

@@ -15,12 +15,13 @@ from prrmse.errors import InputError
 from prrmse.learning.augment import Augmentation
 from prrmse.learning.cuda import cross_entropy, prepare_step
 from prrmse.learning.device import autocast, choose_device, choose_precision, deterministic
-from prrmse.learning.evaluate import output_of, reconstruction_target, with_channels
+from prrmse.learning.evaluate import layout_of, output_of, reconstruction_target, with_channels
 from prrmse.learning.freeze import Freezing, batch_norms, reestimate
 from prrmse.learning.optimiser import Optimiser
 from prrmse.learning.progress import Progress, Rise
 from prrmse.learning.snapshot import Snapshot, StopRequest, identity_of
 from prrmse.names import Layer
+from prrmse.seeding import derive_seed
 from prrmse.settings import Compute, FrozenStatistics, Training
 
 
@@ -82,18 +83,24 @@ def train(
     freezing = Freezing(network.train(), frozen, frozen_statistics)
     if not any(p.requires_grad for p in network.parameters()):
         raise InputError(f"{title}: every parameter is frozen, so nothing is left to train")
-    network.to(device).to(memory_format=torch.channels_last)
-    image = torch.from_numpy(slices.stacked).to(device)
-    label = torch.from_numpy(slices.label).to(device, torch.int64)
+    is_3d = slices.image.ndim == 5
+    layout = layout_of(slices.stacked.ndim)
+    network.to(device).to(memory_format=layout)
+    # Patches of all patients may be more than a GPU holds; to fetch a few is little beside a step on them.
+    held = torch.device("cpu") if is_3d else device
+    image, label = torch.from_numpy(slices.stacked).to(held), torch.from_numpy(slices.label).to(held)
     steps, batch_size = settings.steps, settings.batch_size
-    order = batch_order(len(slices.image), batch_size, steps, seed).to(device)
+    order = batch_order(len(slices.image), batch_size, steps, seed)
+    if is_3d:
+        order = with_foreground(order, slices.label, seed)
+    order = order.to(held)
     augmentation = Augmentation(steps, batch_size, seed, device) if settings.augment else None
 
     optimiser = Optimiser(network, settings.learning_rate, settings.weight_decay, steps, device)
 
     def forward(x: torch.Tensor) -> torch.Tensor:
         with autocast(device, dtype), freezing.context():
-            shown = with_channels(x, image_channels).contiguous(memory_format=torch.channels_last)
+            shown = with_channels(x.to(device), image_channels).contiguous(memory_format=layout)
             return output_of(network(shown)).float()
 
     def step_on(x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -110,7 +117,7 @@ def train(
     with StopRequest(saved=resume is not None) as stop, deterministic(compute.threads), own_draws:
         torch.manual_seed(seed)  # for networks that draw, as dropout does
         for step in range(snapshot.restore(network, optimiser), steps):
-            x, y = image[order[step]], label[order[step]]
+            x, y = image[order[step]].to(device), label[order[step]].to(device, torch.int64)
             if augmentation is not None:
                 x, y = augmentation(step, x, y)
             optimiser.set_rate(step)
@@ -123,7 +130,7 @@ def train(
         if frozen and frozen_statistics == "reestimated":
             free = [norm for norm in batch_norms(network) if norm.training]
             epoch = batch_order(len(image), batch_size, -(-len(image) // batch_size), seed)
-            reestimate(forward, network, free, (image[rows] for rows in epoch.to(device)))
+            reestimate(forward, network, free, (image[rows] for rows in epoch.to(held)))
     if not all(bool(torch.isfinite(v).all()) for v in network.state_dict().values()):
         raise InputError(f"{title}: training diverged (parameters not finite); lower <learning_rate>")
     return network.cpu().to(memory_format=torch.contiguous_format).eval()
@@ -137,8 +144,28 @@ def batch_order(n: int, batch_size: int, steps: int, seed: int) -> torch.Tensor:
     return torch.from_numpy(rows[: steps * batch_size].reshape(steps, batch_size))
 
 
+def with_foreground(order: torch.Tensor, label: np.ndarray, seed: int) -> torch.Tensor:
+    """Batches of patches, most of which may be background alone: a third of each, at least one, has foreground.
+
+    As nnU-Net has it (``oversample_foreground_percent``).
+
+    Args:
+        order: of `batch_order`; unchanged where no patch has foreground.
+        label: ``[N, D, H, W]``.
+        seed: of the draws.
+    """
+    found = np.array([bool(((patch > 0) & (patch != IGNORE)).any()) for patch in label])
+    rows = torch.from_numpy(np.flatnonzero(found))
+    if not len(rows):
+        return order
+    steps, batch_size = order.shape
+    few = -(-batch_size // 3)
+    drawn = rows[batch_order(len(rows), few, steps, derive_seed("foreground", seed))]
+    return torch.cat([drawn, order[:, few:]], 1)
+
+
 def loss_of(output: torch.Tensor, image: torch.Tensor, label: torch.Tensor, task: str, kind: str) -> torch.Tensor:
-    """Loss of one batch: output ``[N, C, H, W]``, image ``[N, C, H, W]``, label ``[N, H, W]``.
+    """Loss of one batch: output ``[N, C, ...]``, image ``[N, C, ...]``, label ``[N, ...]``.
 
     Pixels with the label `IGNORE` take no part in segmentation.
     """
@@ -151,8 +178,9 @@ def loss_of(output: torch.Tensor, image: torch.Tensor, label: torch.Tensor, task
 def soft_dice_loss(output: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
     """1 - mean over foreground classes of the Dice of probabilities, pooled over the batch (Milletari et al. 2016)."""
     probability = output.softmax(1).masked_fill((label == IGNORE).unsqueeze(1), 0)[:, 1:]
-    classes = torch.arange(1, output.shape[1], device=label.device).view(-1, 1, 1)
+    classes = torch.arange(1, output.shape[1], device=label.device).view(-1, *[1] * (label.ndim - 1))
     truth = (label.unsqueeze(1) == classes).to(probability.dtype)
-    both = (probability * truth).sum((0, 2, 3))
-    total = probability.sum((0, 2, 3)) + truth.sum((0, 2, 3))
+    pixels = (0, *range(2, output.ndim))
+    both = (probability * truth).sum(pixels)
+    total = probability.sum(pixels) + truth.sum(pixels)
     return 1 - ((2 * both + 1) / (total + 1)).mean()
