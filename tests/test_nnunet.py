@@ -11,7 +11,7 @@ from torch import nn
 from prrmse import api
 from prrmse.cli.main import main
 from prrmse.nets.build import build_network
-from prrmse.nets.foreign import read_state, state_entries
+from prrmse.nets.foreign import file_of, read_state, state_entries
 
 
 @pytest.fixture(scope="module")
@@ -101,3 +101,15 @@ def test_the_commands_sweep_it_and_start_from_it(nnunet_run, contents, tmp_path,
     assert len(reused) > 20
     for (name, parameter), source in zip(warm.named_parameters(), sources, strict=True):
         assert torch.equal(parameter, source[name]), name
+
+
+def test_a_folder_of_results_stands_for_its_checkpoint(nnunet_run, capsys):  # noqa: F811
+    first, second = nnunet_run.checkpoints
+    assert file_of(first.parent) == first == file_of(first)
+    assert main(["inspect", str(second.parent), "--csv"]) == 0
+    by_folder = capsys.readouterr().out
+    assert main(["inspect", str(second), "--csv"]) == 0
+    assert capsys.readouterr().out == by_folder
+    assert main(["inspect", str(first.parents[1])]) == 2
+    names = "fold_0/checkpoint_final.pth, fold_1/checkpoint_final.pth"
+    assert capsys.readouterr().err.strip().endswith(f"holds 2 checkpoints; name one of {names}")

@@ -36,7 +36,7 @@ from prrmse.names import Layer
 from prrmse.nets.arrays import read_header
 from prrmse.nets.build import build_network, seeded_network
 from prrmse.nets.checkpoint import load_network
-from prrmse.nets.foreign import fit, read_state, state_entries
+from prrmse.nets.foreign import file_of, fit, read_state, state_entries
 from prrmse.nets.layers import inventory
 from prrmse.nets.pretrained import load_pretrained
 from prrmse.outputs import check_outputs
@@ -570,7 +570,7 @@ def tell_duration(network: nn.Module, evaluation: Evaluation, swaps: int) -> Non
 def target_network(a: argparse.Namespace, state: api.StateLike) -> nn.Module:
     """The target: a checkpoint of ours rebuilds itself; for any other the network is named."""
     target, name = a.target, a.network
-    check_readable(Path(target), "name a checkpoint")
+    check_readable(file_of(target), "name a checkpoint")
     if name is None:
         if Path(target).suffix != ".safetensors":
             raise InputError(f"{target}: not a checkpoint of this program; name its network with --network")

@@ -37,6 +37,8 @@ NOT_WEIGHTS = ("optim", "sched", "scaler", "rng", "random", "callbacks", "loops"
 # Names that wrappers of torch put into a module's path, and one that averaging adds to the state.
 WRAPPERS = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
 AVERAGED = "n_averaged"
+# What nnU-Net calls the file of a finished training.
+FINAL = "checkpoint_final.pth"
 DEEPEST = 8
 MOST_MODULES = 100_000
 
@@ -50,13 +52,13 @@ def read_state(path: str | Path, entry: str | None = None) -> State:
     read as its parameters and buffers. docs/checkpoints.md lists what is known.
 
     Args:
-        path: the file.
+        path: the file, or nnU-Net's folder of a training (`file_of`).
         entry: which state, where the file has several; a name of `state_entries`, or the last part of one.
 
     Raises:
         InputError: the file is missing, damaged, no checkpoint, has no such entry, or a tensor is not dense and real.
     """
-    path = _regular(Path(path))
+    path = _regular(file_of(path))
     if path.suffix == ".safetensors" or _is_safetensors(path):
         if entry is not None:
             raise InputError(f"{path}: <entry> {entry}: a safetensors file has one state; leave <entry> out")
@@ -87,13 +89,32 @@ def state_entries(path: str | Path) -> dict[str, int]:
     Raises:
         InputError: as `read_state`.
     """
-    path = _regular(Path(path))
+    path = _regular(file_of(path))
     if path.suffix == ".safetensors" or _is_safetensors(path):
         return {"": len(_safetensors(path))}
     with _opened(path) as file:
         return {
             ".".join(place): len(nodes) for place, nodes in _states(file, path).items() if not _is_no_weights(place)
         }
+
+
+def file_of(path: str | Path) -> Path:
+    """The checkpoint that a path stands for: of nnU-Net's folder of one or several folds the final one, else itself.
+
+    Raises:
+        InputError: several folds are finished; names their files.
+    """
+    path = Path(path)
+    try:
+        if (path / FINAL).is_file():
+            return path / FINAL
+        found = sorted(path.glob(f"fold_*/{FINAL}"))
+    except (OSError, ValueError):  # a null byte in the path, no permission: `_regular` says so
+        return path
+    if len(found) > 1:
+        names = ", ".join(str(file.relative_to(path)) for file in found)
+        raise InputError(f"{path}: holds {len(found)} checkpoints; name one of {names}")
+    return found[0] if found else path
 
 
 def _regular(path: Path) -> Path:
