@@ -15,6 +15,7 @@ EXTRAS: Final = {
     "torchvision": "pspnet",
     "ruamel": "workflow",
     "SimpleITK": "images",
+    "nnunetv2": "networks",
 }
 
 # The name of a setting, and what it belongs to: <learning_rate>, <root:acdc>. Not a group of a regular expression.

@@ -28,6 +28,7 @@ from prrmse.errors import InputError
 from prrmse.experiments.halving import OWN_STARTS, TRANSFER
 from prrmse.files import write_text
 from prrmse.handover.nnunet import write_nnunet
+from prrmse.handover.nnunet_plans import read_plans
 from prrmse.handover.start import listed_tensors
 from prrmse.learning.device import forward_only
 from prrmse.learning.evaluate import Evaluation, measure, output_of
@@ -65,11 +66,11 @@ def prepare(a: argparse.Namespace) -> None:
     slices = slices_of(a, **({"split": {"kind": "file", "path": a.split_file}} if a.split_file else {}))
     save_slices(slices, a.out)
     patients = ", ".join(f"{n} {split}" for split in SPLITS if (n := len(slices.patients(split))))
-    rows, columns = slices.image.shape[-2:]
+    size = " x ".join(map(str, slices.label.shape[1:]))
     show(
         summary(slices).drop(columns=["dataset", "provenance"]),
         a,
-        f"{a.out}: {len(slices.index)} slices of {rows} x {columns} pixels of {slices.meta['spacing_mm']:g} mm; "
+        f"{a.out}: {len(slices.index)} slices of {size} pixels of {slices.meta['spacing_mm']:g} mm; "
         f"patients: {patients}",
     )
 
@@ -196,8 +197,9 @@ def advise(a: argparse.Namespace) -> None:
     if a.budget is not None:
         advise_within_budget(a)
         return
-    if a.figure or a.samples:
-        raise InputError(f"advise: {'--figure' if a.figure else '--samples'} is for --budget, which is not given")
+    for name in ("figure", "samples", "nnunet_plans"):
+        if getattr(a, name):
+            raise InputError(f"advise: <{name}> is for --budget, which is not given")
     if not a.sources:
         raise InputError("advise: name the target and at least one source; or --budget, and sources only")
     check_outputs({"advice_out": a.out, "page": a.page}, (a.target, *a.sources, *data_files(a)))
@@ -591,6 +593,37 @@ def target_network(a: argparse.Namespace, state: api.StateLike) -> nn.Module:
     return network.eval()
 
 
+def take_plans(a: argparse.Namespace) -> None:
+    """Put what ``--nnunet-plans`` says, or a default, where the command line leaves it open.
+
+    Raises:
+        InputError: it is also said by another option; or it is open, and there are no plans.
+    """
+    a.planned = None
+    if getattr(a, "nnunet_plans", None):
+        of_plans = {"network": None, "arguments": "{}", "format": "nnunet"}
+        of_plans |= {
+            "spacing": Dataset.model_fields["spacing_mm"].default,
+            "size": Dataset.model_fields["size"].default,
+        }
+        for name, default in of_plans.items():
+            if getattr(a, name, default) != default:
+                raise InputError(f"--{name}: follows from --nnunet-plans; leave one of the two out")
+        # Where --trust is no option, no network is built.
+        a.planned = read_plans(a.nnunet_plans, a.configuration, trust=getattr(a, "trust", True))
+        a.network, a.arguments, a.trust = a.planned.network, json.dumps(a.planned.arguments), True
+    elif getattr(a, "configuration", None):
+        raise InputError("<configuration>: is one of <nnunet_plans>; name their folder")
+    if a.command == "train" and a.network is None:
+        raise InputError("train: name the network that is to be trained: --network, or the plans: <nnunet_plans>")
+    if "data" in a and a.data is None:
+        if a.planned is None:
+            raise InputError(f"{a.command}: <root>: name a file of prrmse prepare, or the folder of a data set")
+        a.data = str(a.planned.raw)
+    if "batch" in a and a.batch is None:
+        a.batch = a.planned.batch_size if a.planned else Training.model_fields["batch_size"].default
+
+
 def parse_arguments(text: str) -> dict[str, Any]:
     """``--arguments``."""
     try:
@@ -648,10 +681,17 @@ def slices_of(a: argparse.Namespace, **settings: Any) -> Slices:
     if not path.exists():
         raise InputError(f"<root>: {a.data} does not exist; name the folder of a data set or a file of prrmse prepare")
     if path.suffix != ".npz":
+        if a.planned is not None:
+            own: Slices = a.planned.slices(spec)
+            return own
         name = path.resolve().name
         check(name, spec)
         return prepared(name, spec)
     slices = load_slices(path)
+    if a.planned is not None and slices.meta.get("plans", {}).get("sha256") != a.planned.digest:
+        raise InputError(
+            f"{path}: was not prepared by these plans; prepare it anew with <nnunet_plans>, or name the folder"
+        )
     for name, found in (("spacing_mm", slices.meta["spacing_mm"]), ("size", slices.image.shape[-1])):
         if getattr(spec, name) not in (found, Dataset.model_fields[name].default):
             raise InputError(

@@ -46,6 +46,8 @@ FLAGS = {
     "samples": "--samples",
     "out": "--out",
     "nnunet": "--nnunet",
+    "nnunet_plans": "--nnunet-plans",
+    "configuration": "--configuration",
     "advice_out": "--out",
     "processed": "--out",
     "split_file": "--split-file",
@@ -169,8 +171,9 @@ def _add_tools(commands: Any) -> None:
         "prrmse prepare --data nnUNet_raw/Dataset001_Heart --spacing 1.5 --size 128 --out heart.npz",
         opens=False,
     )
-    prepare.add_argument("--data", required=True, help="the folder of a data set")
+    prepare.add_argument("--data", help="the folder of a data set")
     _add_reading(prepare)
+    _add_plans(prepare)
     prepare.add_argument(
         "--split-file",
         help="a CSV with the columns patient, split (train, val or test; who is not in it is left out); without it "
@@ -203,6 +206,7 @@ def _add_tools(commands: Any) -> None:
     evaluate.add_argument("target", metavar="checkpoint", help="of a segmentation network")
     _add_network(evaluate)
     _add_data(evaluate)
+    _add_plans(evaluate)
     for tool in (sweep, advise):
         tool.add_argument("target", help="checkpoint of the target, trained on your data")
     sweep.add_argument("source")
@@ -227,6 +231,7 @@ def _add_tools(commands: Any) -> None:
     advise.add_argument("--out", help="write the whole advice here (.json), for warmstart")
     advise.add_argument("--page", help="write the advice as one page here (.html), to be looked at in a browser")
     _add_budget(advise)
+    _add_plans(advise)
     warmstart = command(
         "warmstart",
         "write a checkpoint with the advised pairs reused, and a list of what to freeze",
@@ -237,6 +242,7 @@ def _add_tools(commands: Any) -> None:
     )
     _add_network(warmstart)
     _add_pretrained(warmstart)
+    _add_plans(warmstart)
     _add_seed(warmstart)
     warmstart.add_argument("--advice", help="of prrmse advise --out; its best source, if --source names no other")
     warmstart.add_argument("--source", help="without --advice, a checkpoint: all that fits is taken")
@@ -257,6 +263,7 @@ def _add_tools(commands: Any) -> None:
     )
     _add_network(train, needed=True)
     _add_data(train)
+    _add_plans(train)
     train.add_argument("--start", help="checkpoint to start from, as far as it fits, e.g. of prrmse warmstart")
     train.add_argument("--freeze", help="list of prrmse warmstart: what it names keeps its value")
     train.add_argument("--freeze-steps", type=int, metavar="N", help="keep it for the first N steps, then train all")
@@ -274,7 +281,7 @@ def _add_tools(commands: Any) -> None:
 
 def _add_network(tool: argparse.ArgumentParser, *, needed: bool = False) -> None:
     text = "unet, pspnet or module:callable" + ("" if needed else "; for checkpoints that are not of this program")
-    tool.add_argument("--network", required=needed, help=text)
+    tool.add_argument("--network", help=text)
     width = _default(UNetArguments, "width")
     tool.add_argument(
         "--arguments",
@@ -289,6 +296,18 @@ def _add_network(tool: argparse.ArgumentParser, *, needed: bool = False) -> None
     if needed:
         return
     tool.add_argument("--partial", action="store_true", help="go on if not all of the target's tensors fit the network")
+
+
+def _add_plans(tool: argparse.ArgumentParser) -> None:
+    plans = tool.add_argument_group(
+        "of nnU-Net v2", "Network, preprocessing and batch size are those of its plans (docs/advise.md)."
+    )
+    plans.add_argument(
+        "--nnunet-plans",
+        metavar="FOLDER",
+        help="the folder of a trainer's results, or of the preprocessed data set, or a file of plans in one",
+    )
+    plans.add_argument("--configuration", help="2d or 3d_fullres, where the folder does not say it")
 
 
 def _add_training(tool: argparse.ArgumentParser) -> None:
@@ -350,12 +369,13 @@ def _add_seed(tool: argparse.ArgumentParser) -> None:
 
 
 def _add_data(tool: argparse.ArgumentParser) -> None:
-    tool.add_argument("--data", required=True, help="a file of prrmse prepare, or the folder of a data set")
+    tool.add_argument("--data", help="a file of prrmse prepare, or the folder of a data set")
     _add_reading(tool)
     tool.add_argument("--split", default="val", help="train, val, test or all; of a folder half the patients are val")
     tool.add_argument("--device", default=_default(Compute, "device"), choices=["auto", "cpu", "cuda"])
     tool.add_argument("--precision", default="float32", choices=["auto", "float32", "bfloat16"])
-    tool.add_argument("--batch", type=int, default=_default(Training, "batch_size"), help="batch size")
+    batch = _default(Training, "batch_size")
+    tool.add_argument("--batch", type=int, help=f"batch size (default {batch}), or that of --nnunet-plans")
     tool.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="of the CPU (default: all)")
 
 
@@ -378,6 +398,7 @@ def _tool(name: str, a: argparse.Namespace) -> None:
     package = module.partition(".")[0]
     if getattr(a, "trust", False) and colon and package and find_spec(package) is None:
         sys.path.append(str(Path.cwd()))  # as `python -m` has it; only where nothing installed is meant
+    commands.take_plans(a)
     if "device" in a:
         compute = commands.compute_of(a)
         set_up_process(compute.device, compute.threads)

@@ -130,7 +130,7 @@ def _prepare(name: str, dataset: Dataset) -> Slices:
     folders: dict[str, str | None] = {}
     frames: set[str] = set()
     if dataset.format == "nnunet":
-        _tell_patients(name, nnunet.patients(root, dataset.case_pattern), dataset.case_pattern)
+        tell_patients(name, nnunet.patients(root, dataset.case_pattern), dataset.case_pattern)
         volumes = nnunet.volumes(root, dataset.case_pattern)
     else:
         volumes = reader.volumes(root)
@@ -184,7 +184,7 @@ def _prepare(name: str, dataset: Dataset) -> Slices:
     return slices
 
 
-def _tell_patients(name: str, named: dict[str, tuple[str, str]], pattern: str | None) -> None:
+def tell_patients(name: str, named: dict[str, tuple[str, str]], pattern: str | None) -> None:
     """One line on who counts as a patient: frames of one patient in two splits would make Dice too good."""
     patients = {patient for patient, _ in named.values()}
     how = f"by case_pattern {pattern}" if pattern else "by common endings of their names (frame, visit, slice)"

@@ -42,7 +42,7 @@ def build(net: str, **arguments: Any) -> UNet | PSPNet:
 def needs_trust(spec: str, arguments: Mapping[str, Any]) -> bool:
     """Whether building this network may run code that nobody vouches for; told by its name, nothing is imported."""
     module, _, name = spec.partition(":")
-    return bool(name) and (not _is_known(module) or opens_files(arguments))
+    return bool(name) and (not is_known(module) or opens_files(arguments))
 
 
 def opens_files(arguments: Mapping[str, Any]) -> bool:
@@ -51,7 +51,8 @@ def opens_files(arguments: Mapping[str, Any]) -> bool:
     return named or any(key in arguments for key in OPENING)
 
 
-def _is_known(module: str) -> bool:
+def is_known(module: str) -> bool:
+    """Whether a module, or what is in it, is of a package in `KNOWN`; told by its name, nothing is imported."""
     return any(module == known or module.startswith(f"{known}.") for known in KNOWN)
 
 
@@ -110,7 +111,7 @@ def _gives_network(factory: Any) -> bool:
     A path may lead out of the package that it begins with (``torch.nn:modules.module.os.system``); and not every
     function of a package of networks is harmless, e.g. those that open checkpoints.
     """
-    if not _is_known(str(getattr(factory, "__module__", ""))):
+    if not is_known(str(getattr(factory, "__module__", ""))):
         return False
     if isinstance(factory, type):
         return issubclass(factory, nn.Module)
