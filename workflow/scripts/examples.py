@@ -21,5 +21,5 @@ def main(a: Namespace) -> None:
     draw_examples(rows, classes, a.net, a.source, Drawing(a.params["figures"]), Path(a.out))
 
 
-names = ("net", "target", "source", "checkpoint", "source_checkpoint", "data", "dice", "verdict", "params", "out")
+names = ("net", "target", "source", "checkpoint", "source-checkpoint", "data", "dice", "verdict", "params", "out")
 run(main, *names)
