@@ -31,10 +31,27 @@ class Own(nn.Module):
         return self.out(self.odd(self.grouped(self.up(z))))
 
 
+class Functional(nn.Module):
+    """Convolutions and normalisations as functions of what modules hold, as timm writes them; a clipped ReLU."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.norm = nn.Conv2d(1, 6, 3, bias=False), nn.BatchNorm2d(6)
+        self.depthwise, self.mix = nn.Conv2d(6, 6, 3, groups=6), nn.Conv2d(6, 8, 1)
+        self.clip, self.out = nn.ReLU6(), nn.Conv2d(8, 3, 1)
+
+    def forward(self, x):
+        x = F.conv2d(F.pad(x, (1, 1, 1, 1)), self.stem.weight, None, 1, 0)
+        n = self.norm
+        x = self.clip(F.batch_norm(x, n.running_mean, n.running_var, n.weight, n.bias, False, 0.1, n.eps))
+        x = F.conv2d(F.pad(x, (1, 1, 1, 1)), self.depthwise.weight, self.depthwise.bias, groups=6)
+        return self.out(F.relu6(self.mix(x)))
+
+
 def network(name, seed=0):
-    if name == "own":
+    if name in ("own", "functional"):
         torch.manual_seed(seed)
-        made = Own()
+        made = {"own": Own, "functional": Functional}[name]()
     else:
         made = initialise(name, ARGUMENTS[name], "independent", "none", "a-seg", seed)
     for module in made.modules():
@@ -49,11 +66,11 @@ def network(name, seed=0):
 IMAGE = torch.rand(2, 1, 32, 32, generator=torch.Generator().manual_seed(0))
 
 
-@pytest.mark.parametrize("name", ["unet", "pspnet", "own"])
+@pytest.mark.parametrize("name", ["unet", "pspnet", "own", "functional"])
 def test_a_permuted_network_computes_the_same_and_is_aligned_back(name):
     target = network(name)
     channels = channels_of(target, IMAGE)
-    assert len(channels.size) >= {"unet": 18, "pspnet": 15, "own": 2}[name]
+    assert len(channels.size) >= {"unet": 18, "pspnet": 15, "own": 2, "functional": 2}[name]
     state = {k: v.clone() for k, v in target.state_dict().items()}
     twin = permute(state, channels, random_order(channels, 1))
     kernels = [k for k, v in state.items() if v.ndim == 4 and not torch.equal(v, twin[k])]

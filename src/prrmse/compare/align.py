@@ -27,9 +27,12 @@ Layout = tuple[tuple[str, int], ...]
 
 ADDING: set[object] = {operator.add, operator.sub, operator.mul, torch.add, torch.mul, "add", "mul"}
 JOINING: set[object] = {torch.cat, torch.concat}
+# Called as functions, with tensors that a module of another kind holds: so do timm's encoders.
+CONVOLVING: set[object] = {F.conv1d, F.conv2d, F.conv3d}
 # What treats all channels alike.
 ALIKE: set[object] = {
     F.relu,
+    F.relu6,
     F.leaky_relu,
     F.silu,
     F.gelu,
@@ -40,7 +43,7 @@ ALIKE: set[object] = {
 }
 ALIKE |= {F.dropout, torch.relu, torch.sigmoid, torch.tanh, "relu", "contiguous", "sigmoid", "tanh"}
 ALIKE_MODULES = (
-    nn.ReLU, nn.LeakyReLU, nn.ELU, nn.SiLU, nn.GELU, nn.Sigmoid, nn.Tanh, nn.Identity, nn.Upsample,
+    nn.ReLU, nn.Hardtanh, nn.LeakyReLU, nn.ELU, nn.SiLU, nn.GELU, nn.Sigmoid, nn.Tanh, nn.Identity, nn.Upsample,
     nn.modules.dropout._DropoutNd, nn.modules.pooling._MaxPoolNd, nn.modules.pooling._AvgPoolNd,
     nn.modules.pooling._AdaptiveAvgPoolNd, nn.modules.pooling._AdaptiveMaxPoolNd,
 )  # fmt: skip
@@ -77,6 +80,17 @@ def channels_of(network: nn.Module, image: torch.Tensor) -> Channels:
     return _Reader(network, image).result()
 
 
+class _Kernel(NamedTuple):
+    """A convolution: names of its tensors, and how it joins channels."""
+
+    weight: str
+    bias: str | None
+    inputs: int
+    outputs: int
+    groups: int
+    transposed: bool
+
+
 class _Reader:
     """Follows the channels through the network; groups that meet in a sum become one."""
 
@@ -106,18 +120,17 @@ class _Reader:
             self._fix(call.inputs)
             return
         inputs = [source for source in call.inputs if source in self.layout]
-        module, path, target = call.module, str(call.node.target), call.node.target
-        if isinstance(module, nn.modules.conv._ConvNd):
-            self.layout[name] = self._convolution(name, module, path, inputs[0])
-        elif isinstance(module, NORMS) and not isinstance(module, nn.GroupNorm | nn.LayerNorm):
+        target = call.node.target
+        if (kernel := self._kernel(call)) is not None:
+            self.layout[name] = self._convolution(name, kernel, inputs[0])
+        elif (tensors := _norm_tensors(call)) is not None:
             layout = self.layout[name] = self.layout[inputs[0]]
-            tensors = [t for t in module.state_dict() if t != "num_batches_tracked"]
-            self.axes += [Axis(f"{path}.{tensor}", 0, layout) for tensor in tensors]
-        elif isinstance(module, ALIKE_MODULES) or (module is None and target in ALIKE):
+            self.axes += [Axis(tensor, 0, layout) for tensor in tensors]
+        elif _is_alike(call, value.ndim):
             self.layout[name] = self.layout[inputs[0]]
-        elif module is None and target in ADDING and len(inputs) == 2:
+        elif call.module is None and target in ADDING and len(inputs) == 2:
             self.layout[name] = self._tie(*(self.layout[source] for source in inputs))
-        elif module is None and target in ADDING and len(inputs) == 1:
+        elif call.module is None and target in ADDING and len(inputs) == 1:
             self.layout[name] = self.layout[inputs[0]]
         elif target in JOINING and call.node.kwargs.get("dim", (*call.node.args, 0)[1]) in (1, 1 - value.ndim):
             self.layout[name] = sum((self.layout[source] for source in inputs), ())
@@ -125,20 +138,34 @@ class _Reader:
             self._fix(inputs)
             self.layout[name] = self._new(name, value.shape[1], fixed=True)
 
-    def _convolution(self, name: str, module: nn.modules.conv._ConvNd, path: str, source: str) -> Layout:
+    def _kernel(self, call: Call) -> _Kernel | None:
+        module, path = call.module, str(call.node.target)
+        if isinstance(module, nn.modules.conv._ConvNd):
+            bias = None if module.bias is None else f"{path}.bias"
+            channels = module.in_channels, module.out_channels
+            return _Kernel(f"{path}.weight", bias, *channels, module.groups, module.transposed)
+        if call.node.target not in CONVOLVING or not (tensors := _attributes(call)):
+            return None
+        given = call.node.args
+        groups = call.node.kwargs.get("groups", given[6] if len(given) > 6 else 1)
+        assert isinstance(groups, int)
+        out, into = self.outline[call.node.all_input_nodes[1].name].shape[:2]
+        return _Kernel(tensors[0], tensors[1] if len(tensors) > 1 else None, into * groups, out, groups, False)
+
+    def _convolution(self, name: str, kernel: _Kernel, source: str) -> Layout:
         before = self.layout[source]
-        if module.groups == 1:
-            after = self._new(name, module.out_channels)
-            into, out = (1, 0) if not module.transposed else (0, 1)
-            self.axes += [Axis(f"{path}.weight", into, before), Axis(f"{path}.weight", out, after)]
-        elif module.groups == module.in_channels == module.out_channels:
+        if kernel.groups == 1:
+            after = self._new(name, kernel.outputs)
+            into, out = (1, 0) if not kernel.transposed else (0, 1)
+            self.axes += [Axis(kernel.weight, into, before), Axis(kernel.weight, out, after)]
+        elif kernel.groups == kernel.inputs == kernel.outputs:
             after = before
-            self.axes.append(Axis(f"{path}.weight", 0, after))
+            self.axes.append(Axis(kernel.weight, 0, after))
         else:
             self._fix([source])
-            after = self._new(name, module.out_channels, fixed=True)
-        if module.bias is not None:
-            self.axes.append(Axis(f"{path}.bias", 0, after))
+            after = self._new(name, kernel.outputs, fixed=True)
+        if kernel.bias is not None:
+            self.axes.append(Axis(kernel.bias, 0, after))
         return after
 
     def _new(self, name: str, size: int, *, fixed: bool = False) -> Layout:
@@ -164,6 +191,29 @@ class _Reader:
         while self.parent[group] != group:
             group = self.parent[group]
         return group
+
+
+def _attributes(call: Call) -> list[str] | None:
+    """The tensors of the network's state that a function takes beside its first argument; None if it takes others."""
+    nodes = call.node.all_input_nodes[1:]
+    return [str(node.target) for node in nodes] if all(node.op == "get_attr" for node in nodes) else None
+
+
+def _norm_tensors(call: Call) -> list[str] | None:
+    """The tensors of a normalisation that has one of everything for each channel, or None."""
+    if isinstance(call.module, NORMS) and not isinstance(call.module, nn.GroupNorm | nn.LayerNorm):
+        return [f"{call.node.target}.{name}" for name in call.module.state_dict() if name != "num_batches_tracked"]
+    return _attributes(call) if call.node.target is F.batch_norm else None
+
+
+def _is_alike(call: Call, dimensions: int) -> bool:
+    """Whether it does the same to every channel of a value of so many dimensions."""
+    if call.module is not None:
+        return isinstance(call.module, ALIKE_MODULES)
+    if call.node.target is F.pad:  # of the last axes, two numbers each
+        widths = call.node.kwargs.get("pad", (*call.node.args, ())[1])
+        return isinstance(widths, Sequence) and len(widths) <= 2 * (dimensions - 2)
+    return call.node.target in ALIKE
 
 
 def permute(state: State, channels: Channels, order: Mapping[str, np.ndarray]) -> dict[str, torch.Tensor]:
