@@ -8,9 +8,10 @@ from conftest import ARGUMENTS, COMPUTE, SETTINGS, initialise
 
 from prrmse.engine.sweep import sweep, sweep_changes
 from prrmse.experiments.control import control_state
-from prrmse.experiments.joint import joint_changes, reestimated, units
+from prrmse.experiments.joint import joint_changes, units
 from prrmse.learning.dice import dice
 from prrmse.learning.evaluate import Evaluation
+from prrmse.learning.freeze import reestimated
 from prrmse.learning.train import train
 from prrmse.nets.layers import inventory
 

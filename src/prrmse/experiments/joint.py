@@ -26,18 +26,14 @@ from prrmse.engine.program import norms_behind
 from prrmse.engine.sweep import sweep_changes
 from prrmse.engine.table import dice_by_change
 from prrmse.engine.trace import TracingError, trace
-from prrmse.learning.device import forward_only
 from prrmse.learning.evaluate import Evaluation
-from prrmse.learning.freeze import batch_norms, reestimate
+from prrmse.learning.freeze import SLICES, reestimated
 from prrmse.learning.target import Target
 from prrmse.nets.checkpoint import load_checkpoint
-from prrmse.nets.layers import State, fill, inventory
+from prrmse.nets.layers import State, inventory
 from prrmse.settings import Compute, Network
 
 log = logging.getLogger(__name__)
-
-# Slices on which running statistics are re-estimated: thousands of pixels for every channel.
-SLICES = 64
 
 
 def joint_experiment(
@@ -107,22 +103,3 @@ def units(network: nn.Module, image: torch.Tensor) -> dict[str, list[str]]:
             names += [f"{behind[layer.module]}.running_{n}" for n in ("mean", "var") if layer.module in behind]
             found[layer.module] = [name for name in names if name in own]
     return found
-
-
-@torch.inference_mode()
-def reestimated(network: nn.Module, change: State, training: Evaluation) -> dict[str, torch.Tensor]:
-    """Running statistics of every BN, each batch weighing the same, with the changed tensors in place.
-
-    Args:
-        network: the target; unchanged afterwards.
-        change: tensors by name.
-        training: the images; their labels take no part.
-    """
-    copied = training.placed_copy(network)
-    fill(copied.state_dict(), change)
-    norms = batch_norms(copied)
-    with forward_only(training.device, training.dtype):
-        reestimate(copied, copied, norms, (batch.image for batch in training.batches))
-    named = {f"{name}.running_{kind}": norm for name, norm in copied.named_modules() if norm in norms
-             for kind in ("mean", "var")}  # fmt: skip
-    return {name: getattr(norm, name.rpartition(".")[2]).float().cpu() for name, norm in named.items()}

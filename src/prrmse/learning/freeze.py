@@ -19,10 +19,16 @@ from torch import nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
+from prrmse.learning.device import forward_only
+from prrmse.learning.evaluate import Evaluation
 from prrmse.names import Layer
+from prrmse.nets.layers import State, fill
 from prrmse.settings import FrozenStatistics
 
 log = logging.getLogger(__name__)
+
+# Slices on which an experiment re-estimates running statistics: thousands of pixels for every channel.
+SLICES = 64
 
 
 class Freezing:
@@ -161,3 +167,22 @@ def reestimate(
     for norm, momentum in zip(norms, before, strict=True):
         norm.momentum = momentum
         norm.training = False
+
+
+@torch.inference_mode()
+def reestimated(network: nn.Module, change: State, training: Evaluation) -> dict[str, torch.Tensor]:
+    """Running statistics of every BN, each batch weighing the same, with the changed tensors in place.
+
+    Args:
+        network: the target; unchanged afterwards.
+        change: tensors by name.
+        training: the images; their labels take no part.
+    """
+    copied = training.placed_copy(network)
+    fill(copied.state_dict(), change)
+    norms = batch_norms(copied)
+    with forward_only(training.device, training.dtype):
+        reestimate(copied, copied, norms, (batch.image for batch in training.batches))
+    named = {f"{name}.running_{kind}": norm for name, norm in copied.named_modules() if norm in norms
+             for kind in ("mean", "var")}  # fmt: skip
+    return {name: getattr(norm, name.rpartition(".")[2]).float().cpu() for name, norm in named.items()}
