@@ -53,6 +53,9 @@ def models(datasets: Iterable[str], tasks: Iterable[str]) -> list[str]:
     return [f"{dataset}-{task}" for dataset in datasets for task in tasks]
 
 
+# How far a target goes towards a source, in percent of the way; the last is the swap.
+STEPS = (25, 50, 75, 100)
+
 # Where a training may start, besides from a source: random kernels, or the network's own pretrained weights.
 SCRATCH, PRETRAINED = "scratch", "pretrained"
 # The smallest gain in Dice that is worth the trouble of a source.
