@@ -19,7 +19,7 @@ import torch
 from common import processor
 
 from prrmse.report.page import base_summary
-from prrmse.report.study import RAW
+from prrmse.report.study import CONNECTED, RAW
 from prrmse.tables.markdown import markdown_table
 
 ROOT = Path(__file__).parents[1]
@@ -83,7 +83,7 @@ def study(run: Path) -> None:
     """docs/study.md, its pictures, and docs/study/: the tables that it is made from; of a run in a checkout."""
     page, folder, kept = ROOT / "docs" / "study.md", run / "results" / "study", ROOT / "docs" / "study"
     kept.mkdir(exist_ok=True)
-    for name in RAW:
+    for name in (*RAW, *(name for name in CONNECTED if (folder / f"{name}.csv").is_file())):
         shutil.copy(folder / f"{name}.csv", kept)
     found = with_pictures((folder / "study.md").read_text(), folder)
     page.write_text(page.read_text().partition(ANSWERS)[0] + f"{ANSWERS}\n\n{ran(run)}" + found.partition(ANSWERS)[2])

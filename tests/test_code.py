@@ -159,12 +159,16 @@ MODULES = {
     "study_run": f"{TRAINING} experiments.study tables.bootstrap tables.store tables.verdict versions",
     "study_scores": f"{EVALUATION} compare engine experiments.transferability learning.reach learning.separable"
     " learning.target tables.store",
+    "study_connect": f"{EVALUATION} compare.align compare.connectivity engine experiments.connect learning.freeze"
+    " learning.reach learning.separable learning.target tables.store",
+    "study_together": f"{EVALUATION} engine experiments.together learning.reach learning.separable learning.target"
+    " tables.bootstrap tables.store tables.verdict",
     "study_recipe": f"{TRAINING} experiments.base experiments.study learning.target tables.store versions",
     "study_search": f"{TRAINING} api data.reading experiments.halving learning.reach learning.separable nets.foreign"
     " nets.torchfile nets.opcodes search tables.inference tables.store versions",
     "study": "figures.study figures.style report.evidence report.study tables.answer"
-    " tables.bootstrap tables.inference tables.markdown tables.means tables.ranking tables.regret tables.store"
-    " tables.study tables.verdict",
+    " tables.bootstrap tables.connect tables.inference tables.markdown tables.means tables.ranking tables.regret"
+    " tables.store tables.study tables.verdict",
     "evidence": "config.params figures.style report.evidence report.page tables.answer tables.controls tables.findings"
     " tables.inference tables.markdown tables.ranking tables.store",
 }

@@ -23,7 +23,7 @@ from prrmse.learning.train import train
 from prrmse.names import BLOCKS, PRETRAINED, SCRATCH
 from prrmse.nets.checkpoint import load_network, save_checkpoint
 from prrmse.nets.layers import inventory
-from prrmse.report.study import RAW, study_page
+from prrmse.report.study import CONNECTED, RAW, study_page
 from prrmse.settings import Training, UNet, Verdict
 from prrmse.tables.answer import FAILS, HOLDS, UNDECIDED
 from prrmse.tables.regret import no_transfer, regrets, search_table
@@ -379,7 +379,7 @@ def test_every_run_of_the_study_is_planned_and_without_its_section_one_line_says
     params["study"] = {
         "nets": ["pspnet"], "targets": ["acdc-seg", "t1-seg"],
         "sources": ["acdc-seg", "acdc-auto", "t1-seg", "t1-auto"], "samples": 2, "seeds": [0], "draws": 1,
-        "ancestry": {"UNet": ["unet", "pspnet"]}, "train": {"steps": 2, "batch_size": 2},
+        "ancestry": {"UNet": ["unet", "pspnet"]}, "connect": ["pspnet"], "train": {"steps": 2, "batch_size": 2},
         "search": {"rounds": 2, "steps": 2},
         "recipes": {"longer": {"net": "unet", "model": "t1-seg", "train": {"steps": 3, "batch_size": 2}}},
     }  # fmt: skip
@@ -389,6 +389,7 @@ def test_every_run_of_the_study_is_planned_and_without_its_section_one_line_says
     assert planned["study_start"] + planned["study_run"] == 2 * (1 + 2 + 2 + 3 + 1 + len(BLOCKS))
     assert (planned["study_search"], planned["study_recipe"]) == (2, 1)
     assert (planned["study_scores"], planned["study_base"], planned["swap"], planned["control"]) == (4, 4, 4, 4)
+    assert (planned["study_connect"], planned["study_together"]) == (2, 2)
     # The guide is the training from the network's own start, which is not trained twice.
     assert (planned["study_start"], planned["study_guide"]) == (2, 2)
     folder.must("snakemake", "--cores", "2", "study")
@@ -399,6 +400,11 @@ def test_every_run_of_the_study_is_planned_and_without_its_section_one_line_says
     search = pd.read_csv(folder.path / "results/study/search.csv")
     assert set(search["source"]) == {SCRATCH, "acdc-seg", "acdc-auto", "t1-seg", "t1-auto"}
     assert list(pd.read_csv(folder.path / "results/study/recipes.csv")["recipe"]) == ["longer"]
+    together = pd.read_csv(folder.path / "results/study/together.csv")
+    assert set(together["order"]) == {"greedy", "alone", "depth", "random0", "random1", "random2"}
+    connected = pd.read_csv(folder.path / "results/study/connect.csv")
+    assert set(connected["module"]) > {"whole network"}
+    assert {"## Steps towards the source", "## How much can be reused at once?"} <= set(page.splitlines())
     assert not list(folder.path.glob("results/study/search/**/.*.resume")), "trainings are kept until the table is safe"
     assert folder.planned("study") == {}
 
@@ -406,9 +412,10 @@ def test_every_run_of_the_study_is_planned_and_without_its_section_one_line_says
 def test_the_page_in_docs_is_what_the_tables_beside_it_give():
     """No training, no run: docs/study/*.csv is enough."""
     params = read_params(ROOT / "params.yaml", ROOT / "configs/study.yaml")
-    raw = {name: read_table(ROOT / f"docs/study/{name}.csv") for name in RAW}
+    kept = [name for name in (*RAW, *CONNECTED) if name in RAW or (ROOT / f"docs/study/{name}.csv").is_file()]
+    raw = {name: read_table(ROOT / f"docs/study/{name}.csv") for name in kept}
     made, _ = study_page(raw, params.study, params.verdict)
-    for name in ("study_gains", "study_ranking", "study_regret"):
+    for name in ("study_gains", "study_ranking", "study_regret", "study_connect"):
         made = made.replace(f"]({name}.png)", f"](images/{name}.png)")
     answers = "## Answers"
     assert (ROOT / "docs/study.md").read_text().endswith(made.partition(answers)[2])

@@ -425,6 +425,11 @@ class Study(Section):
         {},
         description="of each architecture its network with and its network without a common ancestor",
     )
+    connect: Annotated[tuple[str, ...], Unique] = Field(
+        (),
+        description="networks in which each target also goes towards its neighbour in steps, is compared with it after "
+        "alignment, and takes as much of it at once as it bears; none: these are left out",
+    )
     train: Training = Field(Training(), description="training with few patients")
     search: Search = Field(Search(), description="for the best start, as `prrmse advise --budget` does it")
     recipes: dict[Name, Recipe] = Field({}, description="base models trained otherwise, beside those of `base`")

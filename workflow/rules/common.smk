@@ -449,6 +449,15 @@ def study_ancestry(wildcards):
     ]
 
 
+def study_pairs(folder, suffix=".csv"):
+    """A table of each target with its neighbour, in every network in which they are connected."""
+    return [
+        f"results/study/{folder}/{net}/{target}/{source}{suffix}"
+        for net in study_section()["connect"]
+        for target, source in study_neighbours()
+    ]
+
+
 def study_guides(wildcards):
     """Sweeps of each target by its neighbour: trained on all its patients, then on few."""
     return [

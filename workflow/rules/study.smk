@@ -21,6 +21,17 @@ STUDY_TABLES = (
     "no_transfer",
     "answers",
 )
+STUDY_FIGURES = ("study_gains", "study_ranking", "study_regret")
+# Of networks in which targets are connected with their neighbours.
+if (config["study"] or {}).get("connect"):
+    STUDY_TABLES += (
+        "connect",
+        "llfc",
+        "together",
+        "connect_effects",
+        "together_effects",
+    )
+    STUDY_FIGURES += ("study_connect",)
 
 
 rule study_base:
@@ -188,6 +199,66 @@ rule study_scores:
         " --data {input.data:q} --params {params.json:q} --table {output:q} --code {params.code:q} 2>&1 | tee {log:q}"
 
 
+rule study_connect:
+    input:
+        target=lambda w: checkpoint(w.net, w.target, SEEDS[0]),
+        source=lambda w: checkpoint(w.net, w.source, SEEDS[0]),
+        data=lambda w: data_of(w.target),
+    output:
+        table="results/study/connect/{net}/{target}/{source}.csv",
+        llfc="results/study/connect/{net}/{target}/{source}.llfc.csv",
+    log:
+        "logs/study_connect/{net}/{target}/{source}.log",
+    benchmark:
+        "benchmarks/study_connect/{net}/{target}/{source}.tsv"
+    conda:
+        "../../environment.yml"
+    threads: config["compute"]["threads"]
+    resources:
+        gpu=GPU,
+    params:
+        code=code("study_connect"),
+        json=parameters("nets.{net}", "compute", "swap.engine", "swap.memory_mb"),
+    message:
+        "study_connect: {wildcards.net}, {wildcards.target} towards {wildcards.source} in steps"
+    shell:
+        "python -m prrmse.run.warm workflow/scripts/study_connect.py --net {wildcards.net:q}"
+        " --target {wildcards.target:q} --source {wildcards.source:q} --target-checkpoint {input.target:q}"
+        " --source-checkpoint {input.source:q} --data {input.data:q} --params {params.json:q} --table {output.table:q}"
+        " --llfc {output.llfc:q} --code {params.code:q} 2>&1 | tee {log:q}"
+
+
+rule study_together:
+    input:
+        target=lambda w: checkpoint(w.net, w.target, SEEDS[0]),
+        source=lambda w: checkpoint(w.net, w.source, SEEDS[0]),
+        data=lambda w: data_of(w.target),
+        sweep=lambda w: f"results/swap/{w.net}/{w.target}/{w.source}/seed{SEEDS[0]}.csv",
+    output:
+        "results/study/together/{net}/{target}/{source}.csv",
+    log:
+        "logs/study_together/{net}/{target}/{source}.log",
+    benchmark:
+        "benchmarks/study_together/{net}/{target}/{source}.tsv"
+    conda:
+        "../../environment.yml"
+    threads: config["compute"]["threads"]
+    resources:
+        gpu=GPU,
+    params:
+        code=code("study_together"),
+        json=parameters(
+            "nets.{net}", "compute", "swap.engine", "swap.memory_mb", "verdict"
+        ),
+    message:
+        "study_together: {wildcards.net}, how much of {wildcards.source} {wildcards.target} bears at once"
+    shell:
+        "python -m prrmse.run.warm workflow/scripts/study_together.py --net {wildcards.net:q}"
+        " --target {wildcards.target:q} --source {wildcards.source:q} --target-checkpoint {input.target:q}"
+        " --source-checkpoint {input.source:q} --data {input.data:q} --sweep {input.sweep:q}"
+        " --params {params.json:q} --table {output:q} --code {params.code:q} 2>&1 | tee {log:q}"
+
+
 rule study_search:
     input:
         data=lambda w: data_of(w.target),
@@ -235,6 +306,9 @@ rule study:
         scores=study_score_parts,
         sweeps=study_ancestry,
         guides=study_guides,
+        connected=lambda w: study_pairs("connect"),
+        llfc=lambda w: study_pairs("connect", ".llfc.csv"),
+        together=lambda w: study_pairs("together"),
         data="results/tables/data.csv",
     output:
         expand(
@@ -243,7 +317,7 @@ rule study:
                 *(f"{n}.csv" for n in STUDY_TABLES),
                 *(
                     f"{figure}.{kind}"
-                    for figure in ("study_gains", "study_ranking", "study_regret")
+                    for figure in STUDY_FIGURES
                     for kind in ("svg", "png")
                 ),
                 "study.md",
@@ -262,5 +336,6 @@ rule study:
         "python workflow/scripts/study.py --params {params.json:q} --data {input.data:q} --folder results/study"
         " --runs @<(lines {input.runs:q}) --base @<(lines {input.base:q}) --scores @<(lines {input.scores:q})"
         " --sweeps @<(lines {input.sweeps:q}) --guides @<(lines {input.guides:q})"
-        " --searches @<(lines {input.searches:q})"
+        " --searches @<(lines {input.searches:q}) --connected @<(lines {input.connected:q})"
+        " --llfc @<(lines {input.llfc:q}) --together @<(lines {input.together:q})"
         " --recipes @<(lines {input.recipes:q}) --code {params.code:q} 2>&1 | tee {log:q}"

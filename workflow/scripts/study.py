@@ -5,12 +5,13 @@ from pathlib import Path
 
 import pandas as pd
 
-from prrmse.figures.study import draw_study_gains, draw_study_ranking, draw_study_regret
+from prrmse.figures.study import draw_study_connect, draw_study_gains, draw_study_ranking, draw_study_regret
 from prrmse.figures.style import Drawing
 from prrmse.files import write_text
 from prrmse.names import split_model
 from prrmse.report.study import study_page
 from prrmse.run.job import run
+from prrmse.tables.connect import connect_table
 from prrmse.tables.regret import search_table
 from prrmse.tables.store import read_table, read_tables, write_table
 from prrmse.tables.study import base_measured_table, guides_table, recipes_table, reuse_table, runs_table, score_table
@@ -33,6 +34,9 @@ def main(a: Namespace) -> None:
         "guides": guides_table(whole[whole["class"] == "mean"], few[few["class"] == "mean"], verdict),
         "reuse": reuse_table(sweeps[sweeps["class"] == "mean"], verdict) if a.sweeps else pd.DataFrame(),
     }
+    if a.connected:
+        raw |= {"connect": connect_table(read_tables(a.connected))}
+        raw |= {"llfc": read_tables(a.llfc), "together": read_tables(a.together)}
     page, tables = study_page(raw, study, verdict)
     for name, table in {**raw, **tables}.items():
         write_table(table, folder / f"{name}.csv")
@@ -40,7 +44,13 @@ def main(a: Namespace) -> None:
     draw_study_gains(raw["runs"][raw["runs"]["net"] == first], drawing, folder)
     draw_study_ranking(tables["ranking"][tables["ranking"]["net"] == first], drawing, folder)
     draw_study_regret(tables["regrets"][tables["regrets"]["net"] == first], drawing, folder)
+    if a.connected:
+        draw_study_connect(raw["connect"], raw["llfc"], drawing, folder)
     write_text(page, folder / "study.md")
 
 
-run(main, "params", "data", "folder", lists=["base", "runs", "scores", "sweeps", "guides", "searches", "recipes"])
+run(
+    main,
+    *("params", "data", "folder"),
+    lists=["base", "runs", "scores", "sweeps", "guides", "searches", "recipes", "connected", "llfc", "together"],
+)

@@ -171,7 +171,7 @@ def _check_references(params: Params, where: str) -> None:
         must_have("evidence.nets", net)
     if (study := params.study) is None:
         return
-    for net in (*study.nets, *itertools.chain.from_iterable(study.ancestry.values())):
+    for net in (*study.nets, *study.connect, *itertools.chain.from_iterable(study.ancestry.values())):
         must_have("study", net)
     for source in study.sources:
         must_know("study.sources", source)

@@ -6,9 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from matplotlib.ticker import MaxNLocator
 
 from prrmse.figures.style import DICE, Drawing, colours, footnote, legend_above, panel_grid, save, use_style
 from prrmse.names import PRETRAINED, SCRATCH
+from prrmse.tables.connect import ALL as ALL_THE_WAY
+from prrmse.tables.connect import HALF
 from prrmse.tables.ranking import SCORES
 from prrmse.tables.regret import ALL, SCORE, SEARCH
 from prrmse.tables.study import MODES, arm, dice_of, of_sources
@@ -118,3 +121,35 @@ def draw_study_regret(regrets: pd.DataFrame, settings: Drawing, out: Path) -> No
     legend_above(figure, [ax], 2)
     footnote(figure, {}, f"Mean over {regrets['n_targets'].max()} targets; bars: interval over targets. Ours.")
     save(figure, "study_regret", out, settings)
+
+
+def draw_study_connect(connected: pd.DataFrame, llfc: pd.DataFrame, settings: Drawing, out: Path) -> None:
+    """Drop of half a step against that of the swap, one dot a kernel (left); linear connectivity by layer (right).
+
+    Args:
+        connected: of `prrmse.tables.connect.connect_table`.
+        llfc: net, target, aligned, layer, llfc.
+        settings: style; the tolerance is that of its verdict.
+        out: folder.
+    """
+    use_style(settings)
+    figure, (left, right) = panel_grid(1, 2, 2.8)
+    palette = colours(list(llfc["net"].unique()), settings.style.palette)
+    kernels = connected[(connected["layer"] > 0) & ~connected["aligned"].astype(bool)]
+    for name, own in kernels.groupby("net", sort=False):
+        left.plot(own[ALL_THE_WAY], own[HALF], ".", color=palette[name], alpha=0.7, label=str(name))
+    left.axline((0, 0), slope=0.5, color="0.6", linewidth=0.8, linestyle=":")
+    for draw in (left.axhline, left.axvline):
+        draw(settings.verdict.tolerance, color="0.8", linewidth=0.8)
+    left.set(title="one kernel", xlabel="drop in Dice of the swap", ylabel="drop of half a step")
+    for (net, aligned), own in llfc.groupby(["net", "aligned"], sort=False):
+        means = own.groupby("layer")["llfc"].mean()
+        line = right.plot(range(1, 1 + len(means)), means, "--" if aligned else "-", color=palette[net])
+        if aligned:
+            line[0].set_label(f"{net}, aligned")
+    right.xaxis.set_major_locator(MaxNLocator(integer=True))
+    right.set(title="linear connectivity", xlabel="kernel, from the image on", ylabel="cosine", ylim=(None, 1.02))
+    legend_above(figure, [left, right], 4)
+    n = f"{connected['target'].nunique()} targets, each towards one source"
+    footnote(figure, {}, f"{n}; validation patients; grey: the tolerance, dotted: no barrier half way. Ours.")
+    save(figure, "study_connect", out, settings)

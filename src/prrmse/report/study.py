@@ -9,19 +9,22 @@ import pandas as pd
 from prrmse.names import MARGIN, PRETRAINED, SCRATCH
 from prrmse.report.evidence import Section, sections_markdown
 from prrmse.settings import Study, Verdict
+from prrmse.tables.connect import connect_effects, together_effects
 from prrmse.tables.ranking import SCORES
 from prrmse.tables.regret import SHARE, no_transfer, regrets
-from prrmse.tables.study import ancestry_effects, contrasts, gains_table, ranking_over_targets, study_answers
+from prrmse.tables.study import RANDOM, ancestry_effects, contrasts, gains_table, ranking_over_targets, study_answers
 
 # The tables that the page is made from.
 RAW = ("data", "base", "runs", "scores", "reuse", "guides", "search", "recipes")
+# Those of a study in which targets are connected with their neighbours.
+CONNECTED = ("connect", "llfc", "together")
 
 
 def study_page(raw: Mapping[str, pd.DataFrame], study: Study, verdict: Verdict) -> tuple[str, dict[str, pd.DataFrame]]:
     """The page, and the tables that were computed for it.
 
     Args:
-        raw: the tables of `RAW`.
+        raw: the tables of `RAW`, and either all or none of `CONNECTED`.
         study, verdict: the parameters of these names.
     """
     level = verdict.level
@@ -32,7 +35,12 @@ def study_page(raw: Mapping[str, pd.DataFrame], study: Study, verdict: Verdict) 
     answers = study_answers(effects, ancestry, ranking, level)
     tables = {"contrasts": effects, "ancestry": ancestry, "ranking": ranking, "regrets": regret, "answers": answers}
     tables["no_transfer"] = no_transfer(raw["search"], raw["runs"], verdict)
-    return sections_markdown(_sections(raw, tables, study.samples, f"{level:.0%}")), tables
+    sections = list(_sections(raw, tables, study.samples, f"{level:.0%}"))
+    if "connect" in raw:
+        tables["connect_effects"] = connect_effects(raw["connect"], raw["llfc"], verdict)
+        tables["together_effects"] = together_effects(raw["together"], level)
+        sections += _connected(raw, tables, verdict)
+    return sections_markdown(sections), tables
 
 
 def _sections(
@@ -140,5 +148,40 @@ def _sections(
             "Lowest Dice of a class",
             "Over starts, lists and seeds, fine-tuned: a class near 0 would say that trainings were too short.",
             lowest.reset_index(),
+        ),
+    ]
+
+
+def _connected(
+    raw: Mapping[str, pd.DataFrame], tables: Mapping[str, pd.DataFrame], verdict: Verdict
+) -> Sequence[Section]:
+    tolerance = f"{verdict.tolerance:g}"
+    orders = raw["together"]["order"]
+    draws = orders[orders.str.startswith(RANDOM)].nunique()
+    return [
+        Section(
+            "Steps towards the source",
+            "Each target goes a quarter, half, three quarters and all of the way to the source that follows it in the "
+            "list: a kernel alone, or `all` pairs but the final convolution's. `barrier`: by how much Dice falls below "
+            "the line between both ends, at most (Adilova et al. 2024). `aligned`: the source's channels in the order "
+            "in which its kernels agree best with the target's. `statistics re-estimated`: running statistics "
+            "estimated again on training images of the target; `drop of none` is what that costs the target itself, "
+            f"and what it mends is a share of a drop above the tolerance ({tolerance}). `linear connectivity`: cosine "
+            "between the outputs of a kernel half way and the mean of those at both ends, mean over kernels, without "
+            "labels (Zhou et al. 2023); to be read beside the agreement of the two ends themselves. On validation "
+            "patients; mean over targets with its interval.",
+            tables["connect_effects"],
+            "study_connect",
+            "Drop of half a step against that of the swap, and linear connectivity by layer",
+        ),
+        Section(
+            "How much can be reused at once?",
+            "Share of the scalars (without the final convolution's) that a target takes from the source that follows "
+            "it in the list, if pairs are added in some order until the upper end of the interval of their joint drop "
+            f"over validation patients exceeds {tolerance}; no statistics are re-estimated, nothing is trained. "
+            "`greedy`: by the drop beside those that are taken already; `alone`: by the drop of each alone; `depth`: "
+            f"from the image on; `random`: mean of {draws} orders. `more`: share of the greedy order "
+            "less this one's, paired over targets. `drop_test`: joint drop on test patients.",
+            tables["together_effects"],
         ),
     ]
