@@ -4,6 +4,7 @@ import copy
 
 import numpy as np
 import pytest
+import segmentation_models_pytorch as smp
 import torch
 from conftest import ARGUMENTS, COMPUTE, SETTINGS, initialise
 from torch import nn
@@ -14,6 +15,7 @@ from prrmse.engine.program import norms_behind
 from prrmse.engine.trace import trace
 from prrmse.experiments.control import control_state
 from prrmse.learning.evaluate import Evaluation
+from prrmse.learning.reach import reaching
 from prrmse.learning.train import train
 
 IMAGE = torch.rand(2, 1, 32, 32, generator=torch.Generator().manual_seed(0))
@@ -86,6 +88,27 @@ def test_folding_leaves_the_function(tables):
     with torch.no_grad():
         expected = target(IMAGE)
         torch.testing.assert_close(twin(IMAGE), expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max()))
+
+
+@pytest.mark.parametrize("change", ["folded", "rescaled"])
+def test_an_encoder_of_timm_is_folded_and_rescaled_as_any_other(change):
+    """Its convolutions and normalisations are functions, called with what its modules hold."""
+    torch.manual_seed(0)
+    network = smp.PSPNet("tu-tf_efficientnet_lite0", encoder_weights=None, encoder_depth=3, classes=4).eval()
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            for tensor in (module.running_mean, module.running_var, module.weight.data, module.bias.data):
+                tensor.copy_(torch.rand_like(tensor) + 0.1)
+    image = torch.rand(1, 3, 64, 64)
+    behind, state = norms_behind(trace(network, image)), network.state_dict()
+    assert set(behind.values()) == {layer.module for layer in reaching(network, image) if layer.kind == "RM"}
+    made = folded(state, network, behind) if change == "folded" else control_state("rescaled", network, image, 0, None)
+    assert not torch.equal(made["encoder.model.conv_stem.weight"], state["encoder.model.conv_stem.weight"])
+    twin = copy.deepcopy(network)
+    twin.load_state_dict(made)
+    with torch.no_grad():
+        expected = network(image)
+        torch.testing.assert_close(twin(image), expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max()))
 
 
 def test_weighted_distance_equals_its_definition(slices):

@@ -18,6 +18,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import nn
 from torch.nn import functional as F
 
+from prrmse.engine.program import CONVOLVING, attributes_of
 from prrmse.engine.steps import Call
 from prrmse.engine.trace import trace
 from prrmse.nets.layers import NORMS, State
@@ -27,8 +28,6 @@ Layout = tuple[tuple[str, int], ...]
 
 ADDING: set[object] = {operator.add, operator.sub, operator.mul, torch.add, torch.mul, "add", "mul"}
 JOINING: set[object] = {torch.cat, torch.concat}
-# Called as functions, with tensors that a module of another kind holds: so do timm's encoders.
-CONVOLVING: set[object] = {F.conv1d, F.conv2d, F.conv3d}
 # What treats all channels alike.
 ALIKE: set[object] = {
     F.relu,
@@ -144,7 +143,7 @@ class _Reader:
             bias = None if module.bias is None else f"{path}.bias"
             channels = module.in_channels, module.out_channels
             return _Kernel(f"{path}.weight", bias, *channels, module.groups, module.transposed)
-        if call.node.target not in CONVOLVING or not (tensors := _attributes(call)):
+        if call.node.target not in CONVOLVING or not (tensors := attributes_of(call)):
             return None
         given = call.node.args
         groups = call.node.kwargs.get("groups", given[6] if len(given) > 6 else 1)
@@ -193,17 +192,11 @@ class _Reader:
         return group
 
 
-def _attributes(call: Call) -> list[str] | None:
-    """The tensors of the network's state that a function takes beside its first argument; None if it takes others."""
-    nodes = call.node.all_input_nodes[1:]
-    return [str(node.target) for node in nodes] if all(node.op == "get_attr" for node in nodes) else None
-
-
 def _norm_tensors(call: Call) -> list[str] | None:
     """The tensors of a normalisation that has one of everything for each channel, or None."""
     if isinstance(call.module, NORMS) and not isinstance(call.module, nn.GroupNorm | nn.LayerNorm):
         return [f"{call.node.target}.{name}" for name in call.module.state_dict() if name != "num_batches_tracked"]
-    return _attributes(call) if call.node.target is F.batch_norm else None
+    return attributes_of(call) if call.node.target is F.batch_norm else None
 
 
 def _is_alike(call: Call, dimensions: int) -> bool:

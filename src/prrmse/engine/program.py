@@ -7,10 +7,14 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from prrmse.engine.steps import Call, Step, folded
+
+# Convolutions as functions, with tensors that a module of another kind holds: so does timm.
+CONVOLVING: set[object] = {F.conv1d, F.conv2d, F.conv3d}
 
 
 class Plan:
@@ -130,11 +134,25 @@ def norms_behind(program: Program) -> dict[str, str]:
         norm = program.steps[readers[0]] if len(readers) == 1 else None
         if not isinstance(call, Call) or not isinstance(norm, Call):
             continue
-        if isinstance(call.module, nn.modules.conv._ConvNd) and isinstance(
-            norm.module, nn.modules.batchnorm._BatchNorm
-        ):
-            found[str(call.node.target)] = str(norm.node.target)
+        into = _owner(call, nn.modules.conv._ConvNd, CONVOLVING)
+        path = _owner(norm, nn.modules.batchnorm._BatchNorm, {F.batch_norm})
+        if into is not None and path is not None:
+            found[into] = path
     return found
+
+
+def _owner(call: Call, kind: type[nn.Module], functions: Collection[object]) -> str | None:
+    """The path of the module of a kind that a step is, or whose tensors it gives to one of some functions."""
+    if isinstance(call.module, kind):
+        return str(call.node.target)
+    tensors = attributes_of(call) if call.node.target in functions else None
+    return tensors[0].rpartition(".")[0] if tensors else None
+
+
+def attributes_of(call: Call) -> list[str] | None:
+    """The tensors of the network's state that a function takes beside its first argument; None if it takes others."""
+    nodes = call.node.all_input_nodes[1:]
+    return [str(node.target) for node in nodes] if all(node.op == "get_attr" for node in nodes) else None
 
 
 class AllocatedBytes(TorchDispatchMode):
