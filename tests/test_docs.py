@@ -9,6 +9,7 @@ import yaml
 from dvc.cli.parser import get_main_parser
 from snakemake.cli import parse_args
 from tiny import ROOT
+from torture.tally import Tally
 
 from prrmse import api
 from prrmse.cli.main import command_line
@@ -94,6 +95,12 @@ def test_every_documented_command_is_one_that_exists(page, command):
         assert [t for t in known.targets if t not in rules and not t.startswith("results/")] == []
     else:
         get_main_parser().parse_args(arguments)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "docs/reliability").glob("*.csv")), ids=lambda path: path.stem)
+def test_what_a_harness_found_is_what_the_page_says(path):
+    first = path.read_text().partition(",")[0]
+    assert str(Tally([first], -1, path)) in (ROOT / "docs/reliability.md").read_text()
 
 
 def test_every_direct_dependency_has_a_line_that_says_why():
