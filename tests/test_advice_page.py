@@ -14,7 +14,7 @@ from prrmse.cli.main import command_line
 from prrmse.figures.tool import learning_curves
 from prrmse.report.advice import next_steps, write_advice
 
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")
+in_browser = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")
 SOURCES = {"near": "pretrained/near.pth", "far": "pretrained/far away.pth"}
 DATA = ["--data", "Dataset001", "--spacing", "2"]
 SWEEP = ["advise", "target.safetensors", *SOURCES.values(), *DATA, "--out", "advice.json"]
@@ -40,7 +40,14 @@ def of_sweep():
         for kind in ("W", "RM")
         for layer in range(1, 7)
     ]
-    return {"sentence": "Best fit: near.", "sources": SOURCES, "ranking": ranking, "verdicts": verdicts}
+    return {
+        "sentence": "Best fit: near.",
+        "baseline": 0.8,
+        "tolerance": 0.05,
+        "sources": SOURCES,
+        "ranking": ranking,
+        "verdicts": verdicts,
+    }
 
 
 def of_search(answer="transfer", folds=3):
@@ -54,7 +61,7 @@ def of_search(answer="transfer", folds=3):
         for source, plan, dice, gain in rows
     ]
     found = {"answer": answer, "sentence": "Start from near.", "seconds": 61.7, "sources": SOURCES, "verdicts": []}
-    return {**found, "ranking": ranking}
+    return {**found, "over": "scratch", "ranking": ranking}
 
 
 def curves():
@@ -84,6 +91,7 @@ def options(command):
     return vars(command_line().parse_args(command))
 
 
+@in_browser
 @pytest.mark.parametrize(("width", "scheme"), [(390, "dark"), (1200, "light")])
 @pytest.mark.parametrize("name", ["sweep", "search"])
 def test_everything_can_be_read_on_a_telephone_and_a_screen_by_day_and_by_night(pages, name, width, scheme):
@@ -103,6 +111,7 @@ def test_everything_can_be_read_on_a_telephone_and_a_screen_by_day_and_by_night(
         assert page.complaints == []
 
 
+@in_browser
 def test_the_ranking_sorts_and_a_cell_tells_its_layer(pages):
     with shown(pages / "sweep.html") as page:
         names = "[...document.querySelectorAll('#ranking tbody td:first-child')].map(cell => cell.textContent)"
@@ -142,3 +151,26 @@ def test_a_start_of_the_networks_own_and_steps_that_freeze_are_handed_on():
     commands = [shlex.split(x.command) for x in next_steps(advice, options([*SEARCH, "--pretrained", "imagenet"]))]
     warmstart, train = (command_line().parse_args(arguments) for _, *arguments in commands)
     assert (warmstart.pretrained, train.pretrained, train.freeze_steps) == ("imagenet", None, 5)
+
+
+def test_what_was_asked_is_handed_on():
+    more = ["--seed", "3", "--batch", "4", "--augment", "--samples", "5", "--trust", "--case-pattern", "(?P<patient>x)"]
+    commands = [shlex.split(x.command) for x in next_steps(of_search(), options([*SEARCH, *more]))]
+    warmstart, train = (command_line().parse_args(arguments) for _, *arguments in commands)
+    assert (warmstart.seed, warmstart.trust) == (3, True)
+    assert (train.seed, train.batch, train.augment, train.samples, train.trust) == (3, 4, True, 5, True)
+    assert train.case_pattern == "(?P<patient>x)"
+
+
+def test_plans_of_nnunet_are_handed_on_in_the_place_of_what_they_say():
+    asked = options(["advise", "a.pth", "--nnunet-plans", "Dataset001", "--configuration", "2d", "--budget", "10m"])
+    asked |= {"network": "nnunetv2.x:y", "arguments": '{"a": 1}', "trust": True, "data": "raw", "batch": 2}  # by them
+    commands = [shlex.split(x.command) for x in next_steps(of_search(), asked)]
+    for step in (command_line().parse_args(arguments) for _, *arguments in commands):
+        assert (step.nnunet_plans, step.configuration, step.network, step.trust) == ("Dataset001", "2d", None, False)
+
+
+def test_an_untrained_target_is_to_be_trained_first():
+    (step,) = next_steps({**of_sweep(), "baseline": 0.02}, options([*SWEEP, "--network", "unet"]))
+    assert step.text.startswith("Train the target")
+    assert step.command.startswith("prrmse train --network unet")

@@ -48,10 +48,24 @@ class Functional(nn.Module):
         return self.out(F.relu6(self.mix(x)))
 
 
+class Shared(nn.Module):
+    """A kernel and a normalisation that are used twice, as modules and as functions."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.again, self.norm = nn.Conv2d(1, 6, 3), nn.Conv2d(6, 6, 3, padding=1), nn.BatchNorm2d(6)
+        self.out = nn.Conv2d(6, 3, 1)
+
+    def forward(self, x):
+        n, x = self.norm, self.again(self.norm(self.stem(x)).relu())
+        x = F.batch_norm(x, n.running_mean, n.running_var, n.weight, n.bias, False, 0.1, n.eps).relu()
+        return self.out(F.conv2d(x, self.again.weight, self.again.bias).relu())
+
+
 def network(name, seed=0):
-    if name in ("own", "functional"):
+    if name in ("own", "functional", "shared"):
         torch.manual_seed(seed)
-        made = {"own": Own, "functional": Functional}[name]()
+        made = {"own": Own, "functional": Functional, "shared": Shared}[name]()
     else:
         made = initialise(name, ARGUMENTS[name], "independent", "none", "a-seg", seed)
     for module in made.modules():
@@ -66,11 +80,11 @@ def network(name, seed=0):
 IMAGE = torch.rand(2, 1, 32, 32, generator=torch.Generator().manual_seed(0))
 
 
-@pytest.mark.parametrize("name", ["unet", "pspnet", "own", "functional"])
+@pytest.mark.parametrize("name", ["unet", "pspnet", "own", "functional", "shared"])
 def test_a_permuted_network_computes_the_same_and_is_aligned_back(name):
     target = network(name)
     channels = channels_of(target, IMAGE)
-    assert len(channels.size) >= {"unet": 18, "pspnet": 15, "own": 2, "functional": 2}[name]
+    assert len(channels.size) >= {"unet": 18, "pspnet": 15, "own": 2, "functional": 2, "shared": 1}[name]
     state = {k: v.clone() for k, v in target.state_dict().items()}
     twin = permute(state, channels, random_order(channels, 1))
     kernels = [k for k, v in state.items() if v.ndim == 4 and not torch.equal(v, twin[k])]

@@ -17,6 +17,7 @@ from prrmse.experiments.halving import (
     Candidate,
     answer_of,
     candidates_of,
+    default_of,
     folds_of,
     halve,
     ranking_of,
@@ -70,6 +71,8 @@ def test_with_pretrained_weights_a_gain_is_over_them_and_both_own_starts_go_on()
     assert ranking["gain"]["a"] == pytest.approx(0.2, abs=0.15)
     worse = ranking_of(halve(many, FOLDS, 1, measured({"pretrained": 0.4, "scratch": 0.5})), len(many))
     assert answer_of(worse) == NO_TRANSFER, "scratch is no source"
+    assert default_of(worse) == SCRATCH
+    assert worse.set_index("source")["gain"]["a"] == pytest.approx(-0.5), "over the better of the two"
 
 
 def test_every_patient_is_held_out_once_and_the_folds_are_seeded():
@@ -115,6 +118,8 @@ def test_it_stops_once_the_answer_is_given():
     rows = halve(two, FOLDS, ROUNDS, measured({"a finetune": 0.3}, noise=0.01, calls=calls))
     assert {r for _, _, r in calls} == {0}
     assert answer_of(ranking_of(rows, len(two))) == TRANSFER
+    rows = halve(two, FOLDS, ROUNDS, measured({"a finetune": 0.3}, noise=0.01), least=2)
+    assert set(rows["round"]) == {0, 1}
     rows = halve(two, FOLDS, ROUNDS, measured({"a finetune": -0.3}, noise=0.01))
     assert answer_of(ranking_of(rows, len(two))) == NO_TRANSFER
 

@@ -12,8 +12,7 @@ from conftest import ARGUMENTS, COMPUTE
 from prrmse import search as module
 from prrmse.api import train
 from prrmse.errors import InputError
-from prrmse.experiments import halving
-from prrmse.experiments.halving import SCRATCH, TRANSFER, UNDECIDED, Candidate
+from prrmse.experiments.halving import SCRATCH, TRANSFER, Candidate
 from prrmse.learning.plans import check_plan, fixed_by
 from prrmse.names import BLOCKS
 from prrmse.nets.build import seeded_network
@@ -114,23 +113,31 @@ def test_plans_keep_fixed_what_they_say(sources):
             check_plan(plan)
 
 
-def test_a_probe_trains_the_head_alone_in_its_first_round_only(run, sources, monkeypatch):
+def test_a_probe_trains_the_head_alone_in_its_first_round_only(run, monkeypatch):
     seen, original = {}, module.training_run
 
     def watched(*arguments, frozen, title, **options):
-        seen.setdefault(title.rpartition(" ")[2], []).append(len(frozen)) if "probe" in title else None
+        if "probe" in title:
+            seen.setdefault(title.rpartition(" ")[2], []).append(len(frozen))
         return original(*arguments, frozen=frozen, title=title, **options)
 
     monkeypatch.setattr(module, "training_run", watched)
-    monkeypatch.setattr(halving, "answer_of", lambda _: UNDECIDED)  # goes on to the last round
-    found = run(plans=["probe"], named={"untrained": sources["untrained"]})
+    found = run(plans=["probe"])
     assert set(seen["2"]) == {0}
     assert min(seen["1"]) > 10
+    assert set(found.ranking["source"]) == {SCRATCH, "trained"}, "no probe of the other was trained to its end"
     assert found.first == 3
     how = "train the final convolution alone for the first 3 steps, then all of it"
     assert how in sentence(found._replace(answer=TRANSFER))
     with pytest.raises(InputError, match="needs two rounds"):
         run(plans=["probe"], rounds=1)
+
+
+def test_what_a_budget_leaves_of_a_probe_is_no_probe(run, monkeypatch):
+    ticks = itertools.count()
+    monkeypatch.setattr(module, "time", SimpleNamespace(perf_counter=lambda: next(ticks)))  # a second each training
+    with pytest.raises(InputError, match="or for two rounds, which probe needs"):
+        run(plans=["probe"], budget=9.5)
 
 
 def test_pretrained_weights_are_what_a_gain_is_over_and_what_a_source_lacks(run, sources, slices):
@@ -146,9 +153,22 @@ def test_pretrained_weights_are_what_a_gain_is_over_and_what_a_source_lacks(run,
         run(named={"pretrained": part})
 
 
-def test_a_verdicts_list_is_a_candidate(run, sources):
-    found = run(lists={"trained": ["inc.0.weight", "inc.1.weight"]}, plans=["finetune"], named=sources)
+def test_a_verdicts_list_is_a_candidate(run, sources, tmp_path, monkeypatch):
+    seen, original, plans = {}, module.training_run, {"plans": ["finetune"]}
+
+    def watched(network, *arguments, title, **options):
+        seen.setdefault(title, {name: tensor.clone() for name, tensor in network.state_dict().items()})
+        return original(network, *arguments, title=title, **options)
+
+    monkeypatch.setattr(module, "training_run", watched)
+    listed = ["inc.0.weight", "inc.1.weight"]
+    found = run(tmp_path, lists={"trained": listed}, **plans)
     assert ("trained", "verdict") in set(zip(found.ranking["source"], found.ranking["plan"], strict=True))
+    own, begun = (seen[f"{name}, fold 1, round 1"] for name in ("scratch", "trained verdict"))
+    assert {name for name in own if not torch.equal(own[name], begun[name])} == set(listed)
+    assert all(torch.equal(begun[name], sources["trained"][name]) for name in listed)
+    with pytest.raises(InputError, match="holds the trainings of another search"):
+        run(tmp_path, lists={"trained": listed[:1]}, **plans)
     for lists in ({"trained": ["none.weight"]}, {"other": ["inc.0.weight"]}):
         with pytest.raises(InputError, match="names no pair of it that fits"):
             run(lists=lists)

@@ -8,6 +8,7 @@ import segmentation_models_pytorch as smp
 import torch
 from conftest import ARGUMENTS, COMPUTE, SETTINGS, initialise
 from torch import nn
+from torch.nn import functional as F
 
 from prrmse.compare.features import sample_pixels
 from prrmse.compare.similarity import DISTANCES, SIMILARITIES, folded, similarity_table
@@ -63,7 +64,7 @@ def test_a_permuted_twin_is_far_until_it_is_aligned(tables):
 def test_a_rescaled_twin_is_far_until_it_is_folded(tables):
     target, found = tables
     twin = found["rescaled"]
-    behind = set(norms_behind(trace(target, IMAGE)))
+    behind = set(norms_behind(trace(target, IMAGE), target))
     scaled = twin[twin["module"].isin(behind)]
     assert scaled["rmse_relative"].min() > 0.2
     assert np.allclose(twin["rmse_folded"], 0, atol=1e-4)
@@ -84,7 +85,7 @@ def test_random_kernels_are_uncorrelated(tables):
 def test_folding_leaves_the_function(tables):
     target, _ = tables
     twin = copy.deepcopy(target)
-    twin.load_state_dict(folded(target.state_dict(), target, norms_behind(trace(target, IMAGE))))
+    twin.load_state_dict(folded(target.state_dict(), target, norms_behind(trace(target, IMAGE), target)))
     with torch.no_grad():
         expected = target(IMAGE)
         torch.testing.assert_close(twin(IMAGE), expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max()))
@@ -100,7 +101,7 @@ def test_an_encoder_of_timm_is_folded_and_rescaled_as_any_other(change):
             for tensor in (module.running_mean, module.running_var, module.weight.data, module.bias.data):
                 tensor.copy_(torch.rand_like(tensor) + 0.1)
     image = torch.rand(1, 3, 64, 64)
-    behind, state = norms_behind(trace(network, image)), network.state_dict()
+    behind, state = norms_behind(trace(network, image), network), network.state_dict()
     assert set(behind.values()) == {layer.module for layer in reaching(network, image) if layer.kind == "RM"}
     made = folded(state, network, behind) if change == "folded" else control_state("rescaled", network, image, 0, None)
     assert not torch.equal(made["encoder.model.conv_stem.weight"], state["encoder.model.conv_stem.weight"])
@@ -109,6 +110,27 @@ def test_an_encoder_of_timm_is_folded_and_rescaled_as_any_other(change):
     with torch.no_grad():
         expected = network(image)
         torch.testing.assert_close(twin(image), expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max()))
+
+
+class Odd(nn.Module):
+    """What must not be folded: two normalisations read one kernel; a bias is left out; a kernel is of its own kind."""
+
+    def __init__(self):
+        super().__init__()
+        self.twice, self.first, self.second = nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.BatchNorm2d(4)
+        self.bare, self.behind = nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4)
+        self.own, self.last = nn.Module(), nn.BatchNorm2d(4)
+        self.own.weight = nn.Parameter(torch.randn(4, 4, 3, 3))
+
+    def forward(self, x):
+        x = self.first(self.twice(x)) + self.second(self.twice(x))
+        x = self.behind(F.conv2d(x, self.bare.weight))
+        return self.last(F.conv2d(x, self.own.weight))
+
+
+def test_what_cannot_be_folded_is_left():
+    network = Odd().eval()
+    assert norms_behind(trace(network, IMAGE), network) == {}
 
 
 def test_weighted_distance_equals_its_definition(slices):

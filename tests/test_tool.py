@@ -358,7 +358,7 @@ def test_advice_within_a_budget_then_warmstart_then_training(folder, budget, cap
     other = ["--advice", advice, "--source", "another", "--out", warm]
     assert "another" in refused(capsys, "warmstart", *network, *other) or found["answer"] != "transfer"
     if found["answer"] != "transfer":
-        assert "advises to start from scratch" in refused(
+        assert "advice.json: advises to start from scratch" in refused(
             capsys, "warmstart", *network, "--advice", advice, "--out", warm
         )
         found |= {"best": {"source": "twin", "plan": "half"}}  # as if it had been
@@ -417,7 +417,8 @@ def test_advice_with_pretrained_weights_a_probe_and_a_verdicts_list(folder, budg
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--budget", "10m", "--plans", "last"], "there is no plan last; name one of finetune, half"),
+        (["--budget", "10m", "--plans", "last", "--data", "none"], "there is no plan last; name one of finetune, half"),
+        (["--budget", "10m", "--rounds", "0", "--data", "none"], "between 1 and 12 rounds"),
         (["--budget", "10m", "--pretrained-part", "inc."], "are for --pretrained"),
         (["--budget", "10m", "--pretrained", "none.pth"], "none.pth"),
         (["--budget", "soon"], "--budget: soon: not a time"),

@@ -9,7 +9,7 @@ import math
 import shutil
 import tempfile
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -49,12 +49,12 @@ from prrmse.settings import Compute, Training
 log = logging.getLogger(__name__)
 
 MOST_ROUNDS = 12
-VERDICT = "verdict"
+PROBE, VERDICT = "probe", "verdict"
 IN_WORDS = {
     "finetune": "train all of it",
     "half": "keep the first half of its layers fixed",
     "head": "train the final convolution only",
-    "probe": "train the final convolution alone for the first {first} steps, then all of it",
+    PROBE: "train the final convolution alone for the first {first} steps, then all of it",
     VERDICT: "take only the pairs that its verdict calls reusable, and train all of it",
     **{block: f"train its {block} layers and the final convolution only" for block in BLOCKS},
 }
@@ -122,8 +122,8 @@ def search(
         budget: seconds of training.
         arguments: keyword arguments of the network.
         plans: see `prrmse.experiments.halving.Candidate`.
-        pretrained: the network's own pretrained weights, if it has any. What a source does not bring begins at them;
-            a gain is then over them, not over random kernels.
+        pretrained: the network's own pretrained weights, if it has any. What a source does not bring, and the final
+            convolution, begins at them; a gain is then over the better of these and random kernels.
         lists: tensors by source that are the only ones reused, and trained further, by a further candidate of the plan
             ``verdict``.
         folds: groups of patients, each held out once; at most as many as there are patients.
@@ -144,16 +144,7 @@ def search(
         KeyboardInterrupt: Ctrl-C before there is any answer.
     """
     settings, compute = settings or Training(), compute or Compute()
-    if own := [start for start in OWN_STARTS if start in sources]:
-        raise InputError(f"a source is called {own[0]}, as {OWN_IN_WORDS[own[0]]} is; give it another name")
-    if "probe" in map(check_plan, plans) and rounds < 2:
-        raise InputError("the plan probe trains the head alone in its first round, so it needs two rounds")
-    if samples is not None and (samples < 1 or everyone):
-        raise InputError(f"<samples>: a number of training patients from 1, for <split> other than all; not {samples}")
-    if folds < 2:
-        raise InputError(f"a search needs at least two folds, not {folds}")
-    if not 1 <= rounds <= MOST_ROUNDS:
-        raise InputError(f"a search has between 1 and {MOST_ROUNDS} rounds, not {rounds}")
+    check_search(sources, plans, folds, rounds, samples, everyone=everyone)
     made = seeded_network(network, arguments or {}, network, "init", "", seed, trust=trust)
     pool = part_of(slices, "all") if everyone else draw_patients(slices, samples or len(slices.patients()), seed)
     patients = pool.patients()
@@ -170,7 +161,9 @@ def search(
         **{"training": settings.model_dump(), "compute": compute.model_dump(), "data": pool.fingerprint()},
         "sources": {name: state_digest(state) for name, state in states.items()},
         "starts": {
-            str(candidate): state_digest(start.state) for candidate, start in starts.items() if not candidate.plan
+            str(candidate): state_digest(start.state)
+            for candidate, start in starts.items()
+            if candidate.plan in ("", VERDICT)
         },
         "candidates": [list(candidate) for candidate in starts],
     }
@@ -178,22 +171,20 @@ def search(
         kept = Path(temporary) if folder is None else Path(folder)
         _claim(kept, identity, replace)
         trainings = _Trainings(made, pool, groups, starts, kept, rounds, settings, compute, budget, (network, seed))
-        rows = halve(list(starts), len(groups), rounds, trainings)
+        least = 2 if PROBE in plans else 1
+        rows = _whole(halve(list(starts), len(groups), rounds, trainings, least=least))
     if rows.empty and trainings.stopped:
         raise KeyboardInterrupt
-    if rows.empty:
+    if rows[~rows["source"].isin(OWN_STARTS)].empty:
+        two = ", or for two rounds, which probe needs" if PROBE in plans else ""
         raise InputError(
-            f"the budget of {budget:.0f} s does not suffice for one fold of {len(starts)} trainings; a step took "
+            f"the budget of {budget:.0f} s does not suffice for one fold of {len(starts)} trainings{two}; a step took "
             f"{trainings.seconds_per_step:.2g} s; raise it, or name fewer sources, plans or <steps>"
         )
     ranking = ranking_of(rows, len(starts))
     answer = answer_of(ranking)
     first = from_sources(ranking).iloc[0]
-    best = (
-        Candidate(first["source"], first["plan"])
-        if answer == TRANSFER
-        else Candidate(default_of(ranking["source"]), "")
-    )
+    best = Candidate(first["source"], first["plan"]) if answer == TRANSFER else Candidate(default_of(ranking), "")
     totals = {r: steps_until(r, rounds, settings.steps) for r in range(rounds)}
     return Search(
         ranking.assign(steps=ranking["round"].map(totals)),
@@ -206,6 +197,26 @@ def search(
     )
 
 
+def check_search(
+    sources: Iterable[str], plans: Sequence[str], folds: int, rounds: int, samples: int | None, *, everyone: bool
+) -> None:
+    """Refuse a search that cannot be, before any data are read; arguments as for `search`.
+
+    Raises:
+        InputError: says why.
+    """
+    if own := sorted(set(OWN_STARTS) & set(sources)):
+        raise InputError(f"a source is called {own[0]}, as {OWN_IN_WORDS[own[0]]} is; give it another name")
+    if PROBE in map(check_plan, plans) and rounds < 2:
+        raise InputError("the plan probe trains the head alone in its first round, so it needs two rounds")
+    if samples is not None and (samples < 1 or everyone):
+        raise InputError(f"<samples>: a number of training patients from 1, for <split> other than all; not {samples}")
+    if folds < 2:
+        raise InputError(f"a search needs at least two folds, not {folds}")
+    if not 1 <= rounds <= MOST_ROUNDS:
+        raise InputError(f"a search has between 1 and {MOST_ROUNDS} rounds, not {rounds}")
+
+
 def sentence(found: Search) -> str:
     """The answer as a sentence to act on."""
     first = from_sources(found.ranking).iloc[0]
@@ -213,7 +224,7 @@ def sentence(found: Search) -> str:
     if math.isnan(first["gain_low"]):
         interval = f"{first['gain']:+.3f} (one fold: no interval)"
     n = f"{first['n_patients']} patients in {first['n_folds']} folds, {first['steps']} steps"
-    name, how, default = first["source"], in_words(first["plan"], found.first), default_of(found.ranking["source"])
+    name, how, default = first["source"], in_words(first["plan"], found.first), default_of(found.ranking)
     over = f"over {OWN_IN_WORDS[default]}"
     if found.answer == TRANSFER:
         return f"Start from {name} and {how}: gain in Dice {over} {interval}, {n}."
@@ -330,7 +341,7 @@ def _starts(
             raise InputError(f"{name}: nothing in it fits the network; see prrmse compare")
         return offered
 
-    own = {**random, **({} if pretrained is None else fitting(PRETRAINED, pretrained))}
+    own = {**random, **({} if pretrained is None else fit(random, pretrained)[0])}
     offers = {source: fitting(source, state) for source, state in states.items()}
     found = {}
     for candidate in candidates_of(list(states), plans, pretrained=pretrained is not None):
@@ -340,7 +351,7 @@ def _starts(
         offered = offers[candidate.source]
         reused = [layer for layer in body if layer.tensor in offered]
         fixed = fixed_by(candidate.plan, network, reused)
-        found[candidate] = Start({**own, **offered}, reused, fixed, candidate.plan == "probe")
+        found[candidate] = Start({**own, **offered}, reused, fixed, candidate.plan == PROBE)
     for source, names in lists.items():
         listed = [layer for layer in body if layer.tensor in names and layer.tensor in offers.get(source, {})]
         if not listed:
@@ -348,6 +359,12 @@ def _starts(
         taken = {layer.tensor: offers[source][layer.tensor] for layer in listed}
         found[Candidate(source, VERDICT)] = Start({**own, **taken}, listed, [], False)
     return found
+
+
+def _whole(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows without those of a probe that got no further than its first round: so far it is no probe."""
+    last = rows.groupby(["source", "plan"])["round"].transform("max")
+    return rows[(rows["plan"] != PROBE) | (last > 0)].reset_index(drop=True)
 
 
 def _claim(folder: Path, identity: Mapping[str, Any], replace: bool) -> None:

@@ -25,7 +25,7 @@ from prrmse.data.prepare import prepare as prepared
 from prrmse.data.reading import MAX_TEXT_BYTES, check_readable, read_bytes, unique_keys
 from prrmse.data.slices import SPLITS, Slices, load_slices, save_slices
 from prrmse.errors import InputError
-from prrmse.experiments.halving import OWN_STARTS, TRANSFER
+from prrmse.experiments.halving import OWN_STARTS, TRANSFER, default_of
 from prrmse.files import write_text
 from prrmse.handover.nnunet import write_nnunet
 from prrmse.handover.nnunet_plans import read_plans
@@ -227,6 +227,7 @@ def advise(a: argparse.Namespace) -> None:
     found = {
         "target": str(a.target),
         "sentence": sentence,
+        "baseline": advice.baseline,
         "tolerance": a.tolerance,
         "rule": a.rule,
         "sources": {name: str(path) for name, path in paths.items() if name in sources},
@@ -247,7 +248,7 @@ def advise(a: argparse.Namespace) -> None:
 
 def advise_within_budget(a: argparse.Namespace) -> None:
     """Train from every source by every plan, and from scratch, while the budget lasts; write the advice."""
-    from prrmse.search import search, sentence
+    from prrmse.search import check_search, search, sentence
 
     if a.figure or a.page:  # what is not installed is missed before anything takes minutes
         from prrmse.figures.tool import learning_curves
@@ -259,8 +260,11 @@ def advise_within_budget(a: argparse.Namespace) -> None:
         raise InputError("advise: with --budget, name the network that is to be trained: --network")
     budget, settings, compute = seconds_of(a.budget), training_of(a), compute_of(a)
     names, states = short_names(files), opened(files, a.entry)
+    everyone = a.split == "all"
+    check_search(names, a.plans, a.folds, a.rounds, a.samples, everyone=everyone)
     made = new_network(a)
     sources = that_fit(made, {name: states[path] for name, path in names.items()}, a.network)
+    lists = verdicts_of(a.verdicts, {name: names[name] for name in sources}) if a.verdicts else None
     found = search(
         a.network,
         slices_of(a),
@@ -269,11 +273,11 @@ def advise_within_budget(a: argparse.Namespace) -> None:
         arguments=parse_arguments(a.arguments),
         plans=a.plans,
         pretrained=made.state_dict() if a.pretrained else None,
-        lists=verdicts_of(a.verdicts, {names[name]: name for name in sources}) if a.verdicts else None,
+        lists=lists,
         folds=a.folds,
         rounds=a.rounds,
         samples=a.samples,
-        everyone=a.split == "all",
+        everyone=everyone,
         settings=settings,
         compute=compute,
         seed=a.seed,
@@ -283,6 +287,7 @@ def advise_within_budget(a: argparse.Namespace) -> None:
     advice = {
         "answer": found.answer,
         "best": found.best._asdict(),
+        "over": default_of(found.ranking),
         "sentence": sentence(found),
         "seconds": round(found.seconds, 1),
         "sources": {name: path for name, path in names.items() if name in sources},
@@ -311,23 +316,27 @@ def advise_within_budget(a: argparse.Namespace) -> None:
 
 
 def verdicts_of(path: str, sources: Mapping[str, str]) -> dict[str, list[str]]:
-    """The tensors that an advice calls reusable, by source.
+    """The tensors that an advice calls reusable, by source; a warning for each source of which it calls none so.
 
     Args:
         path: of an advice that was made for a target.
-        sources: names of the sources by their files.
+        sources: files of the sources by name.
     """
     advice = read_json(path, ADVICE)
     try:
-        named = {name: sources[str(file)] for name, file in advice["sources"].items() if str(file) in sources}
-        if not named or "best" in advice:
-            raise InputError(
-                f"<verdicts>: {path}: says of none of these sources what is reusable; make it without --budget"
-            )
-        reusable = [v for v in advice["verdicts"] if v["source"] in named and v["reusable"] and v["effect"]]
-        return {own: [str(v["tensor"]) for v in reusable if v["source"] == name] for name, own in named.items()}
+        named = {Path(file).resolve(): str(name) for name, file in advice["sources"].items()}
+        reusable = [v for v in advice["verdicts"] if v["reusable"] and v["effect"]]
+        told = {own: named.get(Path(file).resolve()) for own, file in sources.items()}
+        lists = {own: [str(v["tensor"]) for v in reusable if v["source"] == name] for own, name in told.items()}
     except (KeyError, TypeError, AttributeError) as e:
         raise InputError(f"{path}: not {ADVICE} ({e})") from None
+    if "best" in advice or not any(lists.values()):
+        raise InputError(
+            f"<verdicts>: {path}: says of none of these sources what is reusable; make it without --budget"
+        )
+    for own in (own for own, tensors in lists.items() if not tensors):
+        log.warning("%s: %s calls no pair of it reusable, so it is not tried with a list", own, path)
+    return {own: tensors for own, tensors in lists.items() if tensors}
 
 
 def new_network(a: argparse.Namespace) -> nn.Module:
@@ -412,22 +421,24 @@ def warmstart(a: argparse.Namespace) -> None:
 def train(a: argparse.Namespace) -> None:
     """Train a network on the training patients, write it, print Dice on the others."""
     check_outputs({"out": a.out}, (a.start, a.freeze, *data_files(a)))
-    settings, compute = training_of(a), compute_of(a)
+    options: dict[str, Any] = {
+        "arguments": parse_arguments(a.arguments),
+        "pretrained": weights_of(a),
+        "start": a.start,
+        "entry": entries_of([a.start], a.entry)[a.start] if a.start else None,
+        "freeze": listed_tensors(a.freeze) if a.freeze else (),
+        "settings": training_of(a),
+        "compute": compute_of(a),
+    }
     trained = api.train(
         a.network,
-        slices_of(a),
+        slices_of(a),  # last of what may be refused: it can take minutes
         a.out,
-        arguments=parse_arguments(a.arguments),
-        pretrained=weights_of(a),
-        start=a.start,
-        entry=entries_of([a.start], a.entry)[a.start] if a.start else None,
-        freeze=listed_tensors(a.freeze) if a.freeze else (),
+        **options,
         freeze_steps=a.freeze_steps,
         frozen_statistics=a.frozen_statistics,
         samples=a.samples,
         split=a.split,
-        settings=settings,
-        compute=compute,
         seed=a.seed,
         trust=a.trust,
     )
@@ -468,8 +479,8 @@ def advised(path: str, source: str | None, layers: list[Layer]) -> Advised:
         reusable = [v for v in advice["verdicts"] if v["source"] == name and v["reusable"] and v["effect"]]
         taken = {v["tensor"]: bool(v["final"]) for v in reusable}
         file, entries = str(advice["sources"][name]), [str(entry) for entry in advice["entries"]]
-        steps = None if advice.get("freeze_steps") is None else int(advice["freeze_steps"])
-    except (KeyError, TypeError, ValueError, IndexError) as e:
+        steps = advice.get("freeze_steps")
+    except (KeyError, TypeError, IndexError, AttributeError) as e:
         raise InputError(f"{path}: not {ADVICE}, or has no such source ({e})") from None
     # Which convolution is final was found on the data.
     chosen = [layer._replace(final=taken[layer.tensor]) for layer in layers if layer.tensor in taken]

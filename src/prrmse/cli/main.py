@@ -266,7 +266,12 @@ def _add_tools(commands: Any) -> None:
     _add_plans(train)
     train.add_argument("--start", help="checkpoint to start from, as far as it fits, e.g. of prrmse warmstart")
     train.add_argument("--freeze", help="list of prrmse warmstart: what it names keeps its value")
-    train.add_argument("--freeze-steps", type=int, metavar="N", help="keep it for the first N steps, then train all")
+    train.add_argument(
+        "--freeze-steps",
+        type=int,
+        metavar="N",
+        help="keep it for the first N steps, then train all; after a kill these are done again",
+    )
     train.add_argument(
         "--frozen-statistics",
         choices=get_args(FrozenStatistics),

@@ -124,7 +124,8 @@ class _Reader:
             self.layout[name] = self._convolution(name, kernel, inputs[0])
         elif (tensors := _norm_tensors(call)) is not None:
             layout = self.layout[name] = self.layout[inputs[0]]
-            self.axes += [Axis(tensor, 0, layout) for tensor in tensors]
+            for tensor in tensors:
+                self._carries(tensor, 0, layout)
         elif _is_alike(call, value.ndim):
             self.layout[name] = self.layout[inputs[0]]
         elif call.module is None and target in ADDING and len(inputs) == 2:
@@ -156,16 +157,25 @@ class _Reader:
         if kernel.groups == 1:
             after = self._new(name, kernel.outputs)
             into, out = (1, 0) if not kernel.transposed else (0, 1)
-            self.axes += [Axis(kernel.weight, into, before), Axis(kernel.weight, out, after)]
+            self._carries(kernel.weight, into, before)
+            self._carries(kernel.weight, out, after)
         elif kernel.groups == kernel.inputs == kernel.outputs:
             after = before
-            self.axes.append(Axis(kernel.weight, 0, after))
+            self._carries(kernel.weight, 0, after)
         else:
             self._fix([source])
             after = self._new(name, kernel.outputs, fixed=True)
         if kernel.bias is not None:
-            self.axes.append(Axis(kernel.bias, 0, after))
+            self._carries(kernel.bias, 0, after)
         return after
+
+    def _carries(self, tensor: str, axis: int, layout: Layout) -> None:
+        """Note an axis; of a tensor that is used again the channels are those of before."""
+        known = next((a.layout for a in self.axes if (a.tensor, a.axis) == (tensor, axis)), None)
+        if known is None:
+            self.axes.append(Axis(tensor, axis, layout))
+        else:
+            self._tie(known, layout)
 
     def _new(self, name: str, size: int, *, fixed: bool = False) -> Layout:
         self.parent[name], self.size[name] = name, size

@@ -70,7 +70,7 @@ def similarity_table(
     views: dict[str, tuple[State, State]] = {"rmse_relative": (own, source)}
     try:
         image = evaluation.whole.image[:1].cpu()
-        behind = norms_behind(trace(target, image))
+        behind = norms_behind(trace(target, image), target)
         channels = channels_of(target, image)
         # Matched after folding: the scale that a BN undoes must not decide.
         fold_own, fold_source = (folded(state, target, behind) for state in (own, source))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
@@ -13,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from prrmse.engine.steps import Call, Step, folded
 
-# Convolutions as functions, with tensors that a module of another kind holds: so does timm.
+# Convolutions as functions of the tensors of a module that is traced through: so timm writes them.
 CONVOLVING: set[object] = {F.conv1d, F.conv2d, F.conv3d}
 
 
@@ -121,32 +122,41 @@ class Program:
         return steps
 
 
-def norms_behind(program: Program) -> dict[str, str]:
+def norms_behind(program: Program, network: nn.Module) -> dict[str, str]:
     """Paths of the batch normalisations that alone read a convolution's value, by the path of that convolution.
+
+    Both are modules of torch's kinds, or called as functions with all their tensors, and run once.
 
     Args:
         program: as traced.
+        network: of which.
     """
     users = users_of(program.steps)
-    found = {}
+    found: list[tuple[str, str]] = []
     for name, call in program.steps.items():
         readers = users.get(name, [])
         norm = program.steps[readers[0]] if len(readers) == 1 else None
         if not isinstance(call, Call) or not isinstance(norm, Call):
             continue
-        into = _owner(call, nn.modules.conv._ConvNd, CONVOLVING)
-        path = _owner(norm, nn.modules.batchnorm._BatchNorm, {F.batch_norm})
+        into = _owner(call, network, nn.modules.conv._ConvNd, CONVOLVING)
+        path = _owner(norm, network, nn.modules.batchnorm._BatchNorm, {F.batch_norm})
         if into is not None and path is not None:
-            found[into] = path
-    return found
+            found.append((into, path))
+    often = Counter(path for pair in found for path in pair)
+    return {into: path for into, path in found if often[into] == often[path] == 1}
 
 
-def _owner(call: Call, kind: type[nn.Module], functions: Collection[object]) -> str | None:
-    """The path of the module of a kind that a step is, or whose tensors it gives to one of some functions."""
+def _owner(call: Call, network: nn.Module, kind: type[nn.Module], functions: Collection[object]) -> str | None:
+    """The path of the module of a kind that a step is, or all of whose tensors it gives to one of some functions."""
     if isinstance(call.module, kind):
         return str(call.node.target)
     tensors = attributes_of(call) if call.node.target in functions else None
-    return tensors[0].rpartition(".")[0] if tensors else None
+    if not tensors:
+        return None
+    path = tensors[0].rpartition(".")[0]
+    module = network.get_submodule(path)
+    own = {f"{path}.{name}" for name in module.state_dict() if name != "num_batches_tracked"}
+    return path if isinstance(module, kind) and set(tensors) == own else None
 
 
 def attributes_of(call: Call) -> list[str] | None:

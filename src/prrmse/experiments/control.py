@@ -112,7 +112,7 @@ def rescaled(network: nn.Module, image: torch.Tensor, seed: int) -> dict[str, to
     """
     state = {key: value.clone() for key, value in network.state_dict().items()}
     rng = np.random.default_rng(seed)
-    for into, path in norms_behind(trace(network, image)).items():
+    for into, path in norms_behind(trace(network, image), network).items():
         conv, norm = network.get_submodule(into), network.get_submodule(path)
         assert isinstance(conv, nn.modules.conv._ConvNd) and isinstance(norm, nn.modules.batchnorm._BatchNorm)
         if conv.transposed or norm.running_var is None:

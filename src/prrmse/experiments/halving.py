@@ -3,14 +3,14 @@
 Every candidate is trained on the same folds, patients and batches, from the same initialisation, and predicts the
 patients that it was not trained on. After each round the better half goes on from where it stopped, with twice the
 steps (Jamieson and Talwalkar 2016). Two starts that need no source always go on: random kernels, and the network's own
-pretrained weights where it has any. A gain is over these weights where there are any, else over random kernels. How a
-candidate is trained is not known here: see `prrmse.search`.
+pretrained weights where it has any. A gain is over the better of them. How a candidate is trained is not known here:
+see `prrmse.search`.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -40,7 +40,7 @@ class Candidate(NamedTuple):
         return f"{self.source} {self.plan}".strip()
 
 
-# Starts that need no source. A gain is over the first of them that is there.
+# Starts that need no source.
 OWN_STARTS = (PRETRAINED, SCRATCH)
 
 # Trains a candidate in a fold for a round, on from the round before, and gives the Dice of the fold's patients; None
@@ -59,9 +59,13 @@ def candidates_of(
     ]
 
 
-def default_of(sources: Iterable[str]) -> str:
-    """The start that a gain is over."""
-    return PRETRAINED if PRETRAINED in set(sources) else SCRATCH
+def default_of(ranking: pd.DataFrame) -> str:
+    """The start that gains are over: the better one of the network's own.
+
+    Args:
+        ranking: of `ranking_of`, best first.
+    """
+    return str(ranking.loc[ranking["source"].isin(OWN_STARTS), "source"].iloc[0])
 
 
 def folds_of(patients: Sequence[str], folds: int, seed: int) -> list[list[str]]:
@@ -83,6 +87,7 @@ def halve(
     measure: Measure,
     *,
     level: float = 0.95,
+    least: int = 1,
 ) -> pd.DataFrame:
     """Train, drop the worse half, train the rest further.
 
@@ -93,6 +98,7 @@ def halve(
         measure: trains and measures one candidate in one fold. Where it ends the search, a round that is not complete
             is left out, but in the first the folds that are.
         level: at which an answer is given (`answer_of`), after which nothing is trained.
+        least: rounds before an answer may end it.
 
     Returns:
         One row for each (candidate, round, patient): `COLUMNS`.
@@ -113,7 +119,8 @@ def halve(
         rows += made
         table = _table(rows)
         alive = _better_half(table[table["round"] == round_], alive)
-        if answer_of(ranking_of(table, len(candidates), level)) != UNDECIDED and len(alive) <= settled:
+        is_answered = answer_of(ranking_of(table, len(candidates), level)) != UNDECIDED
+        if is_answered and len(alive) <= settled and round_ + 1 >= least:
             break
     return _table(rows)
 
@@ -150,7 +157,8 @@ def ranking_of(rows: pd.DataFrame, candidates: int, level: float = 0.95) -> pd.D
         key: group.droplevel([0, 1, 2]) for key, group in by_fold.groupby(level=[0, 1, 2], sort=False)
     }
     last = rows.groupby(["source", "plan"], sort=False)["round"].max()
-    default = default_of(rows["source"])
+    own_starts = rows[rows["source"].isin(OWN_STARTS) & (rows["round"] == rows["round"].max())]
+    default = own_starts.groupby("source", sort=False)["dice"].mean().idxmax()
     found = []
     for candidate, round_ in zip(last.index, last, strict=True):
         source, plan = candidate

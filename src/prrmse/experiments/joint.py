@@ -91,7 +91,7 @@ def units(network: nn.Module, image: torch.Tensor) -> dict[str, list[str]]:
         image: any input of the right shape, ``[N, C, H, W]``.
     """
     try:
-        behind = norms_behind(trace(network, image))
+        behind = norms_behind(trace(network, image), network)
     except TracingError as e:
         log.warning("%s; W and B are swapped without the statistics behind them", e)
         behind = {}

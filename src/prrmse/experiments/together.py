@@ -171,17 +171,19 @@ def greedy(bearing: Bearing, order: Sequence[Layer]) -> list[Layer]:
         order: all pairs, by the drop of each alone.
     """
     taken: list[Layer] = []
+    longest: list[Layer] = []  # that was measured; what a turn takes for the next one was not
     left = list(order)
     for turn in range(1, ROUNDS + 1):
         if taken:
             drops = bearing.drops([[layer] for layer in left], taken)["drop"]
             left = [left[i] for i in np.argsort(drops.to_numpy(), kind="stable")]
         fits = bearing.longest(left, taken)
+        longest = max(longest, taken + left[:fits] if fits else [], key=len)
         number = fits if fits == len(left) or turn == ROUNDS else math.ceil(fits / 2)
         taken, left = taken + left[:number], left[number:]
         if not number or not left:
             break
-    return taken
+    return longest
 
 
 def blind_orders(network: nn.Module, layers: Sequence[Layer], identity: tuple[str, ...]) -> dict[str, list[Layer]]:

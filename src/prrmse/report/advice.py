@@ -13,7 +13,7 @@ import pandas as pd
 
 from prrmse.figures.outcome import LARGEST_DROP
 from prrmse.files import write_text
-from prrmse.names import PRETRAINED
+from prrmse.names import PRETRAINED, SCRATCH
 from prrmse.report.page import Map, inline, kind_rows, template
 from prrmse.tables.ranking import SCORES
 
@@ -35,6 +35,9 @@ HEADINGS = {
     "n_patients": "patients",
     **{name: title for name, (_, title) in SCORES.items() if name != "rmse_relative"},
 }
+
+
+FROM = {SCRATCH: "from scratch", PRETRAINED: "from the network's own pretrained weights"}
 
 
 class Step(NamedTuple):
@@ -75,7 +78,7 @@ def _page(advice: Mapping[str, Any], options: Mapping[str, Any], curves: str) ->
         found=advice["sentence"],
         ranking=_named(ranking.drop(columns=["round", *scores], errors="ignore")),
         scores=_named(ranking[["source", *scores]]) if scores else None,
-        start=_start(advice),
+        start=FROM[_start(advice)] if within_budget else "",
         curves=curves,
         maps=[] if within_budget else reuse_maps(verdicts),
         pairs=None if within_budget else _named(verdicts.drop(columns=["tensor", "effect"])),
@@ -98,26 +101,34 @@ def reuse_maps(verdicts: pd.DataFrame) -> list[Map]:
 
 def next_steps(advice: Mapping[str, Any], options: Mapping[str, Any]) -> list[Step]:
     """Commands that follow from an advice, to be copied."""
-    network = ["--network", options["network"] or "NETWORK"]
-    if options["arguments"] != "{}":
-        network += ["--arguments", options["arguments"]]
-    own = ("pretrained", "pretrained_part", "pretrained_match")
-    begun = [*network, *(x for name in own if options[name] for x in (f"--{name.replace('_', '-')}", options[name]))]
+    seed = _given(options, "seed") if options["seed"] else []
     data = ["--data", options["data"]]
-    if Path(options["data"]).suffix != ".npz":
-        data += [x for name in ("format", "spacing", "size") for x in (f"--{name}", options[name])]
+    if options["nnunet_plans"]:
+        network = _given(options, "nnunet_plans", "configuration")
+    else:
+        network = ["--network", options["network"] or "NETWORK", *(["--trust"] if options["trust"] else [])]
+        if options["arguments"] != "{}":
+            network += ["--arguments", options["arguments"]]
+        if Path(options["data"]).suffix != ".npz":
+            data += _given(options, "format", "spacing", "size", "case_pattern")
+    begun = [*network, *seed, *_given(options, "pretrained", "pretrained_part", "pretrained_match")]
     kept = options["out"] or "advice.json"
     again = "" if options["out"] else f" (this advice was not kept: add --out {kept})"
     warmstart = Step(
         f"Write the start that is advised{again}.",
         _line("warmstart", *begun, "--advice", kept, "--out", "warm.safetensors"),
     )
-    training = [*data, "--steps", options["steps"], "--out", "final.safetensors"]
+    how = _given(options, "steps", "batch", "learning_rate", "samples")
+    how += ["--augment"] if options["augment"] else []
+    training = [*data, *how, "--out", "final.safetensors"]
+    fresh = _line("train", *begun, *training)
+    if "answer" not in advice and advice["baseline"] <= advice["tolerance"]:
+        return [Step("Train the target; then ask again.", fresh)]
     first = ["--freeze-steps", advice["freeze_steps"]] if advice.get("freeze_steps") else []
     frozen = ["--start", "warm.safetensors", "--freeze", "warm.json", *first]
     go_on = Step(
         "Train it on your patients; what the advice keeps fixed stays fixed.",
-        _line("train", *network, *training, *frozen),
+        _line("train", *network, *seed, *training, *frozen),
     )
     if "answer" not in advice:
         search = _line("advise", *advice["sources"].values(), *begun, *data, "--budget", "10m", "--out", "best.json")
@@ -128,19 +139,23 @@ def next_steps(advice: Mapping[str, Any], options: Mapping[str, Any]) -> list[St
         ]
     if advice["answer"] == "transfer":
         return [warmstart, go_on]
-    scratch = Step(f"Start {_start(advice)}: no source is known to be better.", _line("train", *begun, *training))
+    if _start(advice) == SCRATCH:
+        fresh = _line("train", *network, *seed, *training)
+    own = Step(f"Start {FROM[_start(advice)]}: no source is known to be better.", fresh)
     if advice["answer"] != "undecided":
-        return [scratch]
-    return [
-        Step("More patients or a longer budget may tell; the same command with more goes on from here.", ""),
-        scratch,
-    ]
+        return [own]
+    more = "More patients or steps may tell: a new search, with another --out."
+    return [Step(f"{more} If the budget ended this one, a longer budget goes on from here.", ""), own]
+
+
+def _given(options: Mapping[str, Any], *names: str) -> list[object]:
+    """Options that have a value, as words of a command."""
+    return [x for name in names if options[name] is not None for x in (f"--{name.replace('_', '-')}", options[name])]
 
 
 def _start(advice: Mapping[str, Any]) -> str:
     """The start without a source that gains are over."""
-    sources = {row["source"] for row in advice["ranking"]}
-    return "from the network's own pretrained weights" if PRETRAINED in sources else "from scratch"
+    return str(advice["over"])
 
 
 def _line(*words: object) -> str:
