@@ -173,9 +173,9 @@ def search(
         trainings = _Trainings(made, pool, groups, starts, kept, rounds, settings, compute, budget, (network, seed))
         least = 2 if PROBE in plans else 1
         rows = _whole(halve(list(starts), len(groups), rounds, trainings, least=least))
-    if rows.empty and trainings.stopped:
-        raise KeyboardInterrupt
     if rows[~rows["source"].isin(OWN_STARTS)].empty:
+        if trainings.stopped:
+            raise KeyboardInterrupt
         two = ", or for two rounds, which probe needs" if PROBE in plans else ""
         raise InputError(
             f"the budget of {budget:.0f} s does not suffice for one fold of {len(starts)} trainings{two}; a step took "
