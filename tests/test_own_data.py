@@ -474,7 +474,7 @@ def test_frames_of_a_patient_stay_in_one_split_and_the_user_is_told(tmp_path, ca
         path.rename(path.with_name("case" + path.name.removeprefix("patient").replace("_ED", "3").replace("_ES", "7")))
     assert len(prepare("own", spec(root)).patients()) == 12
     told = [record.getMessage() for record in caplog.records if "counts as a patient of its own" in record.getMessage()]
-    assert len(told) == 1 and "set case_pattern" in told[0]
+    assert len(told) == 1 and "set case_pattern (--case-pattern)" in told[0]
 
 
 def test_a_pattern_that_fits_no_case_is_shown_as_it_is_to_be_written(tmp_path):

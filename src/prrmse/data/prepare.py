@@ -197,7 +197,7 @@ def tell_patients(name: str, named: dict[str, tuple[str, str]], pattern: str | N
     else:
         log.warning(
             "%s: each of the %d cases counts as a patient of its own; if patients have several cases, set "
-            "case_pattern, so that all of a patient's stay in one split",
+            "case_pattern (--case-pattern), so that all of a patient's stay in one split",
             *(name, len(named)),
         )
 
