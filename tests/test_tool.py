@@ -429,6 +429,10 @@ def test_advice_with_pretrained_weights_a_probe_and_a_verdicts_list(folder, budg
         (["--budget", "10m", "--rounds", "0"], "between 1 and 12 rounds"),
         (["--budget", "10m", "--samples", "2"], "--samples"),
         (["--figure", "curves.png"], "--figure is for --budget"),
+        (["--plans", "half"], "--plans is for --budget"),
+        (["--verdicts", "advice.json"], "--verdicts is for --budget"),
+        (["--pretrained", "none.pth"], "--pretrained is for --budget"),
+        (["--augment"], "--augment is for --budget"),
         ([], "name the target and at least one source"),
     ],
 )

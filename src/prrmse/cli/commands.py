@@ -33,7 +33,7 @@ from prrmse.handover.start import listed_tensors
 from prrmse.learning.device import forward_only
 from prrmse.learning.evaluate import Evaluation, measure, output_of
 from prrmse.log import in_words
-from prrmse.names import Layer
+from prrmse.names import USUAL_PLANS, Layer
 from prrmse.nets.arrays import read_header
 from prrmse.nets.build import build_network, seeded_network
 from prrmse.nets.checkpoint import load_network
@@ -197,7 +197,7 @@ def advise(a: argparse.Namespace) -> None:
     if a.budget is not None:
         advise_within_budget(a)
         return
-    for name in ("figure", "samples", "nnunet_plans"):
+    for name in ("plans", "verdicts", "figure", "samples", "augment", "pretrained", "nnunet_plans"):
         if getattr(a, name):
             raise InputError(f"advise: <{name}> is for --budget, which is not given")
     if not a.sources:
@@ -260,8 +260,8 @@ def advise_within_budget(a: argparse.Namespace) -> None:
         raise InputError("advise: with --budget, name the network that is to be trained: --network")
     budget, settings, compute = seconds_of(a.budget), training_of(a), compute_of(a)
     names, states = short_names(files), opened(files, a.entry)
-    everyone = a.split == "all"
-    check_search(names, a.plans, a.folds, a.rounds, a.samples, everyone=everyone)
+    plans, everyone = a.plans or USUAL_PLANS, a.split == "all"
+    check_search(names, plans, a.folds, a.rounds, a.samples, everyone=everyone)
     made = new_network(a)
     sources = that_fit(made, {name: states[path] for name, path in names.items()}, a.network)
     lists = verdicts_of(a.verdicts, {name: names[name] for name in sources}) if a.verdicts else None
@@ -271,7 +271,7 @@ def advise_within_budget(a: argparse.Namespace) -> None:
         sources,
         budget,
         arguments=parse_arguments(a.arguments),
-        plans=a.plans,
+        plans=plans,
         pretrained=made.state_dict() if a.pretrained else None,
         lists=lists,
         folds=a.folds,

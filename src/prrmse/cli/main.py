@@ -44,6 +44,7 @@ FLAGS = {
     "learning_rate": "--learning-rate",
     "device": "--device",
     "samples": "--samples",
+    "augment": "--augment",
     "out": "--out",
     "nnunet": "--nnunet",
     "nnunet_plans": "--nnunet-plans",
@@ -59,6 +60,7 @@ FLAGS = {
     "freeze": "--freeze",
     "freeze_steps": "--freeze-steps",
     "pretrained": "--pretrained",
+    "plans": "--plans",
     "verdicts": "--verdicts",
     "entry": "--entry",
     "in_channels": "--arguments in_channels",
@@ -315,7 +317,7 @@ def _add_plans(tool: argparse.ArgumentParser) -> None:
     plans.add_argument("--configuration", help="2d or 3d_fullres, where the folder does not say it")
 
 
-def _add_training(tool: argparse.ArgumentParser) -> None:
+def _add_training(tool: argparse._ActionsContainer) -> None:
     tool.add_argument("--samples", type=int, help="number of training patients, sampled with --seed")
     tool.add_argument("--steps", type=int, default=_default(Training, "steps"), help="optimiser steps")
     tool.add_argument(
@@ -335,7 +337,6 @@ def _add_budget(tool: argparse.ArgumentParser) -> None:
     search.add_argument(
         "--plans",
         nargs="+",
-        default=USUAL_PLANS,
         metavar="PLAN",
         help=f"what of a source stays fixed: {', '.join(PLANS)}, or first3 for its first 3 layers (docs/advise.md; "
         f"default: {' '.join(USUAL_PLANS)})",
@@ -348,11 +349,11 @@ def _add_budget(tool: argparse.ArgumentParser) -> None:
     search.add_argument("--folds", type=int, default=5, help="groups of patients, each held out once")
     search.add_argument("--rounds", type=int, default=4, help="in each twice the steps; --steps are those of the last")
     search.add_argument("--figure", help="draw the learning curves here (.png, .svg or .pdf)")
-    _add_training(tool)
-    _add_pretrained(tool)
+    _add_training(search)
+    _add_pretrained(search)
 
 
-def _add_pretrained(tool: argparse.ArgumentParser) -> None:
+def _add_pretrained(tool: argparse._ActionsContainer) -> None:
     tool.add_argument(
         "--pretrained",
         metavar="FILE",
@@ -369,7 +370,7 @@ def _add_pretrained(tool: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_seed(tool: argparse.ArgumentParser) -> None:
+def _add_seed(tool: argparse._ActionsContainer) -> None:
     tool.add_argument("--seed", type=int, default=0, help="of initialisation, sampled patients and batches")
 
 
