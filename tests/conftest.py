@@ -14,6 +14,7 @@ from torch import nn
 
 from prrmse.data.slices import Slices
 from prrmse.learning import train as train_module
+from prrmse.learning.evaluate import Evaluation
 from prrmse.nets.initialisation import initialised_network
 from prrmse.phantom.cohort import generate
 from prrmse.settings import Compute, PSPNet, Training, UNet
@@ -49,6 +50,17 @@ def slices() -> Slices:
     classes = {"1": "RV", "2": "myocardium", "3": "LV"}
     meta = {"dataset": "squares", "classes": classes, "spacing_mm": 1.0, "provenance": "synthetic"}
     return Slices(image, label, index, meta)
+
+
+@pytest.fixture(scope="module", params=["unet", "pspnet"])
+def trained(request: pytest.FixtureRequest, slices: Slices) -> tuple[nn.Module, Evaluation, Evaluation]:
+    """A network that segments the slices, and these for its training and its validation."""
+    net = request.param
+    network = initialise(net, ARGUMENTS[net], "shared", "none", "a-seg", 0)
+    settings = SETTINGS.model_copy(update={"steps": 60, "learning_rate": 0.01, "augment": False})
+    train_module.train(network, slices.split("train"), "seg", settings, 0, COMPUTE)
+    training, validation = (Evaluation(slices.split(split), COMPUTE, 4) for split in ("train", "val"))
+    return network.eval(), training, validation
 
 
 @pytest.fixture(scope="session")

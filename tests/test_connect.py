@@ -6,7 +6,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import ARGUMENTS, COMPUTE, SETTINGS, initialise
 from torch.nn import functional as F
 
 from prrmse.compare.align import channels_of, permute, random_order
@@ -14,24 +13,12 @@ from prrmse.engine.sweep import sweep_changes
 from prrmse.engine.table import dice_by_change
 from prrmse.experiments.connect import agreement_table, sources, steps_to
 from prrmse.experiments.together import Bearing, blind_orders, greedy
-from prrmse.learning.evaluate import Evaluation
 from prrmse.learning.freeze import batch_norms
 from prrmse.learning.reach import reaching
-from prrmse.learning.train import train
 from prrmse.settings import Verdict
 from prrmse.tables.connect import connect_effects, connect_table, together_effects
 
 TIGHT = Verdict(tolerance=0.02, resamples=200)
-
-
-@pytest.fixture(scope="module", params=["unet", "pspnet"])
-def trained(request, slices):
-    net = request.param
-    network = initialise(net, ARGUMENTS[net], "shared", "none", "a-seg", 0)
-    settings = SETTINGS.model_copy(update={"steps": 60, "learning_rate": 0.01, "augment": False})
-    train(network, slices.split("train"), "seg", settings, 0, COMPUTE)
-    evaluations = [Evaluation(slices.split(split), COMPUTE, 4) for split in ("train", "val")]
-    return network.eval(), *evaluations
 
 
 @pytest.fixture(scope="module")

@@ -10,8 +10,6 @@ import pytest
 from prrmse.experiments import halving
 from prrmse.experiments.halving import (
     NO_TRANSFER,
-    PRETRAINED,
-    SCRATCH,
     TRANSFER,
     UNDECIDED,
     Candidate,
@@ -23,6 +21,7 @@ from prrmse.experiments.halving import (
     ranking_of,
     steps_until,
 )
+from prrmse.names import PRETRAINED, SCRATCH
 from prrmse.tables.inference import corrected_interval
 
 FOLDS, ROUNDS = 5, 4

@@ -2,28 +2,14 @@
 
 import copy
 
-import pytest
 import torch
-from conftest import ARGUMENTS, COMPUTE, SETTINGS, initialise
 
 from prrmse.engine.sweep import sweep, sweep_changes
 from prrmse.experiments.control import control_state
 from prrmse.experiments.joint import joint_changes, units
 from prrmse.learning.dice import dice
-from prrmse.learning.evaluate import Evaluation
 from prrmse.learning.freeze import reestimated
-from prrmse.learning.train import train
 from prrmse.nets.layers import inventory
-
-
-@pytest.fixture(scope="module", params=["unet", "pspnet"])
-def trained(request, slices):
-    net = request.param
-    network = initialise(net, ARGUMENTS[net], "shared", "none", "a-seg", 0)
-    settings = SETTINGS.model_copy(update={"steps": 60, "learning_rate": 0.01, "augment": False})
-    train(network, slices.split("train"), "seg", settings, 0, COMPUTE)
-    evaluations = [Evaluation(slices.split(split), COMPUTE, 4) for split in ("train", "val")]
-    return network, *evaluations
 
 
 def losses(trained, source):

@@ -12,9 +12,9 @@ from conftest import ARGUMENTS, COMPUTE
 from prrmse import search as module
 from prrmse.api import train
 from prrmse.errors import InputError
-from prrmse.experiments.halving import SCRATCH, TRANSFER, Candidate
+from prrmse.experiments.halving import TRANSFER, Candidate
 from prrmse.learning.plans import check_plan, fixed_by
-from prrmse.names import BLOCKS
+from prrmse.names import BLOCKS, SCRATCH
 from prrmse.nets.build import seeded_network
 from prrmse.nets.layers import inventory
 from prrmse.search import search, sentence

@@ -58,6 +58,7 @@ STEPS = (25, 50, 75, 100)
 
 # Where a training may start, besides from a source: random kernels, or the network's own pretrained weights.
 SCRATCH, PRETRAINED = "scratch", "pretrained"
+OWN_STARTS = (PRETRAINED, SCRATCH)
 # The smallest gain in Dice that is worth the trouble of a source.
 MARGIN = 0.01
 

@@ -23,7 +23,6 @@ from prrmse.data.slices import Slices, draw_patients
 from prrmse.errors import InputError
 from prrmse.experiments.halving import (
     NO_TRANSFER,
-    OWN_STARTS,
     TRANSFER,
     Candidate,
     answer_of,
@@ -39,7 +38,7 @@ from prrmse.files import write_text
 from prrmse.learning.plans import check_plan, fixed_by
 from prrmse.learning.snapshot import discard, program_digest, snapshot_of
 from prrmse.learning.training_run import training_run
-from prrmse.names import BLOCKS, MARGIN, PRETRAINED, SCRATCH, USUAL_PLANS, Layer
+from prrmse.names import BLOCKS, MARGIN, OWN_STARTS, PRETRAINED, SCRATCH, USUAL_PLANS, Layer
 from prrmse.nets.build import seeded_network
 from prrmse.nets.foreign import fit, read_state
 from prrmse.nets.layers import fill, state_digest
@@ -173,7 +172,7 @@ def search(
         trainings = _Trainings(made, pool, groups, starts, kept, rounds, settings, compute, budget, (network, seed))
         least = 2 if PROBE in plans else 1
         rows = _whole(halve(list(starts), len(groups), rounds, trainings, least=least))
-    if rows[~rows["source"].isin(OWN_STARTS)].empty:
+    if from_sources(rows).empty:
         if trainings.stopped:
             raise KeyboardInterrupt
         two = ", or for two rounds, which probe needs" if PROBE in plans else ""

@@ -25,7 +25,7 @@ from prrmse.data.prepare import prepare as prepared
 from prrmse.data.reading import MAX_TEXT_BYTES, check_readable, read_bytes, unique_keys
 from prrmse.data.slices import SPLITS, Slices, load_slices, save_slices
 from prrmse.errors import InputError
-from prrmse.experiments.halving import OWN_STARTS, TRANSFER, default_of
+from prrmse.experiments.halving import TRANSFER, default_of
 from prrmse.files import write_text
 from prrmse.handover.nnunet import write_nnunet
 from prrmse.handover.nnunet_plans import read_plans
@@ -33,7 +33,7 @@ from prrmse.handover.start import listed_tensors
 from prrmse.learning.device import forward_only
 from prrmse.learning.evaluate import Evaluation, measure, output_of
 from prrmse.log import in_words
-from prrmse.names import USUAL_PLANS, Layer
+from prrmse.names import OWN_STARTS, USUAL_PLANS, Layer
 from prrmse.nets.arrays import read_header
 from prrmse.nets.build import build_network, seeded_network
 from prrmse.nets.checkpoint import load_network

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from prrmse.names import MARGIN, PRETRAINED, SCRATCH, USUAL_PLANS
+from prrmse.names import MARGIN, OWN_STARTS, SCRATCH, USUAL_PLANS
 from prrmse.seeding import derive_seed
 from prrmse.tables.inference import Interval, corrected_interval
 
@@ -27,10 +27,11 @@ COLUMNS = ["source", "plan", "round", "fold", "patient", "dice"]
 class Candidate(NamedTuple):
     """A way to start a training.
 
-    ``source``: a name, or one of `OWN_STARTS`, which have no plan. ``plan``: what of the source stays fixed, of which
-    all but the final convolution is reused: nothing (``finetune``), the first half of the layers (``half``), the first
-    N (``firstN``), all (``head``), all in the first round and nothing later (``probe``: Kumar et al. 2022, LP-FT), all
-    but one of three blocks (``early``, ``middle``, ``late``: Lee et al. 2023, surgical fine-tuning).
+    ``source``: a name, or one of `prrmse.names.OWN_STARTS`, which have no plan. ``plan``: what of the source stays
+    fixed, of which all but the final convolution is reused: nothing (``finetune``), the first half of the layers
+    (``half``), the first N (``firstN``), all (``head``), all in the first round and nothing later (``probe``: Kumar
+    et al. 2022, LP-FT), all but one of three blocks (``early``, ``middle``, ``late``: Lee et al. 2023, surgical
+    fine-tuning).
     """
 
     source: str
@@ -39,9 +40,6 @@ class Candidate(NamedTuple):
     def __str__(self) -> str:
         return f"{self.source} {self.plan}".strip()
 
-
-# Starts that need no source.
-OWN_STARTS = (PRETRAINED, SCRATCH)
 
 # Trains a candidate in a fold for a round, on from the round before, and gives the Dice of the fold's patients; None
 # ends the search.

@@ -12,14 +12,13 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from torch import nn
 
 from prrmse.learning.evaluate import measure
-from prrmse.learning.plans import block_of
+from prrmse.learning.plans import fixed_by
 from prrmse.learning.reach import reaching
 from prrmse.learning.target import FewPatients, Target
 from prrmse.learning.training_run import training_run
-from prrmse.names import SCRATCH, Layer
+from prrmse.names import BLOCKS, SCRATCH, Layer
 from prrmse.nets.checkpoint import built_from
 from prrmse.seeding import derive_seed
 from prrmse.settings import Training, Verdict
@@ -27,6 +26,8 @@ from prrmse.tables.verdict import verdict_table
 
 # Choices are made on the first, everything that is reported is measured on the second.
 MEASURED = ("val", "test")
+# The study's modes that `prrmse.learning.plans.fixed_by` knows by another name.
+PLAN_OF = {"freeze": "head", **{f"block{i}": name for i, name in enumerate(BLOCKS)}}
 
 
 def study_run(
@@ -78,7 +79,7 @@ def study_run(
         settings,
         seed,
         of.compute,
-        frozen=_frozen(network, chosen, mode),
+        frozen=fixed_by(PLAN_OF.get(mode, mode), network, chosen),
         frozen_steps=max(settings.steps // 3, 1) if mode == "probe" else None,
         title=title,
         resume=resume,
@@ -105,16 +106,6 @@ def _chosen(
     if reused == "verdict":
         return listed
     return random_list(layers, sum(layer.scalars for layer in listed), of.net, of.target, of.source, of.seed, reused)
-
-
-def _frozen(network: nn.Module, reused: Sequence[Layer], mode: str) -> list[Layer]:
-    """The pairs that keep the source's values in the training, or in its first part."""
-    if mode == "finetune":
-        return []
-    if mode in ("freeze", "probe"):
-        return list(reused)
-    trained = block_of(network, reused, int(mode.removeprefix("block")))
-    return [layer for layer in reused if layer not in trained]
 
 
 def random_list(layers: Sequence[Layer], scalars: int, *identity: object) -> list[Layer]:

@@ -79,12 +79,12 @@ def together(
     """
     own = Target.load(target, data, spec, compute)
     state, header = load_checkpoint(source)
-    layers = [layer for layer in reaching(own.network, own.validation().whole.image[:1]) if not layer.final]
     identity = own.header["net"], own.header["model"], header["model"]
     chosen_on, reported_on = (
         Bearing(own.network, state, own.on(own.slices.split(split)), verdict, identity, engine, memory_mb)
         for split in ("val", "test")
     )
+    layers = [layer for layer in reaching(own.network, chosen_on.evaluation.whole.image[:1]) if not layer.final]
     means = sweep[sweep["class"] == "mean"]
     drop = means.assign(drop=means["baseline"] - means["dice"]).groupby(["kind", "layer"])["drop"].mean()
     alone = sorted(layers, key=lambda layer: float(drop[layer.pair]))

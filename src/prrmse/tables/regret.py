@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from prrmse.names import MARGIN, PRETRAINED, SCRATCH
+from prrmse.names import MARGIN, OWN_STARTS, PRETRAINED, SCRATCH
 from prrmse.seeding import derive_seed
 from prrmse.settings import Verdict
 from prrmse.tables.bootstrap import interval
@@ -97,7 +97,7 @@ def no_transfer(search: pd.DataFrame, runs: pd.DataFrame, settings: Verdict) -> 
         rng = np.random.default_rng(derive_seed("no transfer", net))
         of_target = [cases[cases["target"] == target] for target in targets]
         drawn = [
-            _auroc(pd.concat([of_target[i] for i in rng.integers(0, len(targets), len(targets))]))
+            _auroc(pd.concat([of_target[i] for i in rng.integers(0, len(targets), len(targets))], ignore_index=True))
             for _ in range(settings.resamples)
         ]
         low, high = interval(np.array(drawn), settings.level)
@@ -109,9 +109,7 @@ def _cases(search: pd.DataFrame, starts: pd.DataFrame, default: str) -> pd.DataF
     """Target, source, told and true gain over the default start."""
     keys = ["net", "target", "seed"]
     own = search[search["source"] == default].set_index([*keys, "round"])["dice"].rename("default")
-    others = (
-        search[~search["source"].isin([SCRATCH, PRETRAINED])].join(own, on=[*keys, "round"]).dropna(subset="default")
-    )
+    others = search[~search["source"].isin(OWN_STARTS)].join(own, on=[*keys, "round"]).dropna(subset="default")
     last = others.sort_values("round", kind="stable").groupby([*keys, "source"], sort=False).last().reset_index()
     reached = starts[starts["source"] == default].set_index(keys)["dice"].rename("default_full")
     merged = last.merge(starts, on=[*keys, "source"], suffixes=("", "_full")).join(reached, on=keys)
@@ -120,12 +118,11 @@ def _cases(search: pd.DataFrame, starts: pd.DataFrame, default: str) -> pd.DataF
 
 
 def _auroc(cases: pd.DataFrame) -> float:
-    worth = cases["true"].to_numpy() > MARGIN
-    positive, negative = int(worth.sum()), int((~worth).sum())
-    if not positive or not negative:
+    worth = cases["true"] > MARGIN
+    if worth.all() or not worth.any():
         return float("nan")
-    ranks = stats.rankdata(cases["told"])
-    return float((ranks[worth].sum() - positive * (positive + 1) / 2) / (positive * negative))
+    found = stats.mannwhitneyu(cases.loc[worth, "told"], cases.loc[~worth, "told"])
+    return float(found.statistic / (worth.sum() * (~worth).sum()))
 
 
 def _choices(search: pd.DataFrame, scores: pd.DataFrame, runs: pd.DataFrame) -> Iterator[tuple[object, ...]]:
@@ -140,7 +137,7 @@ def _choices(search: pd.DataFrame, scores: pd.DataFrame, runs: pd.DataFrame) -> 
         for start in (SCRATCH, PRETRAINED):
             if start in dice:
                 yield (*key, f"always {start}", 0.0, best - dice[start])
-        sources = own.loc[~own["source"].isin([SCRATCH, PRETRAINED]), "dice"]
+        sources = own.loc[~own["source"].isin(OWN_STARTS), "dice"]
         yield (*key, ANY_SOURCE, 0.0, best - float(sources.mean()))
         yield (*key, ANY, 0.0, best - everywhere)
         told = signed[(signed["net"] == key[0]) & (signed["target"] == key[1])].dropna(subset=["value"])
