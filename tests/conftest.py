@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from tiny import Folder
 from torch import nn
 
@@ -18,6 +19,11 @@ from prrmse.learning.evaluate import Evaluation
 from prrmse.nets.initialisation import initialised_network
 from prrmse.phantom.cohort import generate
 from prrmse.settings import Compute, PSPNet, Training, UNet
+
+# For the workers and every program that they start: more threads than cores wait for each other, and tests that compute
+# took five times as long. Where a number of threads is what is tested, it is set.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+torch.set_num_threads(1)
 
 COMPUTE = Compute(
     device="cpu",
