@@ -411,7 +411,7 @@ def test_every_run_of_the_study_is_planned_and_without_its_section_one_line_says
 
 def test_the_page_in_docs_is_what_the_tables_beside_it_give():
     """No training, no run: docs/study/*.csv is enough."""
-    params = read_params(ROOT / "params.yaml", ROOT / "configs/study.yaml")
+    params = read_params(ROOT / "params.yaml", ROOT / "configs/study.yaml", ROOT / "configs/study_ancestry.yaml")
     kept = [name for name in (*RAW, *CONNECTED) if name in RAW or (ROOT / f"docs/study/{name}.csv").is_file()]
     raw = {name: read_table(ROOT / f"docs/study/{name}.csv") for name in kept}
     made, _ = study_page(raw, params.study, params.verdict)
