@@ -18,9 +18,11 @@ import pandas as pd
 import torch
 from common import processor
 
+from prrmse.config.params import read_params
 from prrmse.report.page import base_summary
-from prrmse.report.study import CONNECTED, RAW
+from prrmse.report.study import CONNECTED, RAW, study_page
 from prrmse.tables.markdown import markdown_table
+from prrmse.tables.store import read_table, write_table
 
 ROOT = Path(__file__).parents[1]
 TABLES = ROOT / "results" / "tables"
@@ -80,12 +82,23 @@ def tools() -> None:
 
 
 def study(run: Path) -> None:
-    """docs/study.md, its pictures, and docs/study/: the tables that it is made from; of a run in a checkout."""
+    """docs/study.md, its pictures, and docs/study/: the tables that it is made from; of a run in a checkout.
+
+    What the run has not (it was without configs/study_ancestry.yaml, say) stays as it is.
+    """
     page, folder, kept = ROOT / "docs" / "study.md", run / "results" / "study", ROOT / "docs" / "study"
     kept.mkdir(exist_ok=True)
-    for name in (*RAW, *(name for name in CONNECTED if (folder / f"{name}.csv").is_file())):
-        shutil.copy(folder / f"{name}.csv", kept)
-    found = with_pictures((folder / "study.md").read_text(), folder)
+    before = read_table(kept / "base.csv")
+    for name in (*RAW, *CONNECTED):
+        table = folder / f"{name}.csv"
+        if table.is_file() and table.read_text().count("\n") > 1:
+            shutil.copy(table, kept)
+    base = read_table(kept / "base.csv")
+    write_table(pd.concat([base, before[~before["net"].isin(base["net"])]], ignore_index=True), kept / "base.csv")
+    params = read_params(ROOT / "params.yaml", ROOT / "configs/study.yaml", ROOT / "configs/study_ancestry.yaml")
+    raw = {name: read_table(kept / f"{name}.csv") for name in (*RAW, *CONNECTED) if (kept / f"{name}.csv").is_file()}
+    made, _ = study_page(raw, params.study, params.verdict)
+    found = with_pictures(made, folder)
     page.write_text(page.read_text().partition(ANSWERS)[0] + f"{ANSWERS}\n\n{ran(run)}" + found.partition(ANSWERS)[2])
 
 

@@ -419,6 +419,10 @@ def test_the_page_in_docs_is_what_the_tables_beside_it_give():
         made = made.replace(f"]({name}.png)", f"](images/{name}.png)")
     answers = "## Answers"
     assert (ROOT / "docs/study.md").read_text().endswith(made.partition(answers)[2])
+    less, _ = study_page({**raw, "reuse": pd.DataFrame(), "recipes": pd.DataFrame()}, params.study, params.verdict)
+    left_out = {"## Recipes", "## Architecture or ancestor", "## Effects on reuse"}
+    assert left_out <= set(made.splitlines())
+    assert not left_out & set(less.splitlines()), "of a study without configs/study_ancestry.yaml"
 
 
 def searched(costs, picks):

@@ -21,7 +21,7 @@ CONNECTED = ("connect", "llfc", "together")
 
 
 def study_page(raw: Mapping[str, pd.DataFrame], study: Study, verdict: Verdict) -> tuple[str, dict[str, pd.DataFrame]]:
-    """The page, and the tables that were computed for it.
+    """The page, and the tables that were computed for it; a table without rows is left out of the page.
 
     Args:
         raw: the tables of `RAW`, and either all or none of `CONNECTED`.
@@ -40,7 +40,7 @@ def study_page(raw: Mapping[str, pd.DataFrame], study: Study, verdict: Verdict) 
         tables["connect_effects"] = connect_effects(raw["connect"], raw["llfc"], verdict)
         tables["together_effects"] = together_effects(raw["together"], level)
         sections += _connected(raw, tables, verdict)
-    return sections_markdown(sections), tables
+    return sections_markdown([section for section in sections if len(section.table)]), tables
 
 
 def _sections(
