@@ -97,6 +97,7 @@ def study(run: Path) -> None:
     write_table(pd.concat([base, before[~before["net"].isin(base["net"])]], ignore_index=True), kept / "base.csv")
     params = read_params(ROOT / "params.yaml", ROOT / "configs/study.yaml", ROOT / "configs/study_ancestry.yaml")
     raw = {name: read_table(kept / f"{name}.csv") for name in (*RAW, *CONNECTED) if (kept / f"{name}.csv").is_file()}
+    assert params.study is not None
     made, _ = study_page(raw, params.study, params.verdict)
     found = with_pictures(made, folder)
     page.write_text(page.read_text().partition(ANSWERS)[0] + f"{ANSWERS}\n\n{ran(run)}" + found.partition(ANSWERS)[2])

@@ -269,7 +269,7 @@ def test_contrasts_find_what_was_planted():
         assert row["low"] > 0
         assert row["value"] == pytest.approx(0.05, abs=0.02)
     assert (found["n_targets"] == 7).all()
-    ranking = ranking_over_targets(scores, runs, 0.95)
+    ranking = ranking_over_targets(scores, runs, Verdict())
     taus = ranking.set_index("score")["tau"]
     assert taus["logme"] > 0.8
     assert taus["rmse"] == -taus["logme"], "a distance: smaller is better"
@@ -277,6 +277,39 @@ def test_contrasts_find_what_was_planted():
     answers = study_answers(contrasts(runs, 0.95), pd.DataFrame(), ranking, 0.95).set_index("question")["answer"]
     assert answers["Does the verdict's list beat a random list of equal size? (frozen)"] == HOLDS
     assert answers["Does some score rank the sources?"] == HOLDS
+
+
+def test_scores_that_mean_nothing_seldom_rank_the_sources():
+    """Sources that are good for one target are good for all, and so are the scores: targets are no new draws."""
+    wrong, studies, settings = 0, 60, Verdict(resamples=200)
+    names, targets = ["logme", "gbc", "leep", "cka", "h_score"], [f"t{i}-seg" for i in range(4)]
+    for number in range(studies):
+        rng = np.random.default_rng(number)
+        sources = [f"s{i}-seg" for i in range(5)]
+        worth, told = rng.normal(size=5), rng.normal(size=(5, len(names)))
+        runs = pd.DataFrame([
+            {"net": "n", "target": t, "source": s, "reused": "all", "mode": "finetune", "seed": 0, "split": "test",
+             "class": "mean", "dice": worth[i] + 0.3 * rng.normal()}
+            for t in targets for i, s in enumerate(sources)
+        ])  # fmt: skip
+        scores = pd.DataFrame([
+            {"net": "n", "target": t, "source": s, "score": name, "value": told[i, k] + 0.3 * rng.normal()}
+            for t in targets for i, s in enumerate(sources) for k, name in enumerate(names)
+        ])  # fmt: skip
+        ranking = ranking_over_targets(scores, runs, settings)
+        answers = study_answers(pd.DataFrame({"contrast": []}), pd.DataFrame(), ranking, 0.95)
+        wrong += answers.set_index("question")["answer"]["Does some score rank the sources?"] == HOLDS
+    assert wrong <= stats.binom.ppf(0.999, studies, 0.025)
+
+
+def test_a_regret_is_over_all_sources_also_over_those_that_a_score_does_not_know():
+    runs, scores = planted(noise=0)
+    scores = scores[scores["score"] == "logme"]
+    best = dict(of_starts(runs).sort_values("dice").groupby("target")["source"].last())
+    least = scores[[best[t] != s for t, s in zip(scores["target"], scores["source"], strict=True)]]
+    found = [ranking_over_targets(known, runs, Verdict(resamples=100)).iloc[0] for known in (scores, least)]
+    assert found[0]["regret"] < 0.005 < 0.015 < found[1]["regret"]
+    assert found[1]["n_sources"] == found[0]["n_sources"] - 1
 
 
 def test_the_best_source_is_chosen_on_validation_and_reported_on_test():
@@ -363,7 +396,7 @@ def test_nothing_is_decided_of_one_target():
     runs, scores = (table[table["target"] == "t0-seg"] for table in (runs, scores))
     found = contrasts(runs, 0.95)
     assert found["low"].isna().all()
-    answers = study_answers(found, pd.DataFrame(), ranking_over_targets(scores, runs, 0.95), 0.95)
+    answers = study_answers(found, pd.DataFrame(), ranking_over_targets(scores, runs, Verdict()), 0.95)
     assert set(answers["answer"]) == {UNDECIDED}
 
 

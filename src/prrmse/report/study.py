@@ -30,7 +30,7 @@ def study_page(raw: Mapping[str, pd.DataFrame], study: Study, verdict: Verdict) 
     level = verdict.level
     effects = contrasts(raw["runs"], level)
     ancestry = ancestry_effects(raw["reuse"], dict(study.ancestry), level) if len(raw["reuse"]) else pd.DataFrame()
-    ranking = ranking_over_targets(raw["scores"], raw["runs"], level)
+    ranking = ranking_over_targets(raw["scores"], raw["runs"], verdict)
     regret = regrets(raw["search"], raw["scores"], raw["runs"], level)
     answers = study_answers(effects, ancestry, ranking, level)
     tables = {"contrasts": effects, "ancestry": ancestry, "ranking": ranking, "regrets": regret, "answers": answers}
@@ -61,7 +61,8 @@ def _sections(
     return [
         Section(
             "Answers",
-            f"Each from the sign of a {level} interval over targets; undecided where it contains 0.",
+            f"Each from the sign of a {level} interval over targets, undecided where it contains 0; the last from a "
+            "permutation test (below).",
             tables["answers"],
         ),
         Section("Data", "Patients and slices of each split.", data.reset_index()),
@@ -112,7 +113,8 @@ def _sections(
         Section(
             "Which score ranks the sources?",
             "Kendall's tau of each score with the test Dice that a target's sources lead to, mean over targets with "
-            "its interval. `regret`: Dice lost by taking the source that is ranked first.",
+            "its interval. `p`: one-sided, by permuting the sources, the same way in all targets; `p_any`: corrected "
+            "for the number of scores. `regret`: Dice lost by taking the source that is ranked first.",
             tables["ranking"].assign(score=[SCORES[score][1] for score in tables["ranking"]["score"]]),
             "study_ranking",
             "Rank correlation of every score with what the sources gain",

@@ -191,6 +191,20 @@ def tail_of(found: Values) -> Tail:
     return Tail(float((found >= found[0] - 1e-9).mean()), float((found <= found[0] + 1e-9).mean()))
 
 
+def corrected_tails(found: Sequence[Values]) -> list[float]:
+    """One-sided p of each of several statistics, corrected for their number (Westfall and Young 1993).
+
+    It is how often the smallest p of all is as small as its own.
+
+    Args:
+        found: of each, its values under the same `permutations`, ``[R]``.
+    """
+    # The share of permutations in which a statistic is at least as large, for every permutation.
+    p = [1 - (stats.rankdata(own, method="min") - 1) / len(own) for own in found]
+    smallest = np.min(p, axis=0) if p else np.array([])
+    return [float((smallest <= own[0] + 1e-9).mean()) for own in p]
+
+
 def concordance(x: Values, y: Values, orders: np.ndarray) -> Values:
     """Concordant less discordant pairs of x and the reordered y: Kendall's tau but for a constant, ``[R]``.
 

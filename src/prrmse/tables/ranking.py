@@ -15,7 +15,15 @@ from scipy import stats
 from prrmse.seeding import derive_seed
 from prrmse.settings import Verdict
 from prrmse.tables.bootstrap import interval
-from prrmse.tables.inference import concordance, correlation_interval, crossed_interval, mean_of, permutations, tail_of
+from prrmse.tables.inference import (
+    concordance,
+    corrected_tails,
+    correlation_interval,
+    crossed_interval,
+    mean_of,
+    permutations,
+    tail_of,
+)
 
 SOURCE = ["source", "source_seed"]
 NO_SOURCE = "none"
@@ -164,14 +172,11 @@ def permutation_tests(
         known = np.isfinite(value)
         taus.append(concordance(value[known], gained.to_numpy().ravel(), orders[:, known]))
     told = [len(set(score)) > 1 for score in scores]
-    # The share of permutations in which a score's tau is at least as large, for every permutation.
-    p = [1 - (stats.rankdata(own, method="min") - 1) / len(own) for own in taus]
-    smallest = np.min([own for own, known in zip(p, told, strict=True) if known] or [np.ones(len(orders))], axis=0)
+    corrected = iter(corrected_tails([own for own, known in zip(taus, told, strict=True) if known]))
     found = []
-    for own, known, of in zip(taus, told, p, strict=True):
-        above, below = tail_of(own) if known else (np.nan, np.nan)
-        corrected = float((smallest <= of[0] + 1e-9).mean()) if known else np.nan
-        found.append({"p_above": above, "p_below": below, "p_any": corrected})
+    for own, known in zip(taus, told, strict=True):
+        above, below, p_any = (*tail_of(own), next(corrected)) if known else (np.nan, np.nan, np.nan)
+        found.append({"p_above": above, "p_below": below, "p_any": p_any})
     return found
 
 

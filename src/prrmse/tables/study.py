@@ -16,7 +16,7 @@ from scipy import stats
 from prrmse.names import PRETRAINED, SCRATCH, STUDY_PLANS, split_model
 from prrmse.settings import Verdict
 from prrmse.tables.answer import UNDECIDED, Answer
-from prrmse.tables.inference import Interval, decide, t_interval
+from prrmse.tables.inference import Interval, corrected_tails, decide, permutations, t_interval, tail_of
 from prrmse.tables.means import mean_over_patients
 from prrmse.tables.ranking import SCORES
 from prrmse.tables.verdict import verdict_table
@@ -274,37 +274,61 @@ def larger_is_better(scores: pd.DataFrame) -> pd.DataFrame:
     return scores.assign(value=scores["value"] * scores["score"].map(lambda score: SCORES[score][0]))
 
 
-def ranking_over_targets(scores: pd.DataFrame, runs: pd.DataFrame, level: float) -> pd.DataFrame:
+def ranking_over_targets(scores: pd.DataFrame, runs: pd.DataFrame, settings: Verdict) -> pd.DataFrame:
     """How well each score ranks a target's sources by what they gain: Kendall's tau in each target, mean over targets.
+
+    The interval over targets describes. What decides is an exact test that permutes the sources, the same way in all
+    targets: a source that is good for one target tends to be good for the next, so that targets are not so many
+    independent rankings.
 
     Args:
         scores: of `score_table`.
         runs: of `runs_table`.
-        level: of the intervals.
+        settings: level, resamples.
 
     Returns:
-        net, score, tau, low, high (`t_interval` over targets), regret (Dice lost by the source that is ranked first,
-        mean over targets), n_targets, n_sources (at most, of one target).
+        net, score, tau, low, high (`t_interval` over targets), p (one-sided) and p_any (`corrected_tails`, for all
+        scores), regret (Dice lost by taking the source that is ranked first rather than the best of all, mean over
+        targets), n_targets, n_sources (at most, of one target, that the score knows).
     """
-    test = of_sources(dice_of(runs))
-    lines = []
-    for (net, score), group in (
-        larger_is_better(scores).merge(test, on=["net", "target", "source"]).groupby(["net", "score"], sort=False)
-    ):
-        known = [own.dropna(subset=["value"]) for _, own in group.groupby("target", sort=False)]
-        told = [own for own in known if len(own) >= 3 and own["value"].min() < own["value"].max()]
-        if told:
-            taus = pd.Series([float(stats.kendalltau(own["value"], own["dice"]).statistic) for own in told])
-            regrets = [float(own["dice"].max() - own["dice"].to_numpy()[own["value"].argmax()]) for own in told]
-            tau, low, high, n = over_targets(taus, level).values()
-            lines.append((net, score, tau, low, high, float(np.mean(regrets)), n, max(map(len, told))))
-    return pd.DataFrame(lines, columns=["net", "score", "tau", "low", "high", "regret", "n_targets", "n_sources"])
+    found = []
+    for net, test in of_sources(dice_of(runs)).groupby("net", sort=False):
+        dice = test.pivot_table(index="target", columns="source", values="dice", sort=False)
+        orders = permutations(dice.shape[1], settings.resamples, "study ranking", str(net))
+        lines, means = [], []
+        for score, own in larger_is_better(scores[scores["net"] == net]).groupby("score", sort=False):
+            value = own.pivot_table(index="target", columns="source", values="value").reindex_like(dice)
+            value = value.where(dice.notna())
+            told = value[(value.count(axis=1) >= 3) & (value.min(axis=1) < value.max(axis=1))]
+            if len(told):
+                values, gained = told.to_numpy(), dice.loc[told.index].to_numpy()
+                taus = np.array([_taus(*of, orders) for of in zip(values, gained, strict=True)])
+                first = np.take_along_axis(gained, np.nanargmax(values, axis=1)[:, None], axis=1)[:, 0]
+                regret = float(np.mean(np.nanmax(gained, axis=1) - first))
+                over = over_targets(pd.Series(taus[:, 0]), settings.level)
+                lines.append([net, score, *list(over.values())[:3], regret, len(told), int(told.count(axis=1).max())])
+                means.append(taus.mean(axis=0))
+        for line, mean, p_any in zip(lines, means, corrected_tails(means), strict=True):
+            found.append([*line[:5], tail_of(mean).above, p_any, *line[5:]])
+    columns = ["net", "score", "tau", "low", "high", "p", "p_any", "regret", "n_targets", "n_sources"]
+    return pd.DataFrame(found, columns=columns)
+
+
+def _taus(value: np.ndarray, gain: np.ndarray, orders: np.ndarray) -> np.ndarray:
+    """Kendall's tau-b of a score with the reordered gains, over the sources that have both, ``[R]``; 0 if undefined."""
+    of_value, of_gain = (np.nan_to_num(np.sign(x[:, None] - x[None])) for x in (value, gain))
+    has_value, has_gain = (np.isfinite(x[:, None] - x[None]).astype(float) for x in (value, gain))
+    gained, known = (x[orders[:, :, None], orders[:, None, :]] for x in (of_gain, has_gain))
+    both = np.einsum("ij,rij->r", of_value, gained)
+    untied = np.einsum("ij,rij->r", of_value**2, known) * np.einsum("ij,rij->r", has_value, gained**2)
+    taus: np.ndarray = np.divide(both, np.sqrt(untied), out=np.zeros(len(orders)), where=untied > 0)
+    return taus
 
 
 def study_answers(effects: pd.DataFrame, ancestry: pd.DataFrame, ranking: pd.DataFrame, level: float) -> pd.DataFrame:
     """One row per question: question, answer, statistic; the answer is the sign of an interval over targets.
 
-    Of many scores, the level of each is corrected for their number (Bonferroni) before one is said to rank.
+    Whether some score ranks the sources is a permutation test, corrected for the number of scores.
     """
     rows = [
         (question, *_sign(effects, "contrast", name))
@@ -347,17 +371,13 @@ def _sign(table: pd.DataFrame, column: str, name: str) -> Answer:
 
 
 def _some_score(ranking: pd.DataFrame, level: float) -> Answer:
-    """Holds if tau is above 0 for a score, by its t test over targets corrected for the number of scores."""
+    """Holds if tau is above 0 for a score, by its permutation test corrected for the number of scores."""
     own = ranking[ranking["n_targets"] > 1]
     if own.empty:
         return Answer(UNDECIDED, "needs more targets and sources")
-    quantile = stats.t.ppf((1 + level) / 2, own["n_targets"] - 1)
-    error = (own["high"] - own["tau"]) / quantile
-    p = np.minimum(1, len(own) * stats.t.sf(own["tau"] / error, own["n_targets"] - 1))
-    best = int(np.argmin(p))
-    row = own.iloc[best]
+    row = own.iloc[int(own["p_any"].argmin())]
     text = (
         f"best of {len(own)}: {SCORES[row['score']][1]}, tau {Interval(row['tau'], row['low'], row['high']):.2f}, "
-        f"p = {p[best]:.3f} corrected for their number, n = {row['n_targets']} targets"
+        f"p = {row['p_any']:.3f} corrected for their number, n = {row['n_targets']} targets, {row['n_sources']} sources"
     )
-    return Answer(decide(p[best] <= (1 - level) / 2, False), text)
+    return Answer(decide(row["p_any"] <= (1 - level) / 2, False), text)
