@@ -111,6 +111,22 @@ def test_gains_are_over_scratch_of_the_same_round():
     assert (kept["source"], kept["gain"]) == ("a", pytest.approx(0.2))
 
 
+def test_a_patient_counts_where_both_have_been_measured():
+    """Scratch was not measured on one patient of the first fold, where the source has 0, and on none of the second."""
+
+    def measure(candidate, fold, round_):
+        own = dict.fromkeys(PATIENTS[fold], 0.7 if candidate.source == "a" else 0.5)
+        if fold == 0:
+            own[PATIENTS[0][0]] = 0.0
+        missing = {0: PATIENTS[0][:1], 1: PATIENTS[1]}.get(fold, []) if candidate.source == SCRATCH else []
+        return {patient: dice for patient, dice in own.items() if patient not in missing}
+
+    first = ranking_of(halve(candidates_of(["a"], ["finetune"]), FOLDS, 1, measure), 2).iloc[0]
+    assert (first["source"], first["gain"]) == ("a", pytest.approx(0.2))
+    assert first["n_folds"] == FOLDS - 1
+    assert first["gain_low"] == pytest.approx(0.2)
+
+
 def test_it_stops_once_the_answer_is_given():
     calls = []
     two = candidates_of(["a"], ["finetune"])

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from conftest import ARGUMENTS, COMPUTE
+from safetensors.torch import load_file
+from torch import nn
 
 from prrmse import search as module
-from prrmse.api import train
+from prrmse.api import train, warmstart
 from prrmse.errors import InputError
 from prrmse.experiments.halving import TRANSFER, Candidate
 from prrmse.learning.plans import check_plan, fixed_by
@@ -34,10 +38,10 @@ def sources(slices):
 
 @pytest.fixture
 def run(slices, sources):
-    def run(folder=None, budget=1e6, named=None, **options):
+    def run(folder=None, budget=1e6, named=None, cohort=slices, **options):
         return search(
             "unet",
-            slices,
+            cohort,
             sources if named is None else named,
             budget,
             arguments=ARGUMENTS["unet"],
@@ -172,6 +176,64 @@ def test_a_verdicts_list_is_a_candidate(run, sources, tmp_path, monkeypatch):
     for lists in ({"trained": ["none.weight"]}, {"other": ["inc.0.weight"]}):
         with pytest.raises(InputError, match="names no pair of it that fits"):
             run(lists=lists)
+
+
+def test_patients_without_a_structure_are_trained_on_and_not_measured(slices, run, monkeypatch):
+    trained, original, healthy = set(), module.training_run, slices.patients()[0]
+
+    def watched(network, drawn, *arguments, **options):
+        trained.update(drawn.patients())
+        return original(network, drawn, *arguments, **options)
+
+    label = np.where((slices.index["patient"] == healthy).to_numpy()[:, None, None], 0, slices.label)
+    monkeypatch.setattr(module, "training_run", watched)
+    found = run(cohort=replace(slices, label=label), plans=["finetune"], rounds=1)
+    assert set(found.curves["patient"]) == set(slices.patients()[1:])
+    assert healthy in trained
+    with pytest.raises(InputError, match="two training patients with a labelled structure"):
+        run(cohort=replace(slices, label=np.zeros_like(slices.label)))
+
+
+class Wrapped(nn.Module):
+    """All names begin with what wrappers are told by; a PReLU, and a kernel that has two names."""
+
+    def __init__(self):
+        super().__init__()
+        first, last = nn.Conv2d(1, 4, 3, padding=1), nn.Conv2d(4, 4, 1)
+        self.module = nn.ModuleDict({"first": first, "slope": nn.PReLU(4), "last": last, "again": first})
+
+    def forward(self, x):
+        return self.module["last"](self.module["slope"](self.module["first"](x)))
+
+
+def test_what_is_searched_is_what_a_warm_start_is_made_of(tmp_path, caplog):
+    network, source = seeded_network("test_search:Wrapped", {}, "a", trust=True), Wrapped()
+    nn.init.constant_(source.module["slope"].weight, 0.7)
+    starts = module._starts(
+        network, {"s": source.state_dict()}, ["finetune", "head"], None, {"s": ["module.first.weight"]}
+    )
+    assert "4 parameters of the network are of no kind (module.slope.weight" in caplog.text
+    assert len(starts) == 4
+    for candidate, start in starts.items():
+        if candidate.source == SCRATCH:
+            continue
+        warmstart(network, source.state_dict(), start.reused, tmp_path / "warm.safetensors")
+        warm = load_file(tmp_path / "warm.safetensors")
+        assert all(torch.equal(start.state[name], warm[name]) for name in network.state_dict()), candidate
+
+
+def test_names_of_a_wrapper_and_code_that_was_edited(slices, tmp_path, monkeypatch):
+    def run():
+        how = {"plans": ["finetune"], "folds": 2, "rounds": 2, "everyone": True, "folder": tmp_path, "trust": True}
+        source = {"s": Wrapped().state_dict()}
+        return search("test_search:Wrapped", slices, source, 1e6, settings=SETTINGS, compute=COMPUTE, **how)
+
+    torch.manual_seed(0)
+    assert run().ranking["round"].max() == 1
+    torch.manual_seed(0)
+    monkeypatch.setattr(module, "_code_of", lambda network: "other")
+    with pytest.raises(InputError, match="holds the trainings of another search"):
+        run()
 
 
 def test_the_same_search_goes_on_and_another_is_refused(run, tmp_path, monkeypatch):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import hashlib
+import inspect
 import json
 import logging
 import math
@@ -19,7 +21,7 @@ import torch
 from torch import nn
 
 from prrmse.api import StateLike, evaluation_for, part_of, reaching_pairs, state_of
-from prrmse.data.slices import Slices, draw_patients
+from prrmse.data.slices import IGNORE, Slices, draw_patients
 from prrmse.errors import InputError
 from prrmse.experiments.halving import (
     NO_TRANSFER,
@@ -40,8 +42,9 @@ from prrmse.learning.snapshot import discard, program_digest, snapshot_of
 from prrmse.learning.training_run import training_run
 from prrmse.names import BLOCKS, MARGIN, OWN_STARTS, PRETRAINED, SCRATCH, USUAL_PLANS, Layer
 from prrmse.nets.build import seeded_network
-from prrmse.nets.foreign import fit, read_state
-from prrmse.nets.layers import fill, state_digest
+from prrmse.nets.checkpoint import load_checkpoint
+from prrmse.nets.foreign import fit
+from prrmse.nets.layers import fill, inventory, state_digest, tensor_names, without_kind
 from prrmse.seeding import derive_seed
 from prrmse.settings import Compute, Training
 
@@ -146,10 +149,11 @@ def search(
     check_search(sources, plans, folds, rounds, samples, everyone=everyone)
     made = seeded_network(network, arguments or {}, network, "init", "", seed, trust=trust)
     pool = part_of(slices, "all") if everyone else draw_patients(slices, samples or len(slices.patients()), seed)
-    patients = pool.patients()
+    patients = _measurable(pool)
     if len(patients) < 2:
         raise InputError(
-            f"{slices.meta['dataset']}: a search needs at least two training patients, to hold each out once"
+            f"{slices.meta['dataset']}: a search needs at least two training patients with a labelled structure, to "
+            "hold each out once"
         )
     groups = folds_of(patients, min(folds, len(patients)), seed)
     states = {name: state_of(source) for name, source in sources.items()}
@@ -165,6 +169,7 @@ def search(
             if candidate.plan in ("", VERDICT)
         },
         "candidates": [list(candidate) for candidate in starts],
+        "modules": [repr(made), _code_of(made)],
     }
     with tempfile.TemporaryDirectory() as temporary:
         kept = Path(temporary) if folder is None else Path(folder)
@@ -299,7 +304,7 @@ class _Trainings:
         start, path = self._starts[candidate], self._path(candidate, fold, round_)
         before = self._path(candidate, fold, round_ - 1)
         network = copy.deepcopy(self._network)
-        fill(network.state_dict(), read_state(before) if round_ else start.state)
+        fill(network.state_dict(), load_checkpoint(before)[0] if round_ else start.state)
         held_out = self._pool.index["patient"].isin(self._folds[fold]).to_numpy()
         dice = training_run(
             network,
@@ -330,15 +335,25 @@ def _starts(
     lists: Mapping[str, Collection[str]],
 ) -> dict[Candidate, Start]:
     random = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    pairs = reaching_pairs(network)
-    final = {layer.tensor for layer in pairs if layer.final}
-    body = [layer for layer in pairs if not layer.final]
+    body = [layer for layer in reaching_pairs(network) if not layer.final]
+    names_of = tensor_names(network.state_dict())
+    if apart := without_kind(dict(network.named_parameters()), inventory(network)):
+        log.warning(
+            "%d parameters of the network are of no kind (%s ...): no source gives them, and every plan trains them",
+            sum(apart.values()),
+            next(iter(apart)),
+        )
+
+    def taken(state: Mapping[str, torch.Tensor], layers: Iterable[Layer]) -> dict[str, torch.Tensor]:
+        return {name: state[layer.tensor] for layer in layers for name in names_of[layer.tensor]}
 
     def fitting(name: str, state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        offered = {n: tensor for n, tensor in fit(random, state)[0].items() if n not in final}
-        if not any(layer.tensor in offered for layer in body):
+        # Pairs only: what a warm start can be made of, so that what is found can be handed over.
+        fitted = fit(random, state)[0]
+        offered = [layer for layer in body if layer.tensor in fitted]
+        if not offered:
             raise InputError(f"{name}: nothing in it fits the network; see prrmse compare")
-        return offered
+        return taken(fitted, offered)
 
     own = {**random, **({} if pretrained is None else fit(random, pretrained)[0])}
     offers = {source: fitting(source, state) for source, state in states.items()}
@@ -355,9 +370,26 @@ def _starts(
         listed = [layer for layer in body if layer.tensor in names and layer.tensor in offers.get(source, {})]
         if not listed:
             raise InputError(f"{source}: the list of what to reuse names no pair of it that fits")
-        taken = {layer.tensor: offers[source][layer.tensor] for layer in listed}
-        found[Candidate(source, VERDICT)] = Start({**own, **taken}, listed, [], False)
+        found[Candidate(source, VERDICT)] = Start({**own, **taken(offers[source], listed)}, listed, [], False)
     return found
+
+
+def _measurable(pool: Slices) -> list[str]:
+    """The patients with a labelled structure: of others Dice is 0 or undefined, by what is predicted."""
+    labelled = ((pool.label != 0) & (pool.label != IGNORE)).reshape(len(pool.label), -1).any(axis=1)
+    known = set(pool.index.loc[labelled, "patient"])
+    found = [patient for patient in pool.patients() if patient in known]
+    if rest := len(pool.patients()) - len(found):
+        log.warning("%d patients have no labelled structure: they are trained on, and not measured", rest)
+    return found
+
+
+def _code_of(network: nn.Module) -> str:
+    """A hash of the file in which a network's class is written; empty if it is in none."""
+    try:
+        return hashlib.sha256(Path(inspect.getfile(type(network))).read_bytes()).hexdigest()
+    except (OSError, TypeError):
+        return ""
 
 
 def _whole(rows: pd.DataFrame) -> pd.DataFrame:

@@ -150,9 +150,9 @@ def ranking_of(rows: pd.DataFrame, candidates: int, level: float = 0.95) -> pd.D
         names = ["source", "plan", "round", "dice", "gain", "gain_low", "gain_high", "n_folds", "n_patients"]
         return pd.DataFrame(columns=names)
     each = 1 - (1 - level) / max(candidates - 1, 1)
-    by_fold = rows.groupby(["source", "plan", "round", "fold"], sort=False)["dice"].mean()
-    folds: dict[Any, Any] = {
-        key: group.droplevel([0, 1, 2]) for key, group in by_fold.groupby(level=[0, 1, 2], sort=False)
+    by_patient = rows.set_index(["source", "plan", "round", "fold", "patient"])["dice"]
+    of: dict[Any, Any] = {
+        key: group.droplevel([0, 1, 2]) for key, group in by_patient.groupby(level=[0, 1, 2], sort=False)
     }
     last = rows.groupby(["source", "plan"], sort=False)["round"].max()
     own_starts = rows[rows["source"].isin(OWN_STARTS) & (rows["round"] == rows["round"].max())]
@@ -160,7 +160,8 @@ def ranking_of(rows: pd.DataFrame, candidates: int, level: float = 0.95) -> pd.D
     found = []
     for candidate, round_ in zip(last.index, last, strict=True):
         source, plan = candidate
-        differences = (folds[source, plan, round_] - folds[default, "", round_]).to_numpy()
+        paired = (of[source, plan, round_] - of[default, "", round_]).dropna()  # patients that both have
+        differences = paired.groupby(level="fold").mean().to_numpy()
         gain = corrected_interval(differences, each) if source != default else Interval(0.0, math.nan, math.nan)
         own = rows[(rows["source"] == source) & (rows["plan"] == plan) & (rows["round"] == round_)]
         found.append((source, plan, round_, own["dice"].mean(), *gain, len(differences), own["patient"].nunique()))
