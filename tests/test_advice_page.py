@@ -45,6 +45,7 @@ def of_sweep():
         "baseline": 0.8,
         "tolerance": 0.05,
         "sources": SOURCES,
+        "entries": [],
         "ranking": ranking,
         "verdicts": verdicts,
     }
@@ -60,8 +61,15 @@ def of_search(answer="transfer", folds=3):
         }
         for source, plan, dice, gain in rows
     ]
-    found = {"answer": answer, "sentence": "Start from near.", "seconds": 61.7, "sources": SOURCES, "verdicts": []}
-    return {**found, "over": "scratch", "ranking": ranking}
+    found = {
+        "answer": answer,
+        "sentence": "Start from near.",
+        "seconds": 61.7,
+        "sources": SOURCES,
+        "entries": [],
+        "verdicts": [],
+    }
+    return {**found, "sources": SOURCES, "over": "scratch", "ranking": ranking}
 
 
 def curves():
@@ -168,6 +176,13 @@ def test_plans_of_nnunet_are_handed_on_in_the_place_of_what_they_say():
     commands = [shlex.split(x.command) for x in next_steps(of_search(), asked)]
     for step in (command_line().parse_args(arguments) for _, *arguments in commands):
         assert (step.nnunet_plans, step.configuration, step.network, step.trust) == ("Dataset001", "2d", None, False)
+    _, train = next_steps(of_search(), {**asked, "case_pattern": "(?P<patient>x)"})
+    assert command_line().parse_args(shlex.split(train.command)[1:]).case_pattern == "(?P<patient>x)"
+
+
+def test_the_state_that_was_taken_of_a_checkpoint_is_handed_on():
+    first = next_steps({**of_sweep(), "entries": ["student"]}, options([*SWEEP, "--network", "unet"]))[0]
+    assert command_line().parse_args(shlex.split(first.command)[1:]).entry == ["student"]
 
 
 def test_an_untrained_target_is_to_be_trained_first():

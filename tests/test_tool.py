@@ -241,6 +241,7 @@ def test_what_is_refused_gets_one_line(folder, capsys, tmp_path):
     )
     assert "--split all" in refused(capsys, "sweep", target, folder / "twin.pth", *data, "--split", "test")
     assert "named twice" in refused(capsys, "advise", target, folder / "twin.pth", folder / "twin.pth", *data)
+    assert "at least one source" in refused(capsys, "advise", target, *data)
     out = ["--out", tmp_path / "warm.safetensors"]
     assert "no such pair" in refused(
         capsys, "warmstart", target, "--source", folder / "twin.pth", *out, "--exclude", "W99"
@@ -428,12 +429,20 @@ def test_advice_with_pretrained_weights_a_probe_and_a_verdicts_list(folder, budg
         (["--budget", "10m", "--folds", "1"], "at least two folds"),
         (["--budget", "10m", "--rounds", "0"], "between 1 and 12 rounds"),
         (["--budget", "10m", "--samples", "2"], "--samples"),
-        (["--figure", "curves.png"], "--figure is for --budget"),
-        (["--plans", "half"], "--plans is for --budget"),
-        (["--verdicts", "advice.json"], "--verdicts is for --budget"),
-        (["--pretrained", "none.pth"], "--pretrained is for --budget"),
-        (["--augment"], "--augment is for --budget"),
-        ([], "name the target and at least one source"),
+        (["--budget", "10m", "--tolerance", "0.1"], "with --budget nothing reads --tolerance"),
+        (["--budget", "10m", "--split", "tset"], "--split tset: a search is on the training patients"),
+        (["--budget", "10m", "--verdicts", "a.json", "--out", "a.json"], "a.json would be overwritten"),
+        (["--budget", "10m", "--pretrained", "none.pth", "--entry", "student"], "none.pth"),
+        (
+            ["--figure", "curves.png"],
+            "nothing reads --figure, --folds, --learning-rate, --rounds, --steps",
+        ),
+        (
+            ["--augment", "--plans", "half"],
+            "without --budget nothing reads --augment, --folds",
+        ),
+        (["--pretrained-part", "inc."], "--pretrained-part, --rounds, --steps"),
+        (["--verdicts", "advice.json"], "--steps, --verdicts"),
     ],
 )
 def test_a_budget_that_cannot_be_is_one_line(budget, options, message, capsys):

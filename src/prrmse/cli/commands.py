@@ -9,7 +9,7 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
@@ -192,14 +192,19 @@ def sweep(a: argparse.Namespace) -> None:
     )
 
 
+# Options of `advise` that only a search reads, and those that only a sweep of a target reads.
+OF_SEARCH = {"plans", "verdicts", "figure", "samples", "augment", "steps", "learning_rate", "folds", "rounds"}
+OF_SEARCH |= {"pretrained", "pretrained_part", "pretrained_match", "nnunet_plans"}
+OF_TARGET = {"tolerance", "rule", "engine", "memory_mb", "partial"}
+
+
 def advise(a: argparse.Namespace) -> None:
     """Rank sources for a target, or find the best start within a budget; write the advice."""
     if a.budget is not None:
         advise_within_budget(a)
         return
-    for name in ("plans", "verdicts", "figure", "samples", "augment", "pretrained", "nnunet_plans"):
-        if getattr(a, name):
-            raise InputError(f"advise: <{name}> is for --budget, which is not given")
+    if of_search := sorted(OF_SEARCH & a.given):
+        raise InputError(f"advise: without --budget nothing reads {flags(of_search)}")
     if not a.sources:
         raise InputError("advise: name the target and at least one source; or --budget, and sources only")
     check_outputs({"advice_out": a.out, "page": a.page}, (a.target, *a.sources, *data_files(a)))
@@ -246,6 +251,11 @@ def advise(a: argparse.Namespace) -> None:
     show(advice.ranking, a, sentence)
 
 
+def flags(names: Iterable[str]) -> str:
+    """Options as they are written on the command line."""
+    return ", ".join(f"--{name.replace('_', '-')}" for name in names)
+
+
 def advise_within_budget(a: argparse.Namespace) -> None:
     """Train from every source by every plan, and from scratch, while the budget lasts; write the advice."""
     from prrmse.search import check_search, search, sentence
@@ -254,12 +264,17 @@ def advise_within_budget(a: argparse.Namespace) -> None:
         from prrmse.figures.tool import learning_curves
         from prrmse.report.advice import write_advice
 
+    if of_target := sorted(OF_TARGET & a.given):
+        raise InputError(f"advise: with --budget nothing reads {flags(of_target)}")
+    if "split" in a.given and a.split not in ("train", "all"):
+        raise InputError(f"<split> {a.split}: a search is on the training patients, or, with <split> all, on all")
     files = [a.target, *a.sources]
-    check_outputs({"advice_out": a.out, "figure": a.figure, "page": a.page}, (*files, *data_files(a)))
+    outputs = {"advice_out": a.out, "figure": a.figure, "page": a.page}
+    check_outputs(outputs, (*files, a.verdicts, a.pretrained, a.pretrained_match, *data_files(a)))
     if a.network is None:
         raise InputError("advise: with --budget, name the network that is to be trained: --network")
     budget, settings, compute = seconds_of(a.budget), training_of(a), compute_of(a)
-    names, states = short_names(files), opened(files, a.entry)
+    names, states = short_names(files), opened(files, a.entry, strict=not a.pretrained)
     plans, everyone = a.plans or USUAL_PLANS, a.split == "all"
     check_search(names, plans, a.folds, a.rounds, a.samples, everyone=everyone)
     made = new_network(a)
@@ -354,7 +369,10 @@ def weights_of(a: argparse.Namespace) -> Pretrained | None:
         if a.pretrained_part or a.pretrained_match:
             raise InputError("--pretrained-part and --pretrained-match are for --pretrained, which is not given")
         return None
-    return checked(Pretrained, file=a.pretrained, part=a.pretrained_part or "", match=a.pretrained_match or "name")
+    of_file = {"file": a.pretrained, "part": a.pretrained_part or "", "match": a.pretrained_match or "name"}
+    if a.entry and Path(a.pretrained).is_file():
+        of_file["entry"] = entries_of([a.pretrained], a.entry, strict=False)[a.pretrained]
+    return checked(Pretrained, **of_file)
 
 
 def seconds_of(budget: str) -> float:
@@ -367,9 +385,10 @@ def seconds_of(budget: str) -> float:
 
 def warmstart(a: argparse.Namespace) -> None:
     """Write the target's state, or that of a new network, with the advised pairs of a source."""
-    check_outputs({"out": a.out, "nnunet": a.nnunet}, (a.target, a.source, a.advice))
+    inputs = (a.target, a.source, a.advice, a.pretrained, a.pretrained_match)
+    check_outputs({"out": a.out, "nnunet": a.nnunet}, inputs)
     own_files = [path for path in (a.target, None if a.advice else a.source) if path]
-    states = opened(own_files, a.entry)
+    states = opened(own_files, a.entry, strict=not (a.advice or a.pretrained))
     if a.target:
         network = target_network(a, states[a.target])
     elif a.network:
@@ -389,7 +408,7 @@ def warmstart(a: argparse.Namespace) -> None:
                 "search without the plan probe"
             )
         check_outputs({"out": a.out, "nnunet": a.nnunet}, (source,))
-        state = opened([source], a.entry or entries, strict=bool(a.entry))[source]
+        state = opened([source], a.entry or entries, strict=bool(a.entry) and not (a.target or a.pretrained))[source]
     elif a.source:
         source, state = a.source, states[a.source]
         fitted = fitting(network, source, state, a.network or a.target)
@@ -420,12 +439,12 @@ def warmstart(a: argparse.Namespace) -> None:
 
 def train(a: argparse.Namespace) -> None:
     """Train a network on the training patients, write it, print Dice on the others."""
-    check_outputs({"out": a.out}, (a.start, a.freeze, *data_files(a)))
+    check_outputs({"out": a.out}, (a.start, a.freeze, a.pretrained, a.pretrained_match, *data_files(a)))
     options: dict[str, Any] = {
         "arguments": parse_arguments(a.arguments),
         "pretrained": weights_of(a),
         "start": a.start,
-        "entry": entries_of([a.start], a.entry)[a.start] if a.start else None,
+        "entry": entries_of([a.start], a.entry, strict=not a.pretrained)[a.start] if a.start else None,
         "freeze": listed_tensors(a.freeze) if a.freeze else (),
         "settings": training_of(a),
         "compute": compute_of(a),
@@ -504,7 +523,10 @@ def short_names(paths: list[str]) -> dict[str, str]:
     """Paths by what tells them apart: no common folder, no ending."""
     if len(set(paths)) < len(paths):
         raise InputError(f"advise: a source is named twice: {', '.join(paths)}")
-    common = os.path.commonpath([str(Path(path).parent) for path in paths])
+    try:
+        common = os.path.commonpath([Path(path).absolute().parent for path in paths])
+    except ValueError:  # on two drives
+        return {path: path for path in paths}
     names = {str(Path(os.path.relpath(path, common)).with_suffix("")): path for path in paths}
     return names if len(names) == len(paths) else {path: path for path in paths}
 

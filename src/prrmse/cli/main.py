@@ -164,7 +164,7 @@ def _add_tools(commands: Any) -> None:
                 help="the state to take where a checkpoint holds several, e.g. student; may be given again for other "
                 "files",
             )
-        made.set_defaults(act=lambda a: _tool(name, a))
+        made.set_defaults(act=lambda a: _tool(name, a, made))
         return made
 
     prepare = command(
@@ -396,7 +396,7 @@ def _add_reading(tool: argparse.ArgumentParser) -> None:
     )
 
 
-def _tool(name: str, a: argparse.Namespace) -> None:
+def _tool(name: str, a: argparse.Namespace, made: argparse.ArgumentParser) -> None:
     from prrmse.cli import commands  # imports torch, which takes seconds
     from prrmse.learning.device import choose_device, set_up_process
 
@@ -404,6 +404,7 @@ def _tool(name: str, a: argparse.Namespace) -> None:
     package = module.partition(".")[0]
     if getattr(a, "trust", False) and colon and package and find_spec(package) is None:
         sys.path.append(str(Path.cwd()))  # as `python -m` has it; only where nothing installed is meant
+    a.given = {option for option, value in vars(a).items() if value != made.get_default(option)}
     commands.take_plans(a)
     if "device" in a:
         compute = commands.compute_of(a)

@@ -110,7 +110,9 @@ def next_steps(advice: Mapping[str, Any], options: Mapping[str, Any]) -> list[St
         if options["arguments"] != "{}":
             network += ["--arguments", options["arguments"]]
         if Path(options["data"]).suffix != ".npz":
-            data += _given(options, "format", "spacing", "size", "case_pattern")
+            data += _given(options, "format", "spacing", "size")
+    if Path(options["data"]).suffix != ".npz":
+        data += _given(options, "case_pattern")
     begun = [*network, *seed, *_given(options, "pretrained", "pretrained_part", "pretrained_match")]
     kept = options["out"] or "advice.json"
     again = "" if options["out"] else f" (this advice was not kept: add --out {kept})"
@@ -131,7 +133,9 @@ def next_steps(advice: Mapping[str, Any], options: Mapping[str, Any]) -> list[St
         _line("train", *network, *seed, *training, *frozen),
     )
     if "answer" not in advice:
-        search = _line("advise", *advice["sources"].values(), *begun, *data, "--budget", "10m", "--out", "best.json")
+        entries = [word for entry in advice["entries"] for word in ("--entry", entry)]
+        sources = [*advice["sources"].values(), *entries]
+        search = _line("advise", *sources, *begun, *data, "--budget", "10m", "--out", "best.json")
         return [
             Step("What fits need not gain. Ask by short trainings whether it does, and how to train on.", search),
             warmstart,
