@@ -62,10 +62,26 @@ class Shared(nn.Module):
         return self.out(F.conv2d(x, self.again.weight, self.again.bias).relu())
 
 
+class Doubled(nn.Module):
+    """The same value twice in a concatenation, whose list is named."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.mix, self.out = nn.Conv2d(1, 6, 3), nn.Conv2d(12, 5, 1), nn.Conv2d(16, 3, 1)
+
+    def forward(self, x):
+        x = self.stem(x).relu()
+        y = self.mix(torch.cat([x, x], 1)).relu()
+        return self.out(torch.cat(tensors=[y, x, y], dim=1))
+
+
+OWN = {"own": Own, "functional": Functional, "shared": Shared, "doubled": Doubled}
+
+
 def network(name, seed=0):
-    if name in ("own", "functional", "shared"):
+    if name in OWN:
         torch.manual_seed(seed)
-        made = {"own": Own, "functional": Functional, "shared": Shared}[name]()
+        made = OWN[name]()
     else:
         made = initialise(name, ARGUMENTS[name], "independent", "none", "a-seg", seed)
     for module in made.modules():
@@ -80,11 +96,11 @@ def network(name, seed=0):
 IMAGE = torch.rand(2, 1, 32, 32, generator=torch.Generator().manual_seed(0))
 
 
-@pytest.mark.parametrize("name", ["unet", "pspnet", "own", "functional", "shared"])
+@pytest.mark.parametrize("name", ["unet", "pspnet", *OWN])
 def test_a_permuted_network_computes_the_same_and_is_aligned_back(name):
     target = network(name)
     channels = channels_of(target, IMAGE)
-    assert len(channels.size) >= {"unet": 18, "pspnet": 15, "own": 2, "functional": 2, "shared": 1}[name]
+    assert len(channels.size) >= {"unet": 18, "pspnet": 15, "own": 2, "functional": 2, "shared": 1, "doubled": 2}[name]
     state = {k: v.clone() for k, v in target.state_dict().items()}
     twin = permute(state, channels, random_order(channels, 1))
     kernels = [k for k, v in state.items() if v.ndim == 4 and not torch.equal(v, twin[k])]

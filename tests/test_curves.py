@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
+import re
 import subprocess
 import sys
 
@@ -35,6 +37,17 @@ def trained(slices, task="seg", resume=None, settings=PLAIN, title="unet a-seg")
         train(network, slices.split("train"), task, settings, 1, COMPUTE, title=title, resume=resume)
     assert {found for found, _ in points} == {title}
     return [point for _, point in points]
+
+
+def test_a_resumed_training_tells_the_time_of_its_own_steps(caplog):
+    caplog.set_level(logging.INFO)
+    progress = Progress("t", 1000, "auto", torch.optim.Adam([torch.zeros(1, requires_grad=True)]))
+    progress.start -= 10
+    image = torch.zeros(1, 1, 2, 2)
+    for step in range(901, 1001):
+        progress.show(step, torch.tensor(0.1), image, image, 0.01)
+    rate = float(re.findall(r"([\d.]+)step/s", caplog.text)[-1])
+    assert rate == pytest.approx(100 / 10, rel=0.2), "of the 100 steps, not of all 1000"
 
 
 def dice_of(output, label):

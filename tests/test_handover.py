@@ -282,6 +282,10 @@ def test_nnunet_trains_from_it(nnunet_run, folder):  # noqa: F811
     ]
     main([*command, "--out", START, "--nnunet", "trainers/nnUNetTrainerWarm.py", "--exclude", "W1,W3,RM2,RW3,RV4,RM4"])
 
+    frozen = re.findall(r'"([^"]+)\.running_(mean|var)"', (folder / "trainers/nnUNetTrainerWarm.py").read_text())
+    of = [{module for module, own in frozen if own == which} for which in ("mean", "var")]
+    assert of[0] == of[1], "of a layer one statistic of which is listed, none is kept, and none is looked for"
+
     run = [sys.executable, ROOT / "tests/nnunet.py", "trainers/nnUNetTrainerWarm.pth", "nnUNetPlansBN"]
     environment = {**os.environ, **nnunet_run.environment, "nnUNet_extTrainer": "trainers"}
     done = subprocess.run(run, env=environment, capture_output=True, text=True)

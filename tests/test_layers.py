@@ -1,5 +1,6 @@
 """Inventory and swap: numbers of pairs, names, and what a swap may and may not touch."""
 
+import pandas as pd
 import pytest
 import torch
 from conftest import ARGUMENTS, initialise
@@ -59,9 +60,18 @@ def test_swap_names_the_tensor_that_does_not_fit():
         swap(small.state_dict(), {}, inventory(small))
 
 
+def test_verdict_plan_reuses_what_the_verdict_of_this_target_and_source_allows():
+    layers = inventory(build("pspnet"))
+    rows = [("a", "s", 1), ("b", "s", 2), ("a", "other", 3)]
+    verdict = pd.DataFrame(
+        [{"net": "pspnet", "target": t, "source": s, "kind": "W", "layer": n, "reusable": True} for t, s, n in rows]
+    )
+    assert [layer.pair for layer in reused_pairs("pspnet", "a", "s", layers, "verdict", False, verdict)] == [("W", 1)]
+
+
 def test_paper_plan_reuses_all_but_the_printed_list_and_the_final_layer():
     layers = inventory(build("pspnet"))
-    plan = reused_pairs("pspnet", "t1-seg", layers, "paper", False)
+    plan = reused_pairs("pspnet", "acdc-seg", "t1-seg", layers, "paper", False)
     left = {layer.pair for layer in layers} - {layer.pair for layer in plan}
     assert left == PAPER_NOT_REUSED["pspnet"] | {("W", 29), ("B", 5)}
     # Research note: 126 pairs, 11 in the list: 91.27 % by pairs, 47 % by scalars.

@@ -1,6 +1,7 @@
 """The linear probe against its definition: a long training of the same head in plain torch, and scikit-learn."""
 
 import copy
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -14,12 +15,14 @@ from torch.nn import functional as F
 from prrmse.data.slices import save_slices
 from prrmse.errors import InputError
 from prrmse.experiments.probe import GRADIENT, L2, fit_head, head_inputs, probe
+from prrmse.experiments.transfer import transfer_run
 from prrmse.learning.evaluate import Evaluation
 from prrmse.learning.target import FewPatients
 from prrmse.learning.train import train
-from prrmse.nets.checkpoint import save_checkpoint
+from prrmse.learning.training_run import training_run
+from prrmse.nets.checkpoint import load_checkpoint, save_checkpoint
 from prrmse.nets.layers import inventory
-from prrmse.settings import Training, UNet
+from prrmse.settings import ForeignNetwork, Training, UNet
 
 HEADS = {"unet": "outc", "pspnet": "final"}
 
@@ -111,6 +114,41 @@ def test_a_run_is_seedless_but_for_its_patients_and_untrained_features_get_stati
     untrained = run(0, None)
     assert untrained["pairs_reused"].iloc[0] < tables[0]["pairs_reused"].iloc[0]
     assert np.isfinite(untrained["dice"]).all()
+
+
+class Auxiliary(nn.Module):
+    """A head that is used in training only, registered after the classifier."""
+
+    def __init__(self):
+        super().__init__()
+        self.body, self.norm = nn.Conv2d(1, 6, 3, padding=1), nn.BatchNorm2d(6)
+        self.classifier, self.auxiliary = nn.Conv2d(6, 4, 1), nn.Conv2d(6, 4, 1)
+
+    def forward(self, x):
+        x = self.norm(self.body(x)).relu()
+        return {"out": self.classifier(x), "aux": self.auxiliary(x)}
+
+
+def test_an_auxiliary_head_is_not_taken_for_the_final_convolution(slices, tmp_path):
+    """Neither by a probe, nor by a transfer, nor by what a checkpoint says of itself."""
+    save_slices(slices, tmp_path / "data.npz")
+    spec = ForeignNetwork(factory="test_probe:Auxiliary", in_channels=1, out_channels=4, trust=True)
+    few = FewPatients("own", "a-seg", 2, "b-seg", 0, tmp_path / "data.npz", None, spec, "independent", COMPUTE)
+    network, drawn, validation = few.load()
+    once = Training(steps=1, batch_size=4, learning_rate=0.003)
+    training_run(network, drawn, validation, "seg", once, 0, COMPUTE, checkpoint=tmp_path / "b.safetensors",
+                 header={"net": "own", "model": "b-seg", "factory": spec.factory, "arguments": {}})  # fmt: skip
+    assert {
+        layer["module"] for layer in load_checkpoint(tmp_path / "b.safetensors")[1]["layers"] if layer["final"]
+    } == {"classifier"}
+    of = replace(few, checkpoint=tmp_path / "b.safetensors")
+    taken = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(FewPatients, "reuse", lambda _, __, layers: taken.append(layers) or layers)
+        transfer_run(of, "finetune", plan="all", settings=once, resume=tmp_path / "resume")
+        probe(of)
+    for layers in taken:
+        assert {layer.module for layer in layers} == {"body", "norm"}
 
 
 def test_a_network_without_a_final_convolution_is_refused(slices):

@@ -140,6 +140,8 @@ def cells(effect_of_initialisation, effect_of_network):
 @pytest.mark.parametrize(("initialisation", "network"), [(0.3, 0.0), (0.0, 0.2)])
 def test_factorial_separates_initialisation_from_network(initialisation, network):
     found = effects_table(*cells(initialisation, network), SETTINGS).set_index(["effect", "measure"])
+    turned = [table.iloc[::-1] for table in cells(initialisation, network)]
+    pd.testing.assert_frame_equal(effects_table(*turned, SETTINGS), found.reset_index(), rtol=1e-9)
     own = found.xs("drop", level="measure")
     assert own.loc["initialisation: shared - independent", "value"] == pytest.approx(-initialisation, abs=0.02)
     assert own.loc["network: pspnet - unet", "value"] == pytest.approx(-network, abs=0.02)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import logging
 import random
 from pathlib import Path
@@ -199,6 +200,13 @@ def test_a_snapshot_in_which_a_bit_turned_over_is_not_resumed(slices, tmp_path, 
         train(path)
         assert ["not as it was written; starting again" in line for line in said(caplog)] == [True]
         assert path.read_bytes() == clean.read_bytes()
+    # Of another training, and what only the machine can read that wrote it.
+    other = b"0" * 64 + b"tensors of a GPU"
+    snapshot_of(path).write_bytes(hashlib.sha256(other).digest() + other)
+    caplog.clear()
+    train(path)
+    assert ["of other data or settings; starting again" in line for line in said(caplog)] == [True]
+    assert path.read_bytes() == clean.read_bytes()
 
 
 def test_nothing_left_to_train_is_one_line(slices):

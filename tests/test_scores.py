@@ -5,6 +5,7 @@ import pytest
 import torch
 from conftest import ARGUMENTS, COMPUTE, initialise
 from scipy import linalg, optimize, stats
+from torch import nn
 
 from prrmse.compare.features import features, sample_pixels
 from prrmse.compare.scores import (
@@ -233,6 +234,21 @@ def test_pixels_are_balanced_and_features_are_those_of_the_pixels(slices):
     np.testing.assert_allclose(out["backbone.conv1"], first[where[0], :, where[1] // 2, where[2] // 2], atol=1e-5)
     weight, bias = (t.detach().numpy() for t in (network.final.weight[:, :, 0, 0], network.final.bias))
     np.testing.assert_allclose(into["final"] @ weight.T + bias, expected, atol=1e-4)
+
+
+def test_of_a_module_that_is_called_twice_the_last_call_counts_in_every_batch(slices):
+    part = slices.split("train")
+    pixels = sample_pixels(Evaluation(part, COMPUTE, 4), 80, 0)
+    shared = nn.Conv2d(4, 4, 3, padding=1)
+    network = nn.Sequential(nn.Conv2d(1, 4, 1), shared, nn.ReLU(), shared).eval()
+    found = [
+        features(network, Evaluation(part, COMPUTE.model_copy(update={"evaluation_batch_size": n}), 4), pixels,
+                 outputs=["1"])
+        for n in (2, len(part.image))
+    ]  # fmt: skip
+    for _, out, own in found:
+        np.testing.assert_allclose(out["1"], own, atol=1e-6)
+    np.testing.assert_allclose(found[0][2], found[1][2], atol=1e-6)
 
 
 def test_a_source_is_scored_by_its_own_outputs_and_the_features_that_its_last_layers_read(slices):

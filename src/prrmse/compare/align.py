@@ -132,8 +132,8 @@ class _Reader:
             self.layout[name] = self._tie(*(self.layout[source] for source in inputs))
         elif call.module is None and target in ADDING and len(inputs) == 1:
             self.layout[name] = self.layout[inputs[0]]
-        elif target in JOINING and call.node.kwargs.get("dim", (*call.node.args, 0)[1]) in (1, 1 - value.ndim):
-            self.layout[name] = sum((self.layout[source] for source in inputs), ())
+        elif (joined := _joined(call, value.ndim)) and all(part in self.layout for part in joined):
+            self.layout[name] = sum((self.layout[part] for part in joined), ())
         else:  # something unknown: what enters and leaves it keeps its order
             self._fix(inputs)
             self.layout[name] = self._new(name, value.shape[1], fixed=True)
@@ -207,6 +207,16 @@ def _norm_tensors(call: Call) -> list[str] | None:
     if isinstance(call.module, NORMS) and not isinstance(call.module, nn.GroupNorm | nn.LayerNorm):
         return [f"{call.node.target}.{name}" for name in call.module.state_dict() if name != "num_batches_tracked"]
     return attributes_of(call) if call.node.target is F.batch_norm else None
+
+
+def _joined(call: Call, dimensions: int) -> list[str]:
+    """The values, of so many dimensions, that it puts behind each other along the channels; none if it does not."""
+    if call.module is not None or call.node.target not in JOINING:
+        return []
+    given = {**dict(zip(("tensors", "dim"), call.node.args, strict=False)), **call.node.kwargs}
+    if given.get("dim", 0) not in (1, 1 - dimensions) or not isinstance(given["tensors"], Sequence):
+        return []
+    return [str(value) for value in given["tensors"]]  # one may be in it twice
 
 
 def _is_alike(call: Call, dimensions: int) -> bool:

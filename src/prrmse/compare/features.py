@@ -49,7 +49,8 @@ def features(
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray], np.ndarray]:
     """Values of a network at the sampled pixels, in float32.
 
-    Of a feature map smaller than the slice it is the value at the position that covers the pixel.
+    Of a feature map smaller than the slice it is the value at the position that covers the pixel; of a module that is
+    called several times, that of the last call.
 
     Args:
         network: in evaluation mode.
@@ -61,13 +62,14 @@ def features(
         Inputs and outputs by path, each ``[n, channels]``; and the network's own output ``[n, classes]``.
     """
     found: dict[tuple[str, str], list[np.ndarray]] = {}
+    last: dict[tuple[str, str], np.ndarray] = {}
     here = np.array([], dtype=int)
     size = evaluation.batches[0].image.shape[-2:]
 
     def keep(key: tuple[str, str], value: torch.Tensor) -> None:
         row, column = (p[here] * s // full for p, s, full in zip(pixels[1:3], value.shape[-2:], size, strict=True))
         at = [torch.from_numpy(index).to(value.device) for index in (pixels.slice[here] - first, row, column)]
-        found.setdefault(key, []).append(value[at[0], :, at[1], at[2]].float().cpu().numpy())
+        last[key] = value[at[0], :, at[1], at[2]].float().cpu().numpy()
 
     modules = dict(evaluation.place(network).named_modules())
     order, first = [], 0
@@ -83,6 +85,9 @@ def features(
             order.append(here)
             keep(("own", ""), output_of(network(batch.image)))
             first += len(batch.image)
+            for key, values_of_batch in last.items():
+                found.setdefault(key, []).append(values_of_batch)
+            last.clear()
     back = np.argsort(np.concatenate(order))
     values = {key: np.concatenate(parts)[back] for key, parts in found.items()}
     sides = [{path: value for (kind, path), value in values.items() if kind == side} for side in ("in", "out")]

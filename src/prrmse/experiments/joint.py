@@ -28,6 +28,7 @@ from prrmse.engine.table import dice_by_change
 from prrmse.engine.trace import TracingError, trace
 from prrmse.learning.evaluate import Evaluation
 from prrmse.learning.freeze import SLICES, reestimated
+from prrmse.learning.reach import reaching
 from prrmse.learning.target import Target
 from prrmse.nets.checkpoint import load_checkpoint
 from prrmse.nets.layers import State, inventory
@@ -65,8 +66,9 @@ def joint_changes(
         source: state of the source.
         training: slices on which statistics are re-estimated.
     """
-    kernels = [layer for layer in inventory(network) if layer.kind == "W" and not layer.final]
-    together = units(network, training.whole.image[:1])
+    image = training.whole.image[:1]
+    kernels = [layer for layer in reaching(network, image) if layer.kind == "W" and not layer.final]
+    together = units(network, image)
     for layer in kernels:
         name: dict[str, str | int | bool] = {"variant": "joint", "layer": layer.layer, "module": layer.module}
         yield name, {tensor: source[tensor] for tensor in together[layer.module]}

@@ -23,8 +23,8 @@ from prrmse.errors import InputError
 from prrmse.learning.device import deterministic, forward_only
 from prrmse.learning.evaluate import Evaluation, measure, output_of
 from prrmse.learning.freeze import batch_norms, reestimate
+from prrmse.learning.reach import reaching
 from prrmse.learning.target import FewPatients
-from prrmse.nets.layers import inventory
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +56,7 @@ def probe(of: FewPatients) -> pd.DataFrame:
         InputError: the network has no final convolution, or something follows it.
     """
     network, drawn, validation = of.load()
-    layers = inventory(network)
+    layers = reaching(network, validation.whole.image[:1])
     head = next((layer.module for layer in layers if layer.final and layer.kind == "W"), None)
     if head is None:
         raise InputError(f"evidence.nets: {of.net} has no final convolution to probe with; leave it out")

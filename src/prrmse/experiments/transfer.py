@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pandas as pd
 
+from prrmse.learning.reach import reaching
 from prrmse.learning.target import FewPatients
 from prrmse.learning.training_run import training_run
 from prrmse.names import split_model
-from prrmse.nets.layers import inventory
 from prrmse.seeding import derive_seed
 from prrmse.settings import FrozenStatistics, Training
 from prrmse.tables.plan import reused_pairs
@@ -48,9 +48,11 @@ def transfer_run(
         (patients trained on: fewer than ``samples`` where the cohort has fewer), pairs_reused.
     """
     network, drawn, validation = of.load()
-    layers = inventory(network)
-    reused = [] if arm == "scratch" else reused_pairs(of.net, of.source, layers, plan, reuse_final, verdict)
-    reused = of.reuse(network, reused)
+    reused = []
+    if arm != "scratch":
+        layers = reaching(network, validation.whole.image[:1])
+        chosen = reused_pairs(of.net, of.target, of.source, layers, plan, reuse_final, verdict)
+        reused = of.reuse(network, chosen)
     table = training_run(
         network,
         drawn,

@@ -91,6 +91,8 @@ def write_nnunet(
     frozen = sorted(name for name in names if NOT_LOADED not in name)
     if len(frozen) < len(names):
         log.warning("%d tensors of seg_layers are not frozen: nnU-Net does not load them", len(names) - len(frozen))
+    # Of a layer with only one of its running statistics listed, that one is not kept (`Frozen`).
+    frozen = [name for name in frozen if all(other in frozen for other in _statistics_beside(name))]
     weights = path.with_suffix(".pth")
     text = TRAINER.format(
         name=path.stem, weights=weights.name, digest=_digest(state, frozen), frozen=json.dumps(frozen)
@@ -98,6 +100,13 @@ def write_nnunet(
     with atomic(weights) as pickled, atomic(path) as program:
         torch.save({"network_weights": state}, pickled)
         program.write_text(text)
+
+
+def _statistics_beside(name: str) -> list[str]:
+    """Both running statistics of the layer that has the one of this name; none if it is no such tensor."""
+    module, _, tensor = name.rpartition(".")
+    names = ("running_mean", "running_var")
+    return [f"{module}.{other}".removeprefix(".") for other in names] if tensor in names else []
 
 
 def _bare(trainer: Any) -> nn.Module:

@@ -63,6 +63,7 @@ class Progress:
     def __init__(self, title: str, steps: int, task: str, optimiser: torch.optim.Optimizer) -> None:
         self.title, self.steps, self.task = title, steps, task
         self.start = time.monotonic()
+        self.before: int | None = None  # steps done before this process
         self.every = max(1, steps // PROGRESS_LINES)
         self.spacing = -(-steps // CURVE_POINTS)
         self.points: list[Point] = []
@@ -74,6 +75,8 @@ class Progress:
         self, step: int, loss: torch.Tensor, output: torch.Tensor, label: torch.Tensor, rate: float | torch.Tensor
     ) -> None:
         """After each step, from 1."""
+        if self.before is None:
+            self.before = step - 1
         line = step % self.every == 0 or step == self.steps
         if not (line or step == 1 or step % self.spacing == 0):
             return
@@ -89,7 +92,9 @@ class Progress:
         if self.task == "seg":
             text += f", Dice of the batch {now['dice']:.3f}"
         elapsed = time.monotonic() - self.start
-        bar = tqdm.format_meter(step, self.steps, elapsed, ncols=100, prefix=self.title, unit="step", postfix=text)
+        bar = tqdm.format_meter(
+            step, self.steps, elapsed, 100, prefix=self.title, unit="step", postfix=text, initial=self.before
+        )
         log.info("%s", bar)
 
     def _read(self) -> None:

@@ -51,10 +51,11 @@ class Snapshot:
         if _digest(content[DIGEST:]) != content[:DIGEST]:  # torch checks nothing
             log.warning("%s: not as it was written; starting again", self.path)
             return 0
-        state = torch.load(io.BytesIO(content[DIGEST:]), weights_only=True)
-        if state["identity"] != self.identity:
+        # Before torch.load, which fails where the device is not there that it was written on.
+        if content[DIGEST : DIGEST + len(self.identity)] != self.identity.encode():
             log.warning("%s: of other data or settings; starting again", self.path)
             return 0
+        state = torch.load(io.BytesIO(content[DIGEST + len(self.identity) :]), weights_only=True)
         network.load_state_dict(state["network"])
         optimiser.adam.load_state_dict(state["optimiser"])
         set_random_state(state["random"])
@@ -65,9 +66,10 @@ class Snapshot:
         """Save if the interval has passed, or ``now``."""
         if self.path is None or not (now or time.monotonic() - self._last >= self.every):
             return
-        state = {"identity": self.identity, "step": step, "random": random_state()}
+        state = {"step": step, "random": random_state()}
         # Through memory: where a disk is full, torch's own writer says everything but that.
         content = io.BytesIO()
+        content.write(self.identity.encode())
         torch.save({**state, "network": network.state_dict(), "optimiser": optimiser.adam.state_dict()}, content)
         with atomic(self.path) as partial, open(partial, "wb") as file:
             file.write(_digest(content.getbuffer()))

@@ -81,7 +81,7 @@ def effects_table(drops: pd.DataFrame, random_drops: pd.DataFrame, settings: Ver
         One row per (effect, measure): value, low, high (`crossed_interval` over seeds and patients, the same ones in
         all cells), n_seeds, n_patients.
     """
-    nets = list(dict.fromkeys(drops["net"]))
+    nets = sorted(drops["net"].unique(), reverse=True)  # UNet before PSPNet, in whatever order they were trained
     cells = [(net, init) for net in nets for init in INITS]
     real, random = (crossed_frame(rows, ["net", "init"]).loc[cells] for rows in (drops, random_drops))
     stacked = np.stack([real.to_numpy(), random.reindex(columns=real.columns).to_numpy()])

@@ -21,6 +21,7 @@ PAPER_NOT_REUSED = {
 
 def reused_pairs(
     net: str,
+    target: str,
     source: str,
     layers: Sequence[Layer],
     plan: str,
@@ -30,11 +31,11 @@ def reused_pairs(
     """The pairs to take from the source.
 
     Args:
-        net, source: names.
+        net, target, source: names.
         layers: the network's inventory.
         plan: ``paper``, ``verdict`` or ``all``.
         reuse_final: whether the final convolution may be reused.
-        verdict: rows of ``verdict.csv`` for this net and target; needed by plan ``verdict``.
+        verdict: ``verdict.csv``; needed by plan ``verdict``.
     """
     if plan == "paper":
         if net not in PAPER_NOT_REUSED:
@@ -45,7 +46,8 @@ def reused_pairs(
     else:
         if verdict is None:
             raise InputError("transfer.plan: verdict needs the table verdict.csv")
-        rows = verdict[(verdict["net"] == net) & (verdict["source"] == source) & verdict["reusable"]]
+        names = {"net": net, "target": target, "source": source}
+        rows = verdict[(verdict[list(names)] == pd.Series(names)).all(axis=1) & verdict["reusable"]]
         reusable = set(zip(rows["kind"], rows["layer"], strict=True))
         chosen = [layer for layer in layers if layer.pair in reusable]
     return [layer for layer in chosen if reuse_final or not layer.final]
