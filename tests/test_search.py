@@ -220,6 +220,11 @@ def test_what_is_searched_is_what_a_warm_start_is_made_of(tmp_path, caplog):
         warmstart(network, source.state_dict(), start.reused, tmp_path / "warm.safetensors")
         warm = load_file(tmp_path / "warm.safetensors")
         assert all(torch.equal(start.state[name], warm[name]) for name in network.state_dict()), candidate
+    by_last_name = {name: tensor for name, tensor in source.state_dict().items() if ".first." not in name}
+    (start,) = (
+        start for of, start in module._starts(network, {"s": by_last_name}, ["finetune"], None, {}).items() if of.plan
+    )
+    assert torch.equal(start.state["module.first.weight"], source.module["first"].weight)
 
 
 def test_names_of_a_wrapper_and_code_that_was_edited(slices, tmp_path, monkeypatch):

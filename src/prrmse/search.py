@@ -349,13 +349,13 @@ def _starts(
 
     def fitting(name: str, state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         # Pairs only: what a warm start can be made of, so that what is found can be handed over.
-        fitted = fit(random, state)[0]
+        fitted = fit(network.state_dict(), state)[0]
         offered = [layer for layer in body if layer.tensor in fitted]
         if not offered:
             raise InputError(f"{name}: nothing in it fits the network; see prrmse compare")
         return taken(fitted, offered)
 
-    own = {**random, **({} if pretrained is None else fit(random, pretrained)[0])}
+    own = {**random, **({} if pretrained is None else fit(network.state_dict(), pretrained)[0])}
     offers = {source: fitting(source, state) for source, state in states.items()}
     found = {}
     for candidate in candidates_of(list(states), plans, pretrained=pretrained is not None):
