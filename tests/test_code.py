@@ -146,7 +146,7 @@ MODULES = {
     "control": f"{EVALUATION} compare.align engine experiments.control learning.reach learning.separable"
     " learning.target tables.store",
     "controls": f"{EVIDENCE} tables.bootstrap tables.controls tables.verdict",
-    "joint": f"{EVALUATION} engine experiments.joint learning.freeze learning.separable learning.target"
+    "joint": f"{EVALUATION} engine experiments.joint learning.freeze learning.reach learning.separable learning.target"
     " run.pair tables.store",
     "joint_table": f"{EVIDENCE} tables.bootstrap tables.joint tables.verdict",
     "factorial": f"{EVIDENCE} tables.factorial",

@@ -247,7 +247,7 @@ SEARCH = ["advise", "a.pth", "--budget", "9s", "--nnunet-plans"]
         ([*SEARCH, "absent"], "--nnunet-plans: absent does not exist"),
         ([*SEARCH, "nnUNet_raw"], "--nnunet-plans: nnUNet_raw holds no plans.json or nnUNetPlans.json"),
         ([*SEARCH, "PLANS", "--configuration", "2d", "--data", "absent"], "--data: absent does not exist"),
-        (["advise", "a.pth", "--nnunet-plans", "PLANS", "--configuration", "2d"], "--nnunet-plans is for --budget"),
+        (["advise", "a.pth", "--nnunet-plans", "PLANS", "--configuration", "2d"], "nothing reads --nnunet-plans"),
         (["advise", "a.pth", "--configuration", "2d"], "--configuration: is one of --nnunet-plans"),
         (["train", "--data", "nnUNet_raw", "--out", "a.safetensors"], "train: name the network"),
         (["train", "--network", "unet", "--out", "a.safetensors"], "train: --data: name a file"),
