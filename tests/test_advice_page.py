@@ -61,15 +61,8 @@ def of_search(answer="transfer", folds=3):
         }
         for source, plan, dice, gain in rows
     ]
-    found = {
-        "answer": answer,
-        "sentence": "Start from near.",
-        "seconds": 61.7,
-        "sources": SOURCES,
-        "entries": [],
-        "verdicts": [],
-    }
-    return {**found, "sources": SOURCES, "over": "scratch", "ranking": ranking}
+    found = {"answer": answer, "sentence": "Start from near.", "seconds": 61.7, "sources": SOURCES, "verdicts": []}
+    return {**found, "entries": [], "over": "scratch", "ranking": ranking}
 
 
 def curves():

@@ -433,6 +433,7 @@ def test_advice_with_pretrained_weights_a_probe_and_a_verdicts_list(folder, budg
         (["--budget", "10m", "--split", "tset"], "--split tset: a search is on the training patients"),
         (["--budget", "10m", "--verdicts", "a.json", "--out", "a.json"], "a.json would be overwritten"),
         (["--budget", "10m", "--pretrained", "none.pth", "--entry", "student"], "none.pth"),
+        (["--budget", "10m", "--entry", "student"], "--entry student: there is no choice in"),
         (
             ["--figure", "curves.png"],
             "nothing reads --figure, --folds, --learning-rate, --rounds, --steps",
@@ -441,6 +442,8 @@ def test_advice_with_pretrained_weights_a_probe_and_a_verdicts_list(folder, budg
             ["--augment", "--plans", "half"],
             "without --budget nothing reads --augment, --folds",
         ),
+        (["--pretrained", "none.pth"], "--learning-rate, --pretrained, --rounds"),
+        (["--augment"], "without --budget nothing reads --augment"),
         (["--pretrained-part", "inc."], "--pretrained-part, --rounds, --steps"),
         (["--verdicts", "advice.json"], "--steps, --verdicts"),
     ],

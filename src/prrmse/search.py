@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 import inspect
 import json
 import logging
@@ -36,7 +35,7 @@ from prrmse.experiments.halving import (
     ranking_of,
     steps_until,
 )
-from prrmse.files import write_text
+from prrmse.files import sha256_of, write_text
 from prrmse.learning.plans import check_plan, fixed_by
 from prrmse.learning.snapshot import discard, program_digest, snapshot_of
 from prrmse.learning.training_run import training_run
@@ -387,7 +386,7 @@ def _measurable(pool: Slices) -> list[str]:
 def _code_of(network: nn.Module) -> str:
     """A hash of the file in which a network's class is written; empty if it is in none."""
     try:
-        return hashlib.sha256(Path(inspect.getfile(type(network))).read_bytes()).hexdigest()
+        return sha256_of(Path(inspect.getfile(type(network))))
     except (OSError, TypeError):
         return ""
 

@@ -9,7 +9,7 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
@@ -203,8 +203,7 @@ def advise(a: argparse.Namespace) -> None:
     if a.budget is not None:
         advise_within_budget(a)
         return
-    if of_search := sorted(OF_SEARCH & a.given):
-        raise InputError(f"advise: without --budget nothing reads {flags(of_search)}")
+    refuse_unread(a, OF_SEARCH, "without")
     if not a.sources:
         raise InputError("advise: name the target and at least one source; or --budget, and sources only")
     check_outputs({"advice_out": a.out, "page": a.page}, (a.target, *a.sources, *data_files(a)))
@@ -251,9 +250,11 @@ def advise(a: argparse.Namespace) -> None:
     show(advice.ranking, a, sentence)
 
 
-def flags(names: Iterable[str]) -> str:
-    """Options as they are written on the command line."""
-    return ", ".join(f"--{name.replace('_', '-')}" for name in names)
+def refuse_unread(a: argparse.Namespace, names: set[str], how: str) -> None:
+    """Refuse options of these names, which nothing reads with (or without) ``--budget``."""
+    if unread := sorted(names & a.given):
+        flags = ", ".join(f"--{name.replace('_', '-')}" for name in unread)
+        raise InputError(f"advise: {how} --budget nothing reads {flags}")
 
 
 def advise_within_budget(a: argparse.Namespace) -> None:
@@ -264,8 +265,7 @@ def advise_within_budget(a: argparse.Namespace) -> None:
         from prrmse.figures.tool import learning_curves
         from prrmse.report.advice import write_advice
 
-    if of_target := sorted(OF_TARGET & a.given):
-        raise InputError(f"advise: with --budget nothing reads {flags(of_target)}")
+    refuse_unread(a, OF_TARGET, "with")
     if "split" in a.given and a.split not in ("train", "all"):
         raise InputError(f"<split> {a.split}: a search is on the training patients, or, with <split> all, on all")
     files = [a.target, *a.sources]
@@ -274,7 +274,7 @@ def advise_within_budget(a: argparse.Namespace) -> None:
     if a.network is None:
         raise InputError("advise: with --budget, name the network that is to be trained: --network")
     budget, settings, compute = seconds_of(a.budget), training_of(a), compute_of(a)
-    names, states = short_names(files), opened(files, a.entry, strict=not a.pretrained)
+    names, states = short_names(files), opened(files, a.entry, beside=[a.pretrained])
     plans, everyone = a.plans or USUAL_PLANS, a.split == "all"
     check_search(names, plans, a.folds, a.rounds, a.samples, everyone=everyone)
     made = new_network(a)
@@ -369,10 +369,10 @@ def weights_of(a: argparse.Namespace) -> Pretrained | None:
         if a.pretrained_part or a.pretrained_match:
             raise InputError("--pretrained-part and --pretrained-match are for --pretrained, which is not given")
         return None
-    of_file = {"file": a.pretrained, "part": a.pretrained_part or "", "match": a.pretrained_match or "name"}
-    if a.entry and Path(a.pretrained).is_file():
-        of_file["entry"] = entries_of([a.pretrained], a.entry, strict=False)[a.pretrained]
-    return checked(Pretrained, **of_file)
+    how = {"part": a.pretrained_part or "", "match": a.pretrained_match or "name"}
+    named = a.entry if a.pretrained != "imagenet" else []  # that one is no file
+    entry = entries_of([a.pretrained], named, strict=False)[a.pretrained]
+    return checked(Pretrained, file=a.pretrained, entry=entry, **how)
 
 
 def seconds_of(budget: str) -> float:
@@ -388,7 +388,7 @@ def warmstart(a: argparse.Namespace) -> None:
     inputs = (a.target, a.source, a.advice, a.pretrained, a.pretrained_match)
     check_outputs({"out": a.out, "nnunet": a.nnunet}, inputs)
     own_files = [path for path in (a.target, None if a.advice else a.source) if path]
-    states = opened(own_files, a.entry, strict=not (a.advice or a.pretrained))
+    states = opened(own_files, a.entry, strict=not a.advice, beside=[a.pretrained])
     if a.target:
         network = target_network(a, states[a.target])
     elif a.network:
@@ -408,7 +408,8 @@ def warmstart(a: argparse.Namespace) -> None:
                 "search without the plan probe"
             )
         check_outputs({"out": a.out, "nnunet": a.nnunet}, (source,))
-        state = opened([source], a.entry or entries, strict=bool(a.entry) and not (a.target or a.pretrained))[source]
+        told = a.entry or entries
+        state = opened([source], told, strict=bool(a.entry), beside=[a.target, a.pretrained])[source]
     elif a.source:
         source, state = a.source, states[a.source]
         fitted = fitting(network, source, state, a.network or a.target)
@@ -444,7 +445,7 @@ def train(a: argparse.Namespace) -> None:
         "arguments": parse_arguments(a.arguments),
         "pretrained": weights_of(a),
         "start": a.start,
-        "entry": entries_of([a.start], a.entry, strict=not a.pretrained)[a.start] if a.start else None,
+        "entry": entries_of([a.start], a.entry, beside=[a.pretrained])[a.start] if a.start else None,
         "freeze": listed_tensors(a.freeze) if a.freeze else (),
         "settings": training_of(a),
         "compute": compute_of(a),
@@ -531,27 +532,42 @@ def short_names(paths: list[str]) -> dict[str, str]:
     return names if len(names) == len(paths) else {path: path for path in paths}
 
 
-def opened(paths: Sequence[str], entries: Sequence[str], *, strict: bool = True) -> dict[str, api.StateLike]:
+def opened(
+    paths: Sequence[str], entries: Sequence[str], *, strict: bool = True, beside: Sequence[str | None] = ()
+) -> dict[str, api.StateLike]:
     """Each checkpoint by its path: the state that ``--entry`` names where the file holds several, else the path.
 
     Raises:
-        InputError: a file of several states has none of the entries; or, if ``strict``, no file has several.
+        InputError: a file of several states has none of the entries; or as `entries_of`.
     """
-    chosen = entries_of(paths, entries, strict=strict)
+    chosen = entries_of(paths, entries, strict=strict, beside=beside)
     return {path: path if entry is None else read_state(path, entry) for path, entry in chosen.items()}
 
 
-def entries_of(paths: Sequence[str], entries: Sequence[str], *, strict: bool = True) -> dict[str, str | None]:
-    """Which of the entries each file has, by its path: the first of them; None where the file holds only one state."""
-    found: dict[str, str | None] = dict.fromkeys(paths)
-    for path in paths if entries else ():
-        there = state_entries(path)
+def entries_of(
+    paths: Sequence[str], entries: Sequence[str], *, strict: bool = True, beside: Sequence[str | None] = ()
+) -> dict[str, str | None]:
+    """Which of the entries each file has, by its path: the first of them; None where the file holds only one state.
+
+    Args:
+        paths: of the files.
+        entries: of ``--entry``.
+        strict: whether they must be of use.
+        beside: other files of the command, for which they may be meant.
+
+    Raises:
+        InputError: ``strict``, and no file holds several states.
+    """
+    every = [*paths, *(path for path in beside if path not in (None, "imagenet"))]
+    found: dict[str | None, str | None] = dict.fromkeys(every)
+    for path in found if entries else ():
+        there = state_entries(str(path))
         if len(there) > 1:
             known = [e for e in entries if any(e in (name, name.rpartition(".")[2]) for name in there)]
             found[path] = (known or entries)[0]
     if strict and entries and not any(found.values()):
         raise InputError(f"<entry> {entries[0]}: there is no choice in {', '.join(paths)}; leave <entry> out")
-    return found
+    return {path: found[path] for path in paths}
 
 
 def fitting(network: nn.Module, path: str, state: api.StateLike, target: str) -> dict[str, torch.Tensor]:

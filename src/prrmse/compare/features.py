@@ -61,15 +61,14 @@ def features(
     Returns:
         Inputs and outputs by path, each ``[n, channels]``; and the network's own output ``[n, classes]``.
     """
-    found: dict[tuple[str, str], list[np.ndarray]] = {}
-    last: dict[tuple[str, str], np.ndarray] = {}
+    found: list[dict[tuple[str, str], np.ndarray]] = []  # of each batch
     here = np.array([], dtype=int)
     size = evaluation.batches[0].image.shape[-2:]
 
     def keep(key: tuple[str, str], value: torch.Tensor) -> None:
         row, column = (p[here] * s // full for p, s, full in zip(pixels[1:3], value.shape[-2:], size, strict=True))
         at = [torch.from_numpy(index).to(value.device) for index in (pixels.slice[here] - first, row, column)]
-        last[key] = value[at[0], :, at[1], at[2]].float().cpu().numpy()
+        found[-1][key] = value[at[0], :, at[1], at[2]].float().cpu().numpy()
 
     modules = dict(evaluation.place(network).named_modules())
     order, first = [], 0
@@ -83,12 +82,10 @@ def features(
         for batch in evaluation.batches:
             here = np.flatnonzero((pixels.slice >= first) & (pixels.slice < first + len(batch.image)))
             order.append(here)
+            found.append({})
             keep(("own", ""), output_of(network(batch.image)))
             first += len(batch.image)
-            for key, values_of_batch in last.items():
-                found.setdefault(key, []).append(values_of_batch)
-            last.clear()
     back = np.argsort(np.concatenate(order))
-    values = {key: np.concatenate(parts)[back] for key, parts in found.items()}
+    values = {key: np.concatenate([batch[key] for batch in found])[back] for key in found[0]}
     sides = [{path: value for (kind, path), value in values.items() if kind == side} for side in ("in", "out")]
     return sides[0], sides[1], values["own", ""]

@@ -49,9 +49,14 @@ def without_effect(network: nn.Module, tensors: Iterable[str], *inputs: Any, **n
     return found
 
 
+def ineffective_pairs(network: nn.Module, *inputs: Any, **named: Any) -> set[str]:
+    """The tensors of a network's pairs that cannot change its output; arguments as `without_effect`."""
+    return without_effect(network, [layer.tensor for layer in inventory(network)], *inputs, **named)
+
+
 def reaching(network: nn.Module, *inputs: Any, **named: Any) -> list[Layer]:
     """The pairs of a network without those that cannot change its output; arguments as `without_effect`."""
-    ineffective = without_effect(network, [layer.tensor for layer in inventory(network)], *inputs, **named)
+    ineffective = ineffective_pairs(network, *inputs, **named)
     if ineffective:
         log.info("these do not reach the output: %s", ", ".join(sorted(ineffective)))
     return [layer for layer in inventory(network, ineffective) if layer.tensor not in ineffective]

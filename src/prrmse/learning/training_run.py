@@ -13,7 +13,7 @@ from torch import nn
 from prrmse.data.slices import Slices
 from prrmse.learning.device import describe
 from prrmse.learning.evaluate import Evaluation, measure
-from prrmse.learning.reach import without_effect
+from prrmse.learning.reach import ineffective_pairs
 from prrmse.learning.train import train
 from prrmse.names import Layer
 from prrmse.nets.checkpoint import save_checkpoint
@@ -67,9 +67,7 @@ def training_run(
         trained(rest, seed, compute, title=title, resume=resume)
     table = measure(network, evaluation, task)
     if checkpoint is not None:
-        ineffective = without_effect(
-            network, [layer.tensor for layer in inventory(network)], evaluation.whole.image[:1]
-        )
+        ineffective = ineffective_pairs(network, evaluation.whole.image[:1])
         layers = [layer._asdict() for layer in inventory(network, ineffective)]
         save_checkpoint(network.cpu(), checkpoint, {**(header or {}), "computed": describe(compute), "layers": layers})
     return table

@@ -109,10 +109,9 @@ def next_steps(advice: Mapping[str, Any], options: Mapping[str, Any]) -> list[St
         network = ["--network", options["network"] or "NETWORK", *(["--trust"] if options["trust"] else [])]
         if options["arguments"] != "{}":
             network += ["--arguments", options["arguments"]]
-        if Path(options["data"]).suffix != ".npz":
-            data += _given(options, "format", "spacing", "size")
     if Path(options["data"]).suffix != ".npz":
-        data += _given(options, "case_pattern")
+        by_plans = [] if options["nnunet_plans"] else ["format", "spacing", "size"]
+        data += _given(options, *by_plans, "case_pattern")
     begun = [*network, *seed, *_given(options, "pretrained", "pretrained_part", "pretrained_match")]
     kept = options["out"] or "advice.json"
     again = "" if options["out"] else f" (this advice was not kept: add --out {kept})"

@@ -212,6 +212,29 @@ def concordance(x: Values, y: Values, orders: np.ndarray) -> Values:
         x, y: ``[n]``.
         orders: ``[R, n]``, of `permutations`.
     """
-    of_x, of_y = (np.sign(v[:, None] - v[None]) for v in (x, y))
-    result: Values = np.einsum("ij,rij->r", of_x, of_y[orders[:, :, None], orders[:, None, :]]) / 2
-    return result
+    return _over_pairs(_signs(x), _signs(y), orders)
+
+
+def kendall_tau(x: Values, y: Values, orders: np.ndarray) -> Values:
+    """Kendall's tau-b of x and the reordered y, over what is known (not NaN) of both, ``[R]``; 0 where undefined.
+
+    Args:
+        x, y: ``[n]``.
+        orders: ``[R, n]``, of `permutations`.
+    """
+    known_x, known_y = (np.isfinite(v[:, None] - v[None]).astype(float) for v in (x, y))
+    untied = _over_pairs(_signs(x) ** 2, known_y, orders) * _over_pairs(known_x, _signs(y) ** 2, orders)
+    tau: Values = np.divide(concordance(x, y, orders), np.sqrt(untied), out=np.zeros(len(orders)), where=untied > 0)
+    return tau
+
+
+def _signs(values: Values) -> Values:
+    """Which of each pair is larger, ``[n, n]``; 0 for equal ones and where one is NaN."""
+    signs: Values = np.nan_to_num(np.sign(values[:, None] - values[None]))
+    return signs
+
+
+def _over_pairs(a: Values, b: Values, orders: np.ndarray) -> Values:
+    """Sum over pairs of a and the reordered b, each ``[n, n]``."""
+    total: Values = np.einsum("ij,rij->r", a, b[orders[:, :, None], orders[:, None, :]]) / 2
+    return total

@@ -16,7 +16,7 @@ from scipy import stats
 from prrmse.names import PRETRAINED, SCRATCH, STUDY_PLANS, split_model
 from prrmse.settings import Verdict
 from prrmse.tables.answer import UNDECIDED, Answer
-from prrmse.tables.inference import Interval, corrected_tails, decide, permutations, t_interval, tail_of
+from prrmse.tables.inference import Interval, corrected_tails, decide, kendall_tau, permutations, t_interval, tail_of
 from prrmse.tables.means import mean_over_patients
 from prrmse.tables.ranking import SCORES
 from prrmse.tables.verdict import verdict_table
@@ -302,27 +302,19 @@ def ranking_over_targets(scores: pd.DataFrame, runs: pd.DataFrame, settings: Ver
             told = value[(value.count(axis=1) >= 3) & (value.min(axis=1) < value.max(axis=1))]
             if len(told):
                 values, gained = told.to_numpy(), dice.loc[told.index].to_numpy()
-                taus = np.array([_taus(*of, orders) for of in zip(values, gained, strict=True)])
-                first = np.take_along_axis(gained, np.nanargmax(values, axis=1)[:, None], axis=1)[:, 0]
-                regret = float(np.mean(np.nanmax(gained, axis=1) - first))
-                over = over_targets(pd.Series(taus[:, 0]), settings.level)
-                lines.append([net, score, *list(over.values())[:3], regret, len(told), int(told.count(axis=1).max())])
+                taus = np.array([kendall_tau(*of, orders) for of in zip(values, gained, strict=True)])
+                chosen = np.take_along_axis(gained, np.nanargmax(values, axis=1)[:, None], axis=1)[:, 0]
+                tau, low, high, n = over_targets(pd.Series(taus[:, 0]), settings.level).values()
+                lines.append({
+                    "net": net, "score": score, "tau": tau, "low": low, "high": high,
+                    "regret": float(np.mean(np.nanmax(gained, axis=1) - chosen)), "n_targets": n,
+                    "n_sources": int(told.count(axis=1).max()),
+                })  # fmt: skip
                 means.append(taus.mean(axis=0))
         for line, mean, p_any in zip(lines, means, corrected_tails(means), strict=True):
-            found.append([*line[:5], tail_of(mean).above, p_any, *line[5:]])
+            found.append({**line, "p": tail_of(mean).above, "p_any": p_any})
     columns = ["net", "score", "tau", "low", "high", "p", "p_any", "regret", "n_targets", "n_sources"]
     return pd.DataFrame(found, columns=columns)
-
-
-def _taus(value: np.ndarray, gain: np.ndarray, orders: np.ndarray) -> np.ndarray:
-    """Kendall's tau-b of a score with the reordered gains, over the sources that have both, ``[R]``; 0 if undefined."""
-    of_value, of_gain = (np.nan_to_num(np.sign(x[:, None] - x[None])) for x in (value, gain))
-    has_value, has_gain = (np.isfinite(x[:, None] - x[None]).astype(float) for x in (value, gain))
-    gained, known = (x[orders[:, :, None], orders[:, None, :]] for x in (of_gain, has_gain))
-    both = np.einsum("ij,rij->r", of_value, gained)
-    untied = np.einsum("ij,rij->r", of_value**2, known) * np.einsum("ij,rij->r", has_value, gained**2)
-    taus: np.ndarray = np.divide(both, np.sqrt(untied), out=np.zeros(len(orders)), where=untied > 0)
-    return taus
 
 
 def study_answers(effects: pd.DataFrame, ancestry: pd.DataFrame, ranking: pd.DataFrame, level: float) -> pd.DataFrame:
