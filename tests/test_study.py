@@ -15,7 +15,7 @@ from tiny import ROOT, Folder
 from prrmse.config.params import read_params
 from prrmse.data.slices import save_slices
 from prrmse.experiments import study
-from prrmse.experiments.study import MEASURED, base_measured, random_list, study_run
+from prrmse.experiments.study import EQUAL, MEASURED, base_measured, random_list, study_run
 from prrmse.learning import training_run
 from prrmse.learning.plans import block_of
 from prrmse.learning.target import FewPatients, Target
@@ -194,6 +194,16 @@ def test_a_base_model_is_measured_on_both_splits(few):
     assert found[(found["split"] == "test") & (found["class"] == "RV")]["dice"].item() == pytest.approx(
         float(2 * plain.both[0, 1] / (plain.predicted[0, 1] + plain.true[0, 1])), nan_ok=True
     )
+
+
+def test_a_random_list_has_as_many_scalars_though_one_pair_has_most_of_them():
+    small = inventory(initialise("unet", ARGUMENTS["unet"], "shared", "none", "a-seg", 0))
+    large = small[0]._replace(scalars=2 * sum(layer.scalars for layer in small[1:]))
+    layers = [*small[1:], large]
+    whole = sum(layer.scalars for layer in layers)
+    for share in (0.2, 0.3, 0.7, 0.8, 0.9):
+        drawn = [sum(layer.scalars for layer in random_list(layers, int(share * whole), i)) for i in range(20)]
+        assert min(drawn) >= EQUAL * int(share * whole), share
 
 
 def test_a_random_list_never_exceeds_and_differs_by_what_it_is_for():

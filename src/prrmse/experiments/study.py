@@ -26,6 +26,9 @@ from prrmse.tables.verdict import verdict_table
 
 # Choices are made on the first, everything that is reported is measured on the second.
 MEASURED = ("val", "test")
+# A random list has at least this share of the scalars of the one it is compared with, if any of so many orders has.
+EQUAL = 0.95
+ORDERS = 1000
 # The study's modes that `prrmse.learning.plans.fixed_by` knows by another name.
 PLAN_OF = {"freeze": "head", **{f"block{i}": name for i, name in enumerate(BLOCKS)}}
 
@@ -111,18 +114,28 @@ def _chosen(
 def random_list(layers: Sequence[Layer], scalars: int, *identity: object) -> list[Layer]:
     """Pairs in random order, each taken if the list then has at most this many scalars.
 
+    One pair may hold half of all scalars, and a list without it is then far shorter than one with it. So orders are
+    drawn until a list has at least `EQUAL` of the scalars; if none of `ORDERS` has, the longest is taken.
+
     Args:
         layers: to draw from.
         scalars: at most so many.
         identity: what the draw is for.
     """
     rng = np.random.default_rng(derive_seed("random list", *identity))
-    chosen, left = set(), scalars
-    for i in rng.permutation(len(layers)):
-        if layers[i].scalars <= left:
-            chosen.add(int(i))
-            left -= layers[i].scalars
-    return [layers[i] for i in sorted(chosen)]
+    longest: set[int] = set()
+    fewest_left = scalars
+    for _ in range(ORDERS):
+        chosen, left = set(), scalars
+        for i in rng.permutation(len(layers)):
+            if layers[i].scalars <= left:
+                chosen.add(int(i))
+                left -= layers[i].scalars
+        if left < fewest_left:
+            longest, fewest_left = chosen, left
+        if fewest_left <= (1 - EQUAL) * scalars:
+            break
+    return [layers[i] for i in sorted(longest)]
 
 
 def base_measured(target: Target) -> pd.DataFrame:
