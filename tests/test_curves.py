@@ -50,6 +50,19 @@ def test_a_resumed_training_tells_the_time_of_its_own_steps(caplog):
     assert rate == pytest.approx(100 / 10, rel=0.2), "of the 100 steps, not of all 1000"
 
 
+def test_a_long_training_says_how_long_it_may_take_before_its_first_line(caplog):
+    caplog.set_level(logging.INFO)
+    for waited, lines in ((20, ["t: 10 of 8000 steps, about 4.4 h left"]), (0, [])):
+        progress = Progress("t", 8000, "auto", torch.optim.Adam([torch.zeros(1, requires_grad=True)]))
+        image = torch.zeros(1, 1, 2, 2)
+        for step in range(1, 21):
+            if step == 10:
+                progress.start -= waited
+            progress.show(step, torch.tensor(0.1), image, image, 0.01)
+        assert [r.getMessage() for r in caplog.records] == lines
+        caplog.clear()
+
+
 def dice_of(output, label):
     found = output.argmax(1).numpy()
     scores = [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import inspect
 import logging
 import random
 from pathlib import Path
@@ -11,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from conftest import ARGUMENTS, COMPUTE, SETTINGS, initialise, killed_after
 
 from prrmse import api
@@ -117,6 +119,46 @@ def test_a_training_killed_and_asked_for_otherwise_is_that_of_a_clean_run(
     assert not snapshot_of(path).is_file()
     train(clean, CHANGES[what])
     assert path.read_bytes() == clean.read_bytes()
+
+
+OWN = """
+from torch import nn
+
+class Own(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = nn.Conv2d(1, 4, 3, padding=1), nn.Conv2d(4, 4, 1)
+
+    def forward(self, x):
+        return self.last(self.first(x).relu())
+"""
+
+
+@pytest.mark.parametrize("part", ["whole", "inner"])
+def test_a_training_of_a_network_whose_code_was_edited_begins_anew(part, slices, tmp_path, monkeypatch, caplog):
+    """The network itself, or one of its modules, with the same parameters and the same names."""
+
+    def network():
+        made: dict = {}
+        exec(compile(file.read_text(), str(file), "exec"), made)
+        own = made["Own"]
+        monkeypatch.setattr(inspect, "getfile", lambda of, find=inspect.getfile: str(file) if of is own else find(of))
+        torch.manual_seed(0)
+        return own() if part == "whole" else torch.nn.Sequential(own())
+
+    def run():
+        return module.train(network(), slices.split("train"), "seg", settings(), 1, COMPUTE, resume=resume)
+
+    file, resume = tmp_path / "own.py", tmp_path / ".own.resume"
+    file.write_text(OWN)
+    killed_after(3, monkeypatch, run)
+    file.write_text(OWN.replace("relu", "sigmoid"))
+    caplog.set_level(logging.INFO)
+    edited = run()
+    assert ["starting again" in line for line in said(caplog)] == [True]
+    resume.unlink()
+    clean = run()
+    assert all(torch.equal(value, clean.state_dict()[name]) for name, value in edited.state_dict().items())
 
 
 WORKFLOW = {

@@ -236,7 +236,7 @@ def test_names_of_a_wrapper_and_code_that_was_edited(slices, tmp_path, monkeypat
     torch.manual_seed(0)
     assert run().ranking["round"].max() == 1
     torch.manual_seed(0)
-    monkeypatch.setattr(module, "_code_of", lambda network: "other")
+    monkeypatch.setattr(module, "code_of", lambda network: "other")
     with pytest.raises(InputError, match="holds the trainings of another search"):
         run()
 

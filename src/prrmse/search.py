@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import inspect
 import json
 import logging
 import math
@@ -35,9 +34,9 @@ from prrmse.experiments.halving import (
     ranking_of,
     steps_until,
 )
-from prrmse.files import sha256_of, write_text
+from prrmse.files import write_text
 from prrmse.learning.plans import check_plan, fixed_by
-from prrmse.learning.snapshot import discard, program_digest, snapshot_of
+from prrmse.learning.snapshot import code_of, discard, program_digest, snapshot_of
 from prrmse.learning.training_run import training_run
 from prrmse.names import BLOCKS, MARGIN, OWN_STARTS, PRETRAINED, SCRATCH, USUAL_PLANS, Layer
 from prrmse.nets.build import seeded_network
@@ -168,7 +167,7 @@ def search(
             if candidate.plan in ("", VERDICT)
         },
         "candidates": [list(candidate) for candidate in starts],
-        "modules": [repr(made), _code_of(made)],
+        "modules": [repr(made), code_of(made)],
     }
     with tempfile.TemporaryDirectory() as temporary:
         kept = Path(temporary) if folder is None else Path(folder)
@@ -381,14 +380,6 @@ def _measurable(pool: Slices) -> list[str]:
     if rest := len(pool.patients()) - len(found):
         log.warning("%d patients have no labelled structure: they are trained on, and not measured", rest)
     return found
-
-
-def _code_of(network: nn.Module) -> str:
-    """A hash of the file in which a network's class is written; empty if it is in none."""
-    try:
-        return sha256_of(Path(inspect.getfile(type(network))))
-    except (OSError, TypeError):
-        return ""
 
 
 def _whole(rows: pd.DataFrame) -> pd.DataFrame:

@@ -14,6 +14,7 @@ from torch import nn
 from tqdm import tqdm
 
 from prrmse.data.slices import IGNORE
+from prrmse.log import in_words
 
 log = logging.getLogger(__name__)
 
@@ -25,6 +26,8 @@ DIGITS = 6
 # Training slices, or 3D patches, on which Dice is measured towards the end, and the rise of it that is worth a warning.
 SLICES, PATCHES = 64, 8
 RISE = 0.01
+# After so many seconds without a line, one says how long the training may take.
+PATIENCE_SECONDS = 10
 
 # ``step`` (from 1), ``loss`` and learning ``rate`` of that step; of a segmentation ``dice`` of its batch. None for what
 # is not finite: a loss that diverged, the Dice of a batch without foreground.
@@ -64,6 +67,7 @@ class Progress:
         self.title, self.steps, self.task = title, steps, task
         self.start = time.monotonic()
         self.before: int | None = None  # steps done before this process
+        self.told = False
         self.every = max(1, steps // PROGRESS_LINES)
         self.spacing = -(-steps // CURVE_POINTS)
         self.points: list[Point] = []
@@ -78,6 +82,7 @@ class Progress:
         if self.before is None:
             self.before = step - 1
         line = step % self.every == 0 or step == self.steps
+        self._foretell(step, line)
         if not (line or step == 1 or step % self.spacing == 0):
             return
         values = [loss.double(), torch.as_tensor(rate, dtype=torch.float64)]
@@ -96,6 +101,16 @@ class Progress:
             step, self.steps, elapsed, 100, prefix=self.title, unit="step", postfix=text, initial=self.before
         )
         log.info("%s", bar)
+
+    def _foretell(self, step: int, line: bool) -> None:
+        """How long it may take, once, where the first line is still far off."""
+        elapsed = time.monotonic() - self.start
+        if self.told or line or elapsed < PATIENCE_SECONDS:
+            self.told |= line
+            return
+        self.told = True
+        left = elapsed / (step - (self.before or 0)) * (self.steps - step)
+        log.info("%s: %d of %d steps, about %s left", self.title, step, self.steps, in_words(left))
 
     def _read(self) -> None:
         if not self._unread:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import io
 import json
 import logging
@@ -10,6 +11,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ import torch
 from torch import nn
 
 from prrmse.data.slices import Slices
-from prrmse.files import atomic, digest_of, remove_partials
+from prrmse.files import atomic, digest_of, remove_partials, sha256_of
 from prrmse.learning.optimiser import Optimiser
 from prrmse.nets.layers import state_digest
 
@@ -143,16 +145,28 @@ def program_digest() -> str:
     return digest_of(own, [path for part in ("learning", "nets") for path in (own / part).glob("*.py")])
 
 
+def code_of(network: nn.Module) -> list[str]:
+    """Hashes of the files in which the classes of a network's modules are written; torch's are told by its version.
+
+    What those files import is not looked at.
+    """
+    classes = {type(module) for module in network.modules()}
+    files = set()
+    for made in classes:
+        if made.__module__.partition(".")[0] != "torch":
+            with suppress(OSError, TypeError):  # written in no file
+                files.add(inspect.getfile(made))
+    return sorted(sha256_of(Path(file)) for file in files if Path(file).is_file())
+
+
 def identity_of(network: nn.Module, slices: Slices, rest: list[object]) -> str:
     """A hash of all that a training's result depends on: also this program's training and networks, torch's version.
-
-    The code of a network that is not ours is told by its modules alone.
 
     Args:
         network: at its start, before it is moved to a device.
         slices: the training slices.
         rest: anything JSON-able: settings, seed, what is frozen, how it is computed.
     """
-    of_network = repr(network), state_digest(network.state_dict())
+    of_network = repr(network), code_of(network), state_digest(network.state_dict())
     what = [program_digest(), torch.__version__, *of_network, slices.fingerprint(), rest]
     return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
