@@ -96,10 +96,10 @@ def plan_and_train() -> None:
         trainer.run_training()
 
 
-def train_from(weights: str, plans: str) -> None:
-    """What ``nnUNetv2_train -tr NAME -pretrained_weights NAME.pth`` does, for two short epochs; then without the file.
+def train_from(folder: str, plans: str, *names: str) -> None:
+    """What ``nnUNetv2_train -tr NAME -pretrained_weights NAME.pth`` does, for two short epochs; at last without a file.
 
-    Writes the network's state after loading and after training to ``loaded.pth`` and ``trained.pth``.
+    Writes each network's state after loading and after training to ``NAME_loaded.pth`` and ``NAME_trained.pth``.
     """
     fork_workers()
     import torch
@@ -107,19 +107,22 @@ def train_from(weights: str, plans: str) -> None:
 
     torch.set_num_threads(1)
     os.environ.update(nnUNet_n_proc_DA="0")
-    for pretrained in (weights, None):
-        trainer = get_trainer_from_args(NAME, "2d", 0, Path(weights).stem, plans, device=torch.device("cpu"))
+
+    def made(name: str, weights: str | None) -> Any:
+        trainer = get_trainer_from_args(NAME, "2d", 0, name, plans, device=torch.device("cpu"))
         trainer.num_epochs, trainer.num_iterations_per_epoch, trainer.num_val_iterations_per_epoch = 2, 1, 1
-        maybe_load_checkpoint(trainer, False, False, pretrained)
-        if pretrained is None:
-            try:
-                trainer.run_training()
-            except ValueError as e:
-                print(f"error: {e}")
-            return
-        torch.save(trainer.network.state_dict(), "loaded.pth")
+        maybe_load_checkpoint(trainer, False, False, weights)
+        return trainer
+
+    for name in names:
+        trainer = made(name, f"{folder}/{name}.pth")
+        torch.save(trainer.network.state_dict(), f"{name}_loaded.pth")
         trainer.run_training()
-        torch.save(trainer.network.state_dict(), "trained.pth")
+        torch.save(trainer.network.state_dict(), f"{name}_trained.pth")
+    try:
+        made(names[0], None).run_training()
+    except ValueError as e:
+        print(f"error: {e}")
 
 
 @pytest.fixture(scope="session")

@@ -8,6 +8,7 @@ import json
 import os
 import pickle
 import re
+import shutil
 import subprocess
 import sys
 
@@ -286,7 +287,16 @@ def test_nnunet_trains_from_it(nnunet_run, folder):  # noqa: F811
     of = [{module for module, own in frozen if own == which} for which in ("mean", "var")]
     assert of[0] == of[1], "of a layer one statistic of which is listed, none is kept, and none is looked for"
 
-    run = [sys.executable, ROOT / "tests/nnunet.py", "trainers/nnUNetTrainerWarm.pth", "nnUNetPlansBN"]
+    # With another of nnU-Net's trainers, as docs/handover.md has it: named in the two lines that name its default.
+    program = (folder / "trainers/nnUNetTrainerWarm.py").read_text()
+    other = "nnUNetTrainer.variants.lr_schedule.nnUNetTrainer_warmup import nnUNetTrainer_warmup"
+    slowly = program.replace("nnUNetTrainer.nnUNetTrainer import nnUNetTrainer", other)
+    slowly = slowly.replace("(WarmStart, nnUNetTrainer)", "(WarmStart, nnUNetTrainer_warmup)")
+    (folder / "trainers/nnUNetTrainerSlowly.py").write_text(slowly.replace("nnUNetTrainerWarm", "nnUNetTrainerSlowly"))
+    shutil.copy("trainers/nnUNetTrainerWarm.pth", "trainers/nnUNetTrainerSlowly.pth")
+
+    names = ["nnUNetTrainerWarm", "nnUNetTrainerSlowly"]
+    run = [sys.executable, ROOT / "tests/nnunet.py", "trainers", "nnUNetPlansBN", *names]
     environment = {**os.environ, **nnunet_run.environment, "nnUNet_extTrainer": "trainers"}
     done = subprocess.run(run, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
@@ -294,12 +304,13 @@ def test_nnunet_trains_from_it(nnunet_run, folder):  # noqa: F811
 
     found, start = json.loads((folder / LIST).read_text()), load_file(START)
     assert len(found["freeze_statistics"]) > 5 and len(found["freeze"]) > 20
-    loaded, trained = (torch.load(f"{name}.pth", weights_only=True) for name in ("loaded", "trained"))
-    own = {name for name in loaded if ".seg_layers." in name}
-    assert {name for name in start if torch.equal(loaded[name], start[name])} >= start.keys() - own
     kept = kept_names(build_network(NETWORK, arguments, trust=True).state_dict(), found)
-    assert kept and not kept & own
-    assert {name for name in loaded if torch.equal(loaded[name], trained[name])} - own == kept
+    for name in names:
+        loaded, trained = (torch.load(f"{name}_{when}.pth", weights_only=True) for when in ("loaded", "trained"))
+        own = {name for name in loaded if ".seg_layers." in name}
+        assert {name for name in start if torch.equal(loaded[name], start[name])} >= start.keys() - own
+        assert kept and not kept & own
+        assert {name for name in loaded if torch.equal(loaded[name], trained[name])} - own == kept
 
 
 def test_heads_that_nnunet_does_not_load_are_not_frozen(folder, caplog):

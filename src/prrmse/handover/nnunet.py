@@ -47,10 +47,13 @@ class WarmStart:
     frozen: ClassVar[list[str]]
     digest: ClassVar[str]
 
-    def configure_optimizers(self) -> Any:
-        """nnU-Net calls it after ``torch.compile`` and before DDP, which notes what has a gradient."""
+    def configure_optimizers(self, *stage: Any, **options: Any) -> Any:
+        """nnU-Net calls it after ``torch.compile`` and before DDP, which notes what has a gradient.
+
+        Trainers that warm up call it again, with a stage.
+        """
         Frozen(_bare(self), self.frozen)
-        return super().configure_optimizers()  # type: ignore[misc]
+        return super().configure_optimizers(*stage, **options)  # type: ignore[misc]
 
     def on_train_start(self) -> None:
         """Refuse to train with other values frozen: those of a random initialisation."""
