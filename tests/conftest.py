@@ -33,6 +33,8 @@ COMPUTE = Compute(
     evaluation_batch_size=5,
     resume_seconds=0,
 )
+# Where no training is killed.
+SELDOM = COMPUTE.model_copy(update={"resume_seconds": 3600})
 SETTINGS = Training(steps=6, batch_size=4, learning_rate=0.003, augment=True)
 ARGUMENTS: dict[str, dict[str, Any]] = {"unet": {"width": 4}, "pspnet": {"width": 8, "head_width": 64}}
 
@@ -94,7 +96,8 @@ def cohorts(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The longest files first, so that the workers end together."""
-    names = ("slurm", "workflow", "dvc", "tutorial", "conda", "zoo")
+    long = ("study", "search", "error_rates", "sweep", "torture", "controls", "evaluation", "records", "elsewhere")
+    names = ("slurm", "workflow", "dvc", "tutorial", "conda", "zoo", *long, "tool", "nnunet", "fuzz")
     order = [f"test_{name}.py" for name in names]
     items.sort(key=lambda item: order.index(item.path.name) if item.path.name in order else len(order))
 

@@ -33,13 +33,19 @@ def recorded(tmp_path_factory):
     return folder
 
 
-@pytest.fixture
-def clone(recorded, tmp_path):
+@pytest.fixture(scope="module")
+def pulled(recorded, tmp_path_factory):
     """A fresh clone elsewhere, pulled: every file has a new time, in random order."""
-    recorded.git("clone", "-q", str(recorded.path), str(tmp_path / "clone"))
-    folder = Folder.at(tmp_path / "clone")
+    path = tmp_path_factory.mktemp("pulled") / "clone"
+    recorded.git("clone", "-q", str(recorded.path), str(path))
+    folder = Folder.at(path)
     folder.must("dvc", "pull", "-q")
     return folder
+
+
+@pytest.fixture
+def clone(pulled, tmp_path):
+    return pulled.copy(tmp_path / "clone")
 
 
 def test_every_stage_depends_on_the_code_that_its_rules_run():
@@ -180,7 +186,12 @@ def test_an_experiment_changes_a_parameter_by_its_key(clone):
     assert "figures.palette" in clone.must("dvc", "params", "diff")
     clone.must("dvc", "exp", "run", "--queue", "-S", "figures.palette=Set3")
     clone.must("dvc", "queue", "start")
-    wait_for(lambda: "Success" in clone.must("dvc", "queue", "status"), pause=5)  # each look takes a core for seconds
+
+    def experiments():
+        return re.findall(r"^refs/exps/[0-9a-f]{2}/", clone.git("for-each-ref", "--format=%(refname)"), re.MULTILINE)
+
+    wait_for(lambda: len(experiments()) == 2)  # DVC's own answer takes a core for seconds
+    wait_for(lambda: "Success" in clone.must("dvc", "queue", "status"), pause=5)
     assert "Set3" in clone.must("dvc", "exp", "show", "--csv")
 
 

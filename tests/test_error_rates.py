@@ -23,6 +23,7 @@ DEAR = {
     "shared initialisation",
     "alone and together",
     "stale statistics",
+    "some score",
 }
 DEAR |= {"RMSE of a layer", "RMSE of a layer, at its margin"}
 

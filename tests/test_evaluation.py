@@ -3,7 +3,7 @@
 import pandas as pd
 import pytest
 import torch
-from conftest import ARGUMENTS, COMPUTE, SETTINGS
+from conftest import ARGUMENTS, COMPUTE, SELDOM, SETTINGS
 
 from prrmse import api
 from prrmse.data.slices import save_slices
@@ -23,7 +23,7 @@ def run(request, slices, tmp_path_factory):
     data = folder / "squares.npz"
     save_slices(slices, data)
     spec = {"unet": UNet, "pspnet": PSPNet}[request.param].model_validate({"arguments": ARGUMENTS[request.param]})
-    compute = COMPUTE.model_copy(update={"precision": "auto"})
+    compute = SELDOM.model_copy(update={"precision": "auto"})
     settings = SETTINGS.model_copy(update={"steps": 40, "learning_rate": 0.01})
     tables = []
     for seed in (0, 1):

@@ -18,7 +18,7 @@ def test_the_inputs_are_valid_before_they_are_changed():
 
 
 def test_each_case_ends_in_the_right_values_or_in_one_line():
-    done = harness("--cases", "7500", "--seed", "0", "--seconds", "35")
+    done = harness("--cases", "7500", "--seed", "0", "--seconds", "15")
     assert done.returncode == 0, done.stdout + done.stderr
     rows = re.findall(r"^\| (.*?) \| (\d+) \| (\d+) \| (\d+) \|", done.stdout, re.MULTILINE)
     assert len(rows) >= 26

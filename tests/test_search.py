@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from conftest import ARGUMENTS, COMPUTE
+from conftest import ARGUMENTS, SELDOM
 from safetensors.torch import load_file
 from torch import nn
 
@@ -31,7 +31,7 @@ SETTINGS = Training(steps=6, batch_size=4, learning_rate=0.003)
 def sources(slices):
     """One that was trained on such slices for long, and one that was never trained."""
     longer = SETTINGS.model_copy(update={"steps": 80})
-    trained = train("unet", slices, arguments=ARGUMENTS["unet"], settings=longer, compute=COMPUTE, seed=7)
+    trained = train("unet", slices, arguments=ARGUMENTS["unet"], settings=longer, compute=SELDOM, seed=7)
     untrained = seeded_network("unet", ARGUMENTS["unet"], "another")
     return {"trained": trained.network.state_dict(), "untrained": untrained.state_dict()}
 
@@ -48,7 +48,7 @@ def run(slices, sources):
             everyone=True,
             **{"folds": 3, "rounds": 2, **options},
             settings=SETTINGS,
-            compute=COMPUTE,
+            compute=SELDOM,
             folder=folder,
         )
 
@@ -83,7 +83,7 @@ def test_what_a_plan_keeps_fixed_is_kept_and_nothing_else(run, tmp_path, monkeyp
         return table
 
     monkeypatch.setattr(module, "training_run", watched)
-    run(plans=("finetune", "half", "head"))
+    run(plans=("finetune", "half", "head"), folds=2, rounds=1)
     sizes = {}
     for plan in ("finetune", "half", "head"):
         frozen, changed, every = seen[f"trained {plan}"]
@@ -231,7 +231,7 @@ def test_names_of_a_wrapper_and_code_that_was_edited(slices, tmp_path, monkeypat
     def run():
         how = {"plans": ["finetune"], "folds": 2, "rounds": 2, "everyone": True, "folder": tmp_path, "trust": True}
         source = {"s": Wrapped().state_dict()}
-        return search("test_search:Wrapped", slices, source, 1e6, settings=SETTINGS, compute=COMPUTE, **how)
+        return search("test_search:Wrapped", slices, source, 1e6, settings=SETTINGS, compute=SELDOM, **how)
 
     torch.manual_seed(0)
     assert run().ranking["round"].max() == 1

@@ -183,7 +183,7 @@ def test_results_edited_by_hand_are_refused_and_kept(finished, tmp_path):
     assert "results/tables/swap.csv: changed by hand" in done.stdout
     assert table.read_text() == edited, "the edit is the user's: nothing may be lost"
     table.unlink()
-    folder.must("snakemake", "--cores", "2")
+    folder.must("snakemake", "--cores", "2", "results/tables/swap.csv")
     assert table.read_text() == (finished.path / "results/tables/swap.csv").read_text()
 
 
@@ -195,7 +195,7 @@ def test_a_run_killed_before_it_recorded_its_output_is_no_edit_by_hand(finished,
     marker = folder.path / ".snakemake/incomplete" / base64.urlsafe_b64encode(b"results/tables/swap.csv").decode()
     marker.parent.mkdir(exist_ok=True)
     marker.write_text('{"external_jobid": null}')
-    folder.must("snakemake", "--cores", "2")
+    folder.must("snakemake", "--cores", "2", "results/tables/swap.csv")
     assert table.read_text() == (finished.path / "results/tables/swap.csv").read_text()
 
 

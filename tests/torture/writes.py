@@ -11,6 +11,7 @@ The fault is injected by strace into a fork of this process, which has torch imp
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import os
 import random
@@ -36,8 +37,11 @@ from prrmse.data.slices import Slices, save_slices
 from prrmse.files import sha256_of
 from prrmse.run.code import SOURCES, code_digest, sources_digest
 from prrmse.run.hashes import damaged, record
-from prrmse.run.warm import _run
+from prrmse.run.warm import PRELOADED, _run
 from prrmse.tables.store import write_table
+
+for name in PRELOADED:  # as the program does before it forks a job
+    importlib.import_module(name)
 
 ROOT = Path(__file__).parents[2]
 CALLS = ("write", "fsync", "rename", "link", "mkdir", "unlink")

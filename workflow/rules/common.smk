@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from functools import cache
 from pathlib import Path
 
 from snakemake.io import contains_wildcard
@@ -153,8 +154,13 @@ wildcard_constraints:
 
 def code(script):
     """A script's digest (`prrmse.run.code`), for `params`: a change of what the script computes runs its jobs again."""
-    path = SCRIPTS / f"{script}.py"
-    return lambda wildcards: f"code {code_digest(path)}"
+    return lambda wildcards: f"code {digest_of_script(script)}"
+
+
+# Of all jobs of a rule it is the same, and Snakemake asks for each of them, more than once.
+@cache
+def digest_of_script(script):
+    return code_digest(SCRIPTS / f"{script}.py")
 
 
 def parameters(*keys, **instead):
