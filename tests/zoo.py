@@ -454,8 +454,9 @@ TAIL = """
 `names`: of the state; `tensors`: without repetition; `no kind`: parameters that are in no pair (of linear layers, say);
 `no effect`: pairs that are named so and left out of all shares, because they do not reach the output; `unmoved`: pairs
 whose swap changes no bit of the output, by the oracle; `traced`: if not, the whole network is run for each swap. The
-output is the first of a list or tuple, `out` of a dict, or its only tensor. 3D networks and classifiers have no slices,
-so `sweep` takes them with an `evaluate` of your own only.
+output is the first of a list or tuple, `out` of a dict, or its only tensor. 3D networks and classifiers are swept
+here by an `evaluate` of one's own only: classifiers have no other way; 3D networks are also swept, and advised on, with
+3D patches (`tests/test_patches.py`).
 """
 
 

@@ -15,11 +15,12 @@ from prrmse.learning.evaluate import Evaluation, output_of
 
 
 class Pixels(NamedTuple):
-    """Sampled pixels, arrays ``[n]``: position in the slices, row, column; their label and their patient's number."""
+    """Sampled pixels, or voxels of patches, as arrays ``[n]``: their label and their patient's number.
 
-    slice: np.ndarray
-    row: np.ndarray
-    column: np.ndarray
+    ``where``: which of the slices, then the position along each of its axes, as one indexes ``label`` of `Slices`.
+    """
+
+    where: tuple[np.ndarray, ...]
     label: np.ndarray
     patient: np.ndarray
 
@@ -32,15 +33,16 @@ def sample_pixels(evaluation: Evaluation, n: int, seed: int) -> Pixels:
     label = torch.cat([batch.label for batch in evaluation.batches]).cpu().numpy()
     patient = torch.cat([batch.patient for batch in evaluation.batches]).cpu().numpy()
     rng = np.random.default_rng(seed)
-    cells = [
-        np.argwhere((label == c) & (patient == p)[:, None, None])
-        for p in range(len(evaluation.patients))
-        for c in range(evaluation.channels)
-    ]
+    cells = []
+    for p in range(len(evaluation.patients)):
+        own = np.flatnonzero(patient == p)
+        for c in range(evaluation.channels):
+            first, *others = np.nonzero(label[own] == c)
+            cells.append(np.stack([own[first], *others], axis=1))
     each = max(2, n // max(1, sum(len(cell) > 0 for cell in cells)))
     chosen = np.concatenate([rng.permutation(cell)[:each] for cell in cells])
-    where = tuple(chosen.T)
-    return Pixels(where[0], where[1], where[2], label[where], patient[where[0]])
+    at = tuple(chosen.T)
+    return Pixels(at, label[at], patient[at[0]])
 
 
 @torch.inference_mode()
@@ -49,8 +51,8 @@ def features(
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray], np.ndarray]:
     """Values of a network at the sampled pixels, in float32.
 
-    Of a feature map smaller than the slice it is the value at the position that covers the pixel; of a module that is
-    called several times, that of the last call.
+    Of a feature map smaller than the slice it is the value at the position that covers the pixel, along every axis; of
+    a module that is called several times, that of the last call.
 
     Args:
         network: in evaluation mode.
@@ -63,12 +65,13 @@ def features(
     """
     found: list[dict[tuple[str, str], np.ndarray]] = []  # of each batch
     here = np.array([], dtype=int)
-    size = evaluation.batches[0].image.shape[-2:]
+    number, *position = pixels.where
+    size = evaluation.batches[0].label.shape[1:]
 
     def keep(key: tuple[str, str], value: torch.Tensor) -> None:
-        row, column = (p[here] * s // full for p, s, full in zip(pixels[1:3], value.shape[-2:], size, strict=True))
-        at = [torch.from_numpy(index).to(value.device) for index in (pixels.slice[here] - first, row, column)]
-        found[-1][key] = value[at[0], :, at[1], at[2]].float().cpu().numpy()
+        covering = (p[here] * s // full for p, s, full in zip(position, value.shape[2:], size, strict=True))
+        at = tuple(torch.from_numpy(index).to(value.device) for index in (number[here] - first, *covering))
+        found[-1][key] = value.movedim(1, -1)[at].float().cpu().numpy()
 
     modules = dict(evaluation.place(network).named_modules())
     order, first = [], 0
@@ -80,7 +83,7 @@ def features(
             hook = partial(lambda key, _, __, made: keep(key, made), ("out", path))
             hooks.enter_context(modules[path].register_forward_hook(hook))
         for batch in evaluation.batches:
-            here = np.flatnonzero((pixels.slice >= first) & (pixels.slice < first + len(batch.image)))
+            here = np.flatnonzero((number >= first) & (number < first + len(batch.image)))
             order.append(here)
             found.append({})
             keep(("own", ""), output_of(network(batch.image)))
