@@ -1,12 +1,15 @@
 """What nnU-Net's own trainer wrote: opened, inspected, compared, swept and used as a start."""
 
+import html
 import json
 import re
 import shlex
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from conftest import COMPUTE
 from nnunet import DEPTH, NAME, NETWORK, PATIENTS, SIZE, nnunet_run  # noqa: F401
 from safetensors.torch import load_file
 from tiny import ROOT
@@ -231,6 +234,61 @@ def test_a_folder_of_results_names_its_configuration(nnunet_run, planned):  # no
     results = nnunet_run.checkpoints[0].parents[1]
     assert read_plans(results).configuration == "2d"
     assert read_plans(results).digest == read_plans(planned, "2d").digest
+    assert read_plans(results / "fold_1") == read_plans(results)
+
+
+def test_a_trained_fold_is_swept_and_advised_on_by_its_plans(nnunet_run, planned, monkeypatch, capsys, caplog):  # noqa: F811
+    """As by arguments written by hand, with nnU-Net's preprocessing."""
+    first, second = (path.parent for path in nnunet_run.checkpoints)
+    options = ["--nnunet-plans", str(first), "--device", "cpu", "--threads", "1", "--json"]
+    assert main(["sweep", str(first), str(second), *options]) == 0
+    swept = json.loads(capsys.readouterr().out)
+    assert "this split is not nnU-Net's" in caplog.text and "--split-file splits_final.json --fold 0" in caplog.text
+    network = build_network(NETWORK, nnunet_run.arguments(), trust=True)
+    network.load_state_dict(read_state(nnunet_run.checkpoints[0]))
+    slices = read_plans(planned, "2d").slices(Dataset(format="nnunet", root=f"nnUNet_raw/{NAME}")).split("val")
+    table = api.sweep(network, nnunet_run.checkpoints[1], api.evaluation_for(network.eval(), slices, COMPUTE))
+    expected = table.groupby("tensor")[["score", "baseline"]].mean()
+    assert {row["tensor"] for row in swept} == set(expected.index)
+    for row in swept:
+        assert (row["score"], row["baseline"]) == pytest.approx(tuple(expected.loc[row["tensor"]]), abs=1e-3)
+    caplog.clear()
+    monkeypatch.setenv("nnUNet_preprocessed", "nnUNet_preprocessed")
+    assert main(["advise", str(first), str(second), *options, "--page", "advice.html"]) == 0
+    (row,) = json.loads(capsys.readouterr().out)["ranking"]
+    assert row["n_cases"] == PATIENTS // 2 and row["missing"] == 0
+    assert caplog.text.count("this split is not nnU-Net's") == 1
+    assert f"--split-file {planned}/splits_final.json --fold 0" in caplog.text
+    assert f"--nnunet-plans {first}" in html.unescape(Path("advice.html").read_text())
+
+
+def test_a_fold_of_nnunet_is_a_split(nnunet_run, planned, capsys, caplog):  # noqa: F811
+    folds = read_plans(planned, "2d").folds
+    assert folds == Path(planned) / "splits_final.json"
+    raw = ["--data", f"nnUNet_raw/{NAME}", "--spacing", "1.5", "--size", "48"]
+    for data in (["--nnunet-plans", planned, "--configuration", "2d"], raw):
+        for given, fold in (["--fold", "3"], 3), ([], 0):
+            assert main(["prepare", *data, "--split-file", str(folds), *given, "--out", "fold.npz"]) == 0
+            found, theirs = load_slices("fold.npz"), json.loads(folds.read_text())[fold]
+            assert found.patients("train") == sorted(theirs["train"])
+            assert found.patients("val") == sorted(theirs["val"])
+            assert found.meta["split"] == {"kind": "file", "path": str(folds), "fold": fold}
+    assert "this split is not" not in caplog.text
+    capsys.readouterr()
+    Path("pairs.json").write_text(json.dumps([{"train": ["patient000"], "val": ["patient001"]}]))
+    Path("other.json").write_text(json.dumps([{"train": ["patient000"], "val": ["heart001"]}]))
+    together = ["--case-pattern", "(?P<patient>patient0)0(?P<frame>.)"]
+    for options, problem in [
+        ([str(folds), "--fold", "5"], f"--fold: {folds} has no fold 5; the last one is 4"),
+        (["split.csv", "--fold", "0"], "--fold: is one of nnU-Net's splits_final.json"),
+        ([f"nnUNet_raw/{NAME}/dataset.json"], "dataset.json: not a splits_final.json of nnU-Net"),
+        (["other.json"], "other.json: the case heart001 is not in the data set"),
+        (["pairs.json", *together], "cases of patient patient0 are in train and in val of fold 0"),
+        (["pairs.json", "--format", "acdc"], "pairs.json: is for --format nnunet, not acdc"),
+    ]:
+        Path("split.csv").write_text("patient,split\n")
+        assert main(["prepare", *raw, "--out", "fold.npz", "--split-file", *options]) == 2
+        assert problem in capsys.readouterr().err
 
 
 SEARCH = ["advise", "a.pth", "--budget", "9s", "--nnunet-plans"]
@@ -247,7 +305,6 @@ SEARCH = ["advise", "a.pth", "--budget", "9s", "--nnunet-plans"]
         ([*SEARCH, "absent"], "--nnunet-plans: absent does not exist"),
         ([*SEARCH, "nnUNet_raw"], "--nnunet-plans: nnUNet_raw holds no plans.json or nnUNetPlans.json"),
         ([*SEARCH, "PLANS", "--configuration", "2d", "--data", "absent"], "--data: absent does not exist"),
-        (["advise", "a.pth", "--nnunet-plans", "PLANS", "--configuration", "2d"], "nothing reads --nnunet-plans"),
         (["advise", "a.pth", "--configuration", "2d"], "--configuration: is one of --nnunet-plans"),
         (["train", "--data", "nnUNet_raw", "--out", "a.safetensors"], "train: name the network"),
         (["train", "--network", "unet", "--out", "a.safetensors"], "train: --data: name a file"),

@@ -8,6 +8,7 @@ import logging
 import os
 import re
 import shutil
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,6 +21,7 @@ from torch import nn
 
 from prrmse import api
 from prrmse.config.checks import checked
+from prrmse.data.nnunet import patients
 from prrmse.data.prepare import check, raw_files, summary
 from prrmse.data.prepare import prepare as prepared
 from prrmse.data.reading import MAX_TEXT_BYTES, check_readable, read_bytes, unique_keys
@@ -28,7 +30,7 @@ from prrmse.errors import InputError
 from prrmse.experiments.halving import TRANSFER, default_of
 from prrmse.files import write_text
 from prrmse.handover.nnunet import write_nnunet
-from prrmse.handover.nnunet_plans import read_plans
+from prrmse.handover.nnunet_plans import read_plans, split_of_fold
 from prrmse.handover.start import listed_tensors
 from prrmse.learning.device import forward_only
 from prrmse.learning.evaluate import Evaluation, measure, output_of
@@ -63,7 +65,13 @@ def prepare(a: argparse.Namespace) -> None:
         raise InputError(f"{a.data}: is processed already; name the folder of a data set")
     if a.split_file and not Path(a.split_file).exists():
         raise InputError(f"<split_file>: {a.split_file}: no such file; write one with the columns patient, split")
-    slices = slices_of(a, **({"split": {"kind": "file", "path": a.split_file}} if a.split_file else {}))
+    by_fold = a.split_file is not None and Path(a.split_file).suffix == ".json"
+    if a.fold is not None and not by_fold:
+        raise InputError("<fold>: is one of nnU-Net's splits_final.json; name that by <split_file>")
+    if by_fold:
+        slices = slices_of_fold(a, a.fold or 0)
+    else:
+        slices = slices_of(a, **({"split": {"kind": "file", "path": a.split_file}} if a.split_file else {}))
     save_slices(slices, a.out)
     patients = ", ".join(f"{n} {split}" for split in SPLITS if (n := len(slices.patients(split))))
     size = " x ".join(map(str, slices.label.shape[1:]))
@@ -73,6 +81,19 @@ def prepare(a: argparse.Namespace) -> None:
         f"{a.out}: {len(slices.index)} slices of {size} pixels of {slices.meta['spacing_mm']:g} mm; "
         f"patients: {patients}",
     )
+
+
+def slices_of_fold(a: argparse.Namespace, fold: int) -> Slices:
+    """The data set, split as a fold of nnU-Net's ``splits_final.json`` has it."""
+    if a.format != "nnunet":
+        raise InputError(f"<split_file>: {a.split_file}: is for <format> nnunet, not {a.format}; name a CSV")
+    split = split_of_fold(Path(a.split_file), fold, patients(Path(a.data), a.case_pattern))
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "split.csv"
+        pd.DataFrame(split.items(), columns=["patient", "split"]).to_csv(path, index=False)
+        slices = slices_of(a, split={"kind": "file", "path": str(path)})
+    slices.meta["split"] = {"kind": "file", "path": a.split_file, "fold": fold}
+    return slices
 
 
 def evaluate(a: argparse.Namespace) -> None:
@@ -194,7 +215,7 @@ def sweep(a: argparse.Namespace) -> None:
 
 # Options of `advise` that only a search reads, and those that only a sweep of a target reads.
 OF_SEARCH = {"plans", "verdicts", "figure", "samples", "augment", "steps", "learning_rate", "folds", "rounds"}
-OF_SEARCH |= {"pretrained", "pretrained_part", "pretrained_match", "nnunet_plans"}
+OF_SEARCH |= {"pretrained", "pretrained_part", "pretrained_match"}
 OF_TARGET = {"tolerance", "rule", "engine", "memory_mb", "partial"}
 
 

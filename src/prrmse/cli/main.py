@@ -52,6 +52,7 @@ FLAGS = {
     "advice_out": "--out",
     "processed": "--out",
     "split_file": "--split-file",
+    "fold": "--fold",
     "table": "--table",
     "figure": "--figure",
     "page": "--page",
@@ -178,9 +179,10 @@ def _add_tools(commands: Any) -> None:
     _add_plans(prepare)
     prepare.add_argument(
         "--split-file",
-        help="a CSV with the columns patient, split (train, val or test; who is not in it is left out); without it "
-        "half of the patients train and half are val",
+        help="a CSV with the columns patient, split (train, val or test; who is not in it is left out), or a "
+        "splits_final.json of nnU-Net; without it half of the patients train and half are val",
     )
+    prepare.add_argument("--fold", type=int, metavar="K", help="of splits_final.json (default 0)")
     prepare.add_argument("--out", required=True, help="the .npz file")
     inspect = command("inspect", "list the (kind, layer) pairs of a checkpoint", "prrmse inspect resnet18.pth")
     inspect.add_argument("checkpoint")
@@ -227,6 +229,7 @@ def _add_tools(commands: Any) -> None:
         )
     sweep.add_argument("--table", help="write one row per pair and patient here (.csv)")
     sweep.add_argument("--figure", help="draw the drops here (.png, .svg or .pdf)")
+    _add_plans(sweep)
     advise.add_argument(
         "--rule", choices=["mean", "upper"], default=_default(Verdict, "rule"), help="compared with the tolerance"
     )
@@ -312,7 +315,7 @@ def _add_plans(tool: argparse.ArgumentParser) -> None:
     plans.add_argument(
         "--nnunet-plans",
         metavar="FOLDER",
-        help="the folder of a trainer's results, or of the preprocessed data set, or a file of plans in one",
+        help="a trainer's results, or a fold of them, or the preprocessed data set; or a file of plans",
     )
     plans.add_argument("--configuration", help="2d or 3d_fullres, where the folder does not say it")
 

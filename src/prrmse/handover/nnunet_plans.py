@@ -35,7 +35,9 @@ log = logging.getLogger(__name__)
 NETWORK = "nnunetv2.utilities.get_network_from_plans:get_network_from_plans"
 # What nnU-Net calls its plans in a folder of results, and by default in one of preprocessed data.
 IN_RESULTS, DEFAULT = "plans.json", "nnUNetPlans.json"
-RAW = "nnUNet_raw"
+RAW, PREPROCESSED = "nnUNet_raw", "nnUNet_preprocessed"
+# Which cases each fold of nnU-Net's training trains on.
+FOLDS = "splits_final.json"
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,14 @@ class Plans:
             raise InputError(f"<root>: {folder}, the raw data of the plans, does not exist; name their folder")
         return folder
 
+    @property
+    def folds(self) -> Path | None:
+        """nnU-Net's own split, where it has made one: beside the plans, or where it keeps preprocessed data."""
+        folders = [self.path.parent]
+        if PREPROCESSED in os.environ:
+            folders.append(Path(os.environ[PREPROCESSED]) / self.name)
+        return next((folder / FOLDS for folder in folders if (folder / FOLDS).is_file()), None)
+
     def slices(self, settings: Dataset) -> Slices:
         """The raw data set by nnU-Net's own preprocessor: slices of a 2D configuration, patches of a 3D one.
 
@@ -110,6 +120,13 @@ class Plans:
         named = nnunet.patients(root, settings.case_pattern)
         tell_patients(self.name, named, settings.case_pattern)
         split = split_patients(self.name, settings.split, {patient: None for patient, _ in named.values()})
+        # Its results were trained by some fold, whether or not the file that says by which is here.
+        if settings.split.kind != "file" and (self.folds or self.path.name == IN_RESULTS):
+            log.warning(
+                "this split is not nnU-Net's: a fold of nnU-Net's may have trained on patients that are in val here; "
+                "prrmse prepare --split-file %s --fold 0 takes that of a fold (or name a CSV of your own)",
+                self.folds or FOLDS,
+            )
         images, labels, rows = [], [], []
         for case in nnunet.cases(root):
             patient, frame = named[case.name]
@@ -175,7 +192,8 @@ def read_plans(path: str | Path, configuration: str | None = None, *, trust: boo
 
     Args:
         path: the folder of a trainer's results, ``nnUNet_results/Dataset001_Heart/nnUNetTrainer__nnUNetPlans__2d``; or
-            of a preprocessed data set, ``nnUNet_preprocessed/Dataset001_Heart``; or a file of plans in one.
+            of a preprocessed data set, ``nnUNet_preprocessed/Dataset001_Heart``; or one in it, such as ``fold_0``; or
+            a file of plans.
         configuration: e.g. ``2d``; where the folder of results does not say it, and the plans have several.
         trust: build a network of any package that the plans name (`prrmse.nets.build.build_network`).
 
@@ -215,6 +233,37 @@ def read_plans(path: str | Path, configuration: str | None = None, *, trust: boo
     return Plans(file, configuration, plans, dataset, NETWORK, arguments, patch, batch_size)
 
 
+def split_of_fold(path: Path, fold: int, named: dict[str, tuple[str, str]]) -> dict[str, str]:
+    """Patient -> ``train`` or ``val``, as a fold of nnU-Net's ``splits_final.json`` has its cases.
+
+    Args:
+        path: of that file.
+        fold: from 0.
+        named: patient and frame of every case, as `prrmse.data.nnunet.patients` finds them.
+
+    Raises:
+        InputError: it is another file, has no such fold or an unknown case, or a patient's cases are in both.
+    """
+    folds = read_json(path, "nnU-Net writes it when it first trains")
+    try:
+        of = [{case: part for part in ("train", "val") for case in map(str, known[part])} for known in folds]
+    except (KeyError, TypeError):
+        raise InputError(f"{path}: not a splits_final.json of nnU-Net; name that, or a CSV") from None
+    if not 0 <= fold < len(of):
+        raise InputError(f"<fold>: {path} has no fold {fold}; the last one is {len(of) - 1}")
+    found: dict[str, str] = {}
+    for case, part in of[fold].items():
+        if case not in named:
+            raise InputError(f"{path}: the case {case} is not in the data set; name the data that nnU-Net trained on")
+        patient = named[case][0]
+        if found.setdefault(patient, part) != part:
+            raise InputError(
+                f"{path}: cases of patient {patient} are in train and in val of fold {fold}, so no patient of val is "
+                "known to be new to its network; name a CSV of your own, or correct <case_pattern>"
+            )
+    return found
+
+
 def _manager(plans: dict[str, Any]) -> Any:
     from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
@@ -228,18 +277,22 @@ def _plans_file(path: Path) -> Path:
         raise InputError(
             f"<nnunet_plans>: {path} does not exist; name a folder of nnUNet_results or nnUNet_preprocessed"
         )
-    for name in (IN_RESULTS, DEFAULT):
-        if (path / name).is_file():
-            return path / name
-    found = sorted(path.glob("*Plans*.json"))
+    found = _plans_in(path) or _plans_in(path.absolute().parent)
     if not found:
         raise InputError(
             f"<nnunet_plans>: {path} holds no {IN_RESULTS} or {DEFAULT}; name the folder of one trainer's results, or "
             "run nnUNetv2_plan_experiment"
         )
     if len(found) > 1:
-        raise InputError(f"<nnunet_plans>: {path} holds several: {', '.join(file.name for file in found)}; name one")
+        folder, names = found[0].parent, ", ".join(file.name for file in found)
+        raise InputError(f"<nnunet_plans>: {folder} holds several: {names}; name one")
     return found[0]
+
+
+def _plans_in(folder: Path) -> list[Path]:
+    """The files of plans in a folder; one, if it has an ordinary name."""
+    usual = [folder / name for name in (IN_RESULTS, DEFAULT) if (folder / name).is_file()]
+    return usual[:1] or sorted(folder.glob("*Plans*.json"))
 
 
 def _object(path: Path) -> dict[str, Any]:
