@@ -376,6 +376,18 @@ def test_a_file_without_pairs_is_said_in_one_line(folder, capsys):
     assert lines[2].startswith("4 scalars in 1 tensors have no kind") and len(lines) == 3
 
 
+def test_names_in_the_place_of_classes_are_told(folder, capsys):
+    sizes = {"input_channels": 1, "n_stages": 2, "features_per_stage": 4, "kernel_sizes": 3, "strides": [1, 2]}
+    sizes |= {"n_conv_per_stage": 1, "num_classes": 2, "n_conv_per_stage_decoder": 1}
+    names = {"conv_op": "torch.nn.modules.conv.Conv2d", "norm_op": "torch.nn.BatchNorm2d"}
+    network = ["--network", "dynamic_network_architectures.architectures.unet:PlainConvUNet", "--arguments"]
+    assert main(["train", *network, json.dumps({**sizes, **names}), "--data", "d.npz", "--out", "x.safetensors"]) == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert "PlainConvUNet: conv_op, norm_op: a class, which cannot be named here; --nnunet-plans builds" in said
+    assert main(["train", *network, json.dumps(sizes), "--data", "d.npz", "--out", "x.safetensors"]) == 2
+    assert "missing 1 required positional argument: 'conv_op'; it takes" in capsys.readouterr().err
+
+
 def test_a_network_in_the_working_folder_is_found_where_it_is_trusted(folder, capsys, monkeypatch):
     monkeypatch.setattr(sys, "path", [path for path in sys.path if path])
     Path("nets_of_a_test.py").write_text(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 from collections.abc import Callable, Mapping
-from typing import Any, get_type_hints
+from typing import Any, get_args, get_origin, get_type_hints
 
 import torch
 from torch import nn
@@ -88,7 +88,7 @@ def build_network(spec: str, arguments: Mapping[str, Any], *, trust: bool = Fals
     try:
         network = factory(**arguments)
     except TypeError as e:
-        raise InputError(f"network {spec}: {_line(e)}; it takes {_signature(factory)}") from None
+        raise InputError(f"network {spec}: {_refusal(e, factory, arguments)}") from None
     except MemoryError:
         raise
     except Exception as e:
@@ -131,6 +131,27 @@ def seeded_network(spec: str, arguments: Mapping[str, Any], *identity: object, t
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(*identity))
         return build_network(spec, arguments, trust=trust)
+
+
+def _refusal(error: TypeError, factory: Any, arguments: Mapping[str, Any]) -> str:
+    """Why these arguments are of a wrong type: names of classes are told apart, since JSON and YAML have no classes."""
+    is_class = isinstance(factory, type)
+    try:
+        hints = get_type_hints(factory.__init__ if is_class else factory)
+    except Exception:  # its annotations name what is not there
+        hints = {}
+    named = [key for key, value in arguments.items() if isinstance(value, str) and _is_of_classes(hints.get(key))]
+    if not named:
+        return f"{_line(error)}; it takes {_signature(factory)}"
+    return (
+        f"{', '.join(named)}: a class, which cannot be named here; <nnunet_plans> builds the networks of nnU-Net's "
+        "plans, as does nnunetv2.utilities.get_network_from_plans:get_network_from_plans"
+    )
+
+
+def _is_of_classes(hint: Any) -> bool:
+    """Whether an annotation asks for a class: ``type[X]``, or a union with it."""
+    return get_origin(hint) is type or any(map(_is_of_classes, get_args(hint)))
 
 
 def _signature(factory: Callable[..., Any]) -> str:
