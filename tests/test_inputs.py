@@ -388,6 +388,36 @@ def test_names_in_the_place_of_classes_are_told(folder, capsys):
     assert "missing 1 required positional argument: 'conv_op'; it takes" in capsys.readouterr().err
 
 
+def test_parameters_that_no_pair_has_are_told_by_every_command(folder, caplog, capsys):
+    network = ["--network", "monai.networks.nets:UNet", "--arguments"]
+    sizes = {"spatial_dims": 2, "in_channels": 1, "out_channels": 2, "channels": [2, 4], "strides": [2]}
+    measured = [*network, json.dumps(sizes), "--data", "d.npz", "--threads", "1", "--device", "cpu"]
+    for name in ("a.pth", "b.pth"):  # their slopes of PReLU are in no pair
+        torch.save(build_network(network[1], sizes).state_dict(), name)
+    commands = {
+        "no distance is of them": ["compare", "a.pth", "b.pth", "--json"],
+        "they stay the target's own": ["sweep", "a.pth", "b.pth", *measured, "--tolerance", "0"],
+        "the start has the network's own": ["warmstart", "a.pth", "--source", "b.pth", *network, json.dumps(sizes)],
+    }
+    commands["the start has the network's own"] += ["--out", "w.safetensors"]
+    for meaning, command in commands.items():
+        caplog.clear()
+        assert main(command) == 0
+        (said,) = [record.getMessage() for record in caplog.records if "in no pair" in record.getMessage()]
+        assert re.fullmatch(
+            rf"2 scalars in 2 tensors have no kind, so are in no pair \(model.*, ...\): {meaning}", said
+        )
+    caplog.clear()
+    torch.save(build_network(network[1], sizes).state_dict(), "c.pth")
+    capsys.readouterr()
+    assert main(["advise", "a.pth", "b.pth", "c.pth", *measured, "--tolerance", "0"]) == 0
+    assert caplog.text.count("2 scalars in 2 tensors have no kind") == 1
+    assert "of its parameters in pairs can be taken" in capsys.readouterr().out
+    caplog.clear()
+    assert main(["compare", "own.safetensors", "other.pth"]) == 0
+    assert "no kind" not in caplog.text
+
+
 def test_a_network_in_the_working_folder_is_found_where_it_is_trusted(folder, capsys, monkeypatch):
     monkeypatch.setattr(sys, "path", [path for path in sys.path if path])
     Path("nets_of_a_test.py").write_text(

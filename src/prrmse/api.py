@@ -101,14 +101,17 @@ def compare(a: StateLike, b: StateLike) -> tuple[pd.DataFrame, pd.DataFrame]:
     """How far two checkpoints of one network lie apart, and which of their tensors fit each other.
 
     Returns:
-        `distance_table` of the pairs that fit; and the table of `prrmse.nets.foreign.fit`, b's tensors offered to a.
+        `distance_table` of the pairs that fit, with ``attrs["without_kind"]`` of a, as `inspect` has it; and the table
+        of `prrmse.nets.foreign.fit`, b's tensors offered to a.
     """
     own, all_layers = _read(a)
     fitted, table = fit(own, state_of(b))
     layers = [layer for layer in all_layers if layer.tensor in fitted]
     names = pd.DataFrame([layer._asdict() for layer in layers], columns=list(Layer._fields))
     own_arrays, other_arrays = (_arrays(state, names["tensor"]) for state in (own, fitted))
-    return distance_table(own_arrays, other_arrays, names), table
+    distances = distance_table(own_arrays, other_arrays, names)
+    distances.attrs["without_kind"] = without_kind(own, all_layers)
+    return distances, table
 
 
 def sweep(

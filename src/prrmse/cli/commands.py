@@ -40,7 +40,7 @@ from prrmse.nets.arrays import read_header
 from prrmse.nets.build import build_network, seeded_network
 from prrmse.nets.checkpoint import load_network
 from prrmse.nets.foreign import file_of, fit, read_state, state_entries
-from prrmse.nets.layers import inventory
+from prrmse.nets.layers import inventory, without_kind
 from prrmse.nets.pretrained import load_pretrained
 from prrmse.outputs import check_outputs
 from prrmse.settings import Compute, Dataset, Pretrained, Swap, Training, Verdict
@@ -162,6 +162,7 @@ def compare(a: argparse.Namespace) -> None:
     odd = fits[fits["status"] != "same"]
     if distances.empty:
         raise InputError(f"{a.b}: nothing in it fits {a.a}; are both of one network?")
+    tell_without_kind(distances.attrs["without_kind"], "no distance is of them")
     if a.figure:
         from prrmse.figures.tool import distances_by_layer
 
@@ -191,6 +192,7 @@ def sweep(a: argparse.Namespace) -> None:
     states = opened([a.target, a.source], a.entry)
     network, evaluation = target_on_data(a, states[a.target])
     source = fitting(network, a.source, states[a.source], a.target)
+    tell_without_kind(outside_of_pairs(network), "they stay the target's own")
     tell_duration(network, evaluation, sum(layer.tensor in source for layer in inventory(network)))
     table = api.sweep(network, source, evaluation, engine=a.engine, memory_mb=memory_mb)
     means = table.groupby(api.PAIR, sort=False)[["baseline", "score"]].mean().reset_index()
@@ -236,11 +238,14 @@ def advise(a: argparse.Namespace) -> None:
     network, evaluation = target_on_data(a, states[a.target])
     # All are opened before any of them takes minutes.
     sources = that_fit(network, {name: states[path] for name, path in paths.items()}, a.target)
+    outside = outside_of_pairs(network)
+    tell_without_kind(outside, "they stay the target's own")
     tell_duration(network, evaluation, len(inventory(network)) * len(sources))
     advice = api.advise(network, sources, evaluation, settings=settings, engine=a.engine, memory_mb=memory_mb)
     best = advice.ranking.iloc[0]
+    counted = "parameters in pairs" if outside else "parameters"
     sentence = (
-        f"Best fit: {best['source']}. {best['reusable_scalars']:.0%} of its parameters can be taken with a mean drop "
+        f"Best fit: {best['source']}. {best['reusable_scalars']:.0%} of its {counted} can be taken with a mean drop "
         f"of at most {a.tolerance:g} Dice each; all of them at once change Dice by {best['joint_change']:+.3f} "
         f"({best['joint_low']:+.3f} to {best['joint_high']:+.3f}, {best['n_cases']:.0f} patients) without any training."
     )
@@ -448,6 +453,7 @@ def warmstart(a: argparse.Namespace) -> None:
     if not chosen:
         raise InputError(f"{source}: no pair is left to take into {what}; see prrmse compare, or take --reuse-final")
     frozen = None if kept is None else [layer for layer in chosen if layer.tensor in kept]
+    tell_without_kind(outside_of_pairs(network), "the start has the network's own")
     found = api.warmstart(network, state, chosen, a.out, frozen=frozen, note=f"{len(chosen)} pairs from {source}")
     if a.nnunet:
         write_nnunet(a.out, found["frozen"], a.nnunet)
@@ -616,6 +622,25 @@ def that_fit(network: nn.Module, sources: Mapping[str, api.StateLike], target: s
     if not found:
         raise InputError(f"{', '.join(sources)}: nothing in them fits {target}; see prrmse compare")
     return found
+
+
+def outside_of_pairs(network: nn.Module) -> dict[str, int]:
+    """Scalars of each parameter of a network that is in no pair."""
+    return without_kind(dict(network.named_parameters()), inventory(network))
+
+
+def tell_without_kind(scalars: Mapping[str, int], meaning: str) -> None:
+    """Warn of parameters that are in no pair, if there are any.
+
+    Args:
+        scalars: of each, by name.
+        meaning: what that means here.
+    """
+    if scalars:
+        log.warning(
+            "%d scalars in %d tensors have no kind, so are in no pair (%s%s): %s",
+            *(sum(scalars.values()), len(scalars), next(iter(scalars)), ", ..." if len(scalars) > 1 else "", meaning),
+        )
 
 
 def target_on_data(a: argparse.Namespace, state: api.StateLike) -> tuple[nn.Module, Evaluation]:
