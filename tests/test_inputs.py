@@ -22,7 +22,7 @@ from prrmse import api
 from prrmse.cli.main import main
 from prrmse.config.checks import check_networks, check_params
 from prrmse.config.params import read_params
-from prrmse.data.slices import Slices, save_slices
+from prrmse.data.slices import Slices, load_slices, save_slices
 from prrmse.errors import InputError
 from prrmse.failures import DEBUG, DEFECT, FIX, exit_status
 from prrmse.learning.evaluate import Evaluation
@@ -315,8 +315,27 @@ def test_an_untrained_target_and_a_single_patient_are_told(folder, caplog, capsy
     save_checkpoint(network, "weak.safetensors", {"net": "unet", "arguments": {"width": 2}})
     save_file(network.state_dict(), "other.safetensors")
     main(["advise", "weak.safetensors", "other.safetensors", "--data", "weak.npz"])
-    said = "The target's own Dice is 0.000, within the tolerance of 0.05: every pair counts as reusable"
+    said = "The target's own Dice is 0.000, at most twice the tolerance of 0.05: nearly every pair counts as reusable"
     assert capsys.readouterr().out.startswith(said)
+    main(["sweep", "weak.safetensors", "other.safetensors", "--data", "weak.npz", "--json"])
+    assert said in caplog.text
+
+
+def test_a_target_hardly_better_than_the_tolerance_counts_as_untrained(folder, caplog, capsys):
+    command = ["own.safetensors", "other.pth", "--data", "d.npz", "--threads", "1", "--device", "cpu", "--tolerance"]
+    dice = api.advise(
+        load_network("own.safetensors")[0],
+        {"other": "other.pth"},
+        api.evaluation_for(load_network("own.safetensors")[0], api.part_of(load_slices("d.npz"), "val")),
+    ).baseline
+    assert dice > 0
+    for share, told in ((0.45, False), (0.55, True), (0.9, True)):
+        caplog.clear()
+        assert main(["sweep", *command, str(share * dice), "--json"]) == 0
+        assert ("Train the target first" in caplog.text) == told
+        capsys.readouterr()
+        assert main(["advise", *command, str(share * dice)]) == 0
+        assert ("Train the target first" in capsys.readouterr().out) == told
 
 
 WIDER = ["--network", "unet", "--arguments", '{"width": 3}']

@@ -177,8 +177,8 @@ class Advice(NamedTuple):
     """What `advise` found.
 
     ``ranking``: one row per source, best first. ``verdicts``: one row per (source, pair), with ``reusable``.
-    ``baseline``: the target's own score, mean over cases. Where it is within the tolerance, no drop can be larger, and
-    that everything counts as reusable says nothing.
+    ``baseline``: the target's own score, mean over cases. Where it is at most twice the tolerance, hardly any drop is
+    larger, and that nearly everything counts as reusable says nothing (`prrmse.tables.verdict.is_untrained`).
     """
 
     ranking: pd.DataFrame

@@ -46,6 +46,7 @@ from prrmse.outputs import check_outputs
 from prrmse.settings import Compute, Dataset, Pretrained, Swap, Training, Verdict
 from prrmse.tables.means import mean_over_patients
 from prrmse.tables.store import write_table
+from prrmse.tables.verdict import is_untrained
 
 log = logging.getLogger(__name__)
 
@@ -204,14 +205,24 @@ def sweep(a: argparse.Namespace) -> None:
 
         drops_by_layer(means, tolerance, a.figure)
     means["reusable"] = means["drop"] <= tolerance
-    worst = means.nlargest(1, "drop").iloc[0]
+    worst, own = means.nlargest(1, "drop").iloc[0], means["baseline"].mean()
+    if is_untrained(own, tolerance):
+        log.warning(untrained(own, tolerance))
     show(
         means,
         a,
         f"{means['reusable'].sum()} of {len(means)} pairs can each be taken alone with a mean drop of at most "
-        f"{tolerance:g} from {means['baseline'].mean():.3f}; the largest is {worst['drop']:.3f} "
+        f"{tolerance:g} from {own:.3f}; the largest is {worst['drop']:.3f} "
         f"({worst['kind']}{worst['layer']}, {worst['module']})",
         first="drop",
+    )
+
+
+def untrained(dice: float, tolerance: float) -> str:
+    """What to tell of a target for which `is_untrained` holds."""
+    return (
+        f"The target's own Dice is {dice:.3f}, at most twice the tolerance of {tolerance:g}: nearly every pair counts "
+        "as reusable, which says nothing. Train the target first."
     )
 
 
@@ -249,11 +260,8 @@ def advise(a: argparse.Namespace) -> None:
         f"of at most {a.tolerance:g} Dice each; all of them at once change Dice by {best['joint_change']:+.3f} "
         f"({best['joint_low']:+.3f} to {best['joint_high']:+.3f}, {best['n_cases']:.0f} patients) without any training."
     )
-    if advice.baseline <= a.tolerance:
-        sentence = (
-            f"The target's own Dice is {advice.baseline:.3f}, within the tolerance of {a.tolerance:g}: every pair "
-            "counts as reusable, which says nothing. Train the target first."
-        )
+    if is_untrained(advice.baseline, a.tolerance):
+        sentence = untrained(advice.baseline, a.tolerance)
     found = {
         "target": str(a.target),
         "sentence": sentence,

@@ -16,6 +16,7 @@ from prrmse.files import write_text
 from prrmse.names import PRETRAINED, SCRATCH
 from prrmse.report.page import Map, inline, kind_rows, template
 from prrmse.tables.ranking import SCORES
+from prrmse.tables.verdict import is_untrained
 
 # What columns are called on the page.
 HEADINGS = {
@@ -123,7 +124,7 @@ def next_steps(advice: Mapping[str, Any], options: Mapping[str, Any]) -> list[St
     how += ["--augment"] if options["augment"] else []
     training = [*data, *how, "--out", "final.safetensors"]
     fresh = _line("train", *begun, *training)
-    if "answer" not in advice and advice["baseline"] <= advice["tolerance"]:
+    if "answer" not in advice and is_untrained(advice["baseline"], advice["tolerance"]):
         return [Step("Train the target; then ask again.", fresh)]
     first = ["--freeze-steps", advice["freeze_steps"]] if advice.get("freeze_steps") else []
     frozen = ["--start", "warm.safetensors", "--freeze", "warm.json", *first]

@@ -75,6 +75,11 @@ def is_reusable(table: pd.DataFrame, settings: Verdict) -> pd.Series[bool]:
     return table["drop" if settings.rule == "mean" else "drop_high"] <= settings.tolerance
 
 
+def is_untrained(dice: float, tolerance: float) -> bool:
+    """Whether a target's own Dice is so low that hardly any drop exceeds the tolerance: at most twice that."""
+    return dice <= 2 * tolerance
+
+
 def network_table(verdict: pd.DataFrame, settings: Verdict) -> pd.DataFrame:
     """One row per (net, target, source), and one per net over all sources (source ``all``).
 
