@@ -4,8 +4,11 @@ import csv
 import html
 import io
 import json
+import re
 
 import monai
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 import zoo
@@ -14,6 +17,7 @@ from conftest import ARGUMENTS, COMPUTE, SETTINGS, initialise
 from safetensors.torch import load_file
 
 from prrmse import api
+from prrmse.cli.commands import best_fit
 from prrmse.cli.main import main
 from prrmse.data import prepare as data
 from prrmse.data.slices import load_slices, save_slices
@@ -115,7 +119,9 @@ def test_advice_then_warmstart(folder, capsys, tmp_path):
     data = ["--data", folder / "slices.npz", *RUN]
     outputs = ["--out", advice, "--page", tmp_path / "advice.html"]
     text = printed(capsys, "advise", folder / "target.safetensors", *sources, *data, *outputs)
-    assert "Best fit: twin. 100% of its parameters" in text
+    assert "Best fit: twin. 100% of its parameters can be taken" in text
+    assert "not what training on gains, which --budget measures." in text
+    assert "comes first" not in text, "the noise has features that are not finite"
     assert text.splitlines()[0] in (tmp_path / "advice.html").read_text()
     assert [row["source"] for row in json.loads(advice.read_text())["ranking"]] == ["twin", "noise"]
     printed(capsys, "warmstart", folder / "start.safetensors", "--advice", advice, "--out", out, "--exclude", "W1,RM2")
@@ -129,6 +135,19 @@ def test_advice_then_warmstart(folder, capsys, tmp_path):
     assert not {"inc.0.weight", "outc.weight"} & set(freeze)
     printed(capsys, "warmstart", folder / "start.safetensors", "--source", folder / "twin.pth", "--out", out)
     assert torch.equal(load_file(out)["inc.0.weight"], twin["inc.0.weight"])
+
+
+@pytest.mark.parametrize(
+    ("logme", "named"),
+    [([-0.4, -0.3, -0.5], "far"), ([-0.3, -0.4, -0.5], None), ([None, None, -0.5], "odd"), ([None] * 3, None)],
+)
+def test_the_source_that_logme_puts_first_is_named_where_it_is_another(logme, named):
+    row = {"reusable_scalars": 0.9, "joint_change": -0.1, "joint_low": -0.2, "joint_high": 0.0, "n_cases": 3}
+    ranking = pd.DataFrame([{"source": name, **row} for name in ("near", "far", "odd")])
+    text = best_fit(ranking.assign(logme=np.array(logme, float)), 0.05, "parameters")
+    assert text.startswith("Best fit: near. 90% of its parameters can be taken")
+    assert "This is fit under a swap, not what training on gains, which --budget measures." in text
+    assert re.findall(r"(\w+) comes first", text) == ([named] if named else [])
 
 
 def test_a_network_by_import_path_on_a_folder_of_ones_own(folder, capsys, tmp_path):

@@ -253,15 +253,10 @@ def advise(a: argparse.Namespace) -> None:
     tell_without_kind(outside, "they stay the target's own")
     tell_duration(network, evaluation, len(inventory(network)) * len(sources))
     advice = api.advise(network, sources, evaluation, settings=settings, engine=a.engine, memory_mb=memory_mb)
-    best = advice.ranking.iloc[0]
-    counted = "parameters in pairs" if outside else "parameters"
-    sentence = (
-        f"Best fit: {best['source']}. {best['reusable_scalars']:.0%} of its {counted} can be taken with a mean drop "
-        f"of at most {a.tolerance:g} Dice each; all of them at once change Dice by {best['joint_change']:+.3f} "
-        f"({best['joint_low']:+.3f} to {best['joint_high']:+.3f}, {best['n_cases']:.0f} patients) without any training."
-    )
     if is_untrained(advice.baseline, a.tolerance):
         sentence = untrained(advice.baseline, a.tolerance)
+    else:
+        sentence = best_fit(advice.ranking, a.tolerance, "parameters in pairs" if outside else "parameters")
     found = {
         "target": str(a.target),
         "sentence": sentence,
@@ -282,6 +277,30 @@ def advise(a: argparse.Namespace) -> None:
         print(text, end="")
         return
     show(advice.ranking, a, sentence)
+
+
+def best_fit(ranking: pd.DataFrame, tolerance: float, counted: str) -> str:
+    """What `prrmse.api.advise` found of its first source, and that it is not what training on gains.
+
+    Args:
+        ranking: of an `prrmse.api.Advice`.
+        tolerance: the largest drop.
+        counted: what its shares are of.
+    """
+    best = ranking.iloc[0]
+    found = (
+        f"Best fit: {best['source']}. {best['reusable_scalars']:.0%} of its {counted} can be taken with a mean drop "
+        f"of at most {tolerance:g} Dice each; all of them at once change Dice by {best['joint_change']:+.3f} "
+        f"({best['joint_low']:+.3f} to {best['joint_high']:+.3f}, {best['n_cases']:.0f} patients) without any training."
+        " This is fit under a swap, not what training on gains, which --budget measures."
+    )
+    known = ranking[["source", "logme"]].dropna()  # NaN: features that are not finite
+    first = known.nlargest(1, "logme")["source"].to_list()
+    if first and first[0] != best["source"]:
+        found += (
+            f" By LogME, which ranked the sources of docs/study.md (swaps were not shown to), {first[0]} comes first."
+        )
+    return found
 
 
 def refuse_unread(a: argparse.Namespace, names: set[str], how: str) -> None:
