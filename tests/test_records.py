@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -130,17 +131,28 @@ def test_a_job_stopped_before_its_results_were_recorded_is_not_computed_again(fo
     assert not partial.exists()
 
 
-def test_what_is_kept_takes_no_space_and_goes_when_it_is_old_and_superseded(folder):
+def test_what_is_kept_takes_no_space_and_goes_when_it_is_old_and_superseded(folder, monkeypatch):
     result = folder / "results/a.csv"
     result.write_text("a")
     kept.keep("key", {Path("results/a.csv"): hashes.sha256_of("results/a.csv")})
-    assert (folder / kept.FOLDER / "key/0").stat().st_ino == result.stat().st_ino
-    old = time.time() - (kept.DAYS + 1) * 86400
-    os.utime(folder / kept.FOLDER / "key/files.json", (old, old))
-    kept.forget_old()
-    assert list(kept.restore("key") or []) == [Path("results/a.csv")], "it is among the results"
+    part, record = folder / kept.FOLDER / "key/0", folder / kept.FOLDER / "key/files.json"
+    assert part.stat().st_ino == result.stat().st_ino
+
+    def look(seconds: float) -> None:
+        """As Snakemake does when it starts, this much later than `DAYS` after the files were kept."""
+        now = record.stat().st_ctime + kept.DAYS * 86400 + seconds
+        monkeypatch.setattr(kept, "time", SimpleNamespace(time=lambda: now))
+        kept.forget_old()
+
+    look(86400)
+    assert record.is_file(), "it is among the results"
+    # `dvc exp run` deletes the results and then starts Snakemake, which looks for what is old before any job runs.
+    time.sleep(0.2)
     result.unlink()
-    kept.forget_old()
+    look(0.1)
+    assert list(kept.restore("key") or []) == [Path("results/a.csv")], "it has just left the results"
+    result.unlink()
+    look(86400)
     assert kept.restore("key") is None
 
 

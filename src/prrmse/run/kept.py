@@ -130,19 +130,25 @@ def restore(key: str) -> dict[Path, str] | None:
 
 
 def forget_old() -> None:
-    """Delete what has been kept for `DAYS` days and is no longer among the results, and what is not whole."""
+    """Delete what left the results `DAYS` days ago, and what is not whole.
+
+    When it left them is told by the time at which the last of its files lost a name: not when it was kept, since
+    `dvc exp run` may empty the results just before they are asked for again.
+    """
     with contextlib.suppress(OSError):
         for folder in FOLDER.iterdir():
-            record = folder / "files.json"
-            if not record.is_file():
-                if _days_since(folder) > UNFINISHED_DAYS:
+            if not (folder / "files.json").is_file():
+                if _days_since(folder.stat().st_mtime) > UNFINISHED_DAYS:
                     shutil.rmtree(folder)
-            elif _days_since(record) > DAYS and all(path.stat().st_nlink == 1 for path in folder.iterdir()):
+                continue
+            found = [path.stat() for path in folder.iterdir()]
+            left = max(part.st_ctime for part in found)
+            if _days_since(left) > DAYS and all(part.st_nlink == 1 for part in found):
                 shutil.rmtree(folder)
 
 
-def _days_since(path: Path) -> float:
-    return (time.time() - path.stat().st_mtime) / 86400
+def _days_since(moment: float) -> float:
+    return (time.time() - moment) / 86400
 
 
 def _link(path: Path, name: Path) -> None:
