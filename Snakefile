@@ -7,6 +7,9 @@ the science is in src/prrmse/. Every parameter comes from params.yaml.
 """
 
 
+include: "workflow/rules/package.smk"
+
+
 configfile: "params.yaml"
 
 

@@ -20,6 +20,7 @@ from prrmse.phantom.cohort import generate
 RULES = """
 import json
 
+include: "workflow/rules/package.smk"
 configfile: "params.yaml"
 include: "workflow/rules/common.smk"
 

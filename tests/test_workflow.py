@@ -157,6 +157,31 @@ def test_bad_params_and_data_are_one_error_before_anything_runs(finished):
         assert "Traceback" not in done.stdout
 
 
+@pytest.mark.parametrize("file", ["params.yaml", "overlay.yaml"])
+def test_what_snakemakes_own_reader_takes_without_a_word_is_refused(tmp_path, file):
+    """Of equal keys it takes the last; a file with `__use_yte__: true` is a program that it runs."""
+    folder = Folder(tmp_path / "folder")
+    overlay = ["--configfile", file] if file == "overlay.yaml" else []
+    path, ran = folder.path / file, tmp_path / "ran"
+    before = path.read_text() if path.exists() else ""
+    program = f"__use_yte__: true\n?open({str(ran)!r}, 'w') and False:\n  init: shared\n"
+    for text, message in (
+        ("figures: {dpi: 50, dpi: 70}\n" if overlay else "init: independent\n", "stands twice"),
+        (program, "__use_yte__: unknown key"),
+    ):
+        path.write_text(before + text)
+        done = folder.snakemake("--dry-run", *overlay)
+        said = [line for line in done.stdout.splitlines() if "error: " in line]
+        assert done.returncode != 0 and len(said) == 1, done.stdout
+        assert said[0].startswith(f"error: {file}: ") and message in said[0], done.stdout
+    # What --configfile names Snakemake has run by then: SECURITY.md says to let `prrmse check` read it first.
+    assert ran.exists() is bool(overlay)
+    ran.unlink(missing_ok=True)
+    checked = folder.run("prrmse", "check", *dict.fromkeys(["params.yaml", file]))
+    assert checked.returncode == 2 and "__use_yte__: unknown key" in checked.stdout
+    assert not ran.exists()
+
+
 def test_defect_in_one_data_set_stops_before_any_training(finished, tmp_path):
     folder = Folder(tmp_path)
     folder.snakemake("data/phantom/acdc.sha256", "data/phantom/t1.sha256")

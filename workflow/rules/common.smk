@@ -3,9 +3,7 @@
 import os
 import re
 import shutil
-import subprocess
 import sys
-import tempfile
 from functools import cache
 from pathlib import Path
 
@@ -14,33 +12,6 @@ from snakemake.utils import min_version
 
 min_version("9.19")
 
-
-def checkout(source):
-    """Where the workflow is, which Snakemake reads from a folder or, as `github(...)` or `gitfile(...)`, from git."""
-    if not hasattr(source, "ref"):
-        return Path(str(source)).resolve().parents[1]
-    clone = getattr(source, "repo_path", None) or source.hosted_repo.repo.git_dir
-    git = ["git", "-C", str(clone)]
-    commit = subprocess.check_output(
-        [*git, "rev-parse", f"{source.ref}^{{commit}}"], text=True
-    ).strip()
-    folder = Path(".snakemake/prrmse", commit).resolve()
-    if not folder.is_dir():
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder.parent) as partial:
-            subprocess.run(["git", "clone", "-q", "-n", clone, partial], check=True)
-            subprocess.run(["git", "-C", partial, "checkout", "-q", commit], check=True)
-            Path(partial).rename(folder)
-            Path(partial).mkdir()  # for the end of the block to remove
-    return folder
-
-
-# The working folder, which holds the parameters and results, may be another: `--directory`, `-s`, or a `module:` of
-# another Snakefile.
-ROOT = checkout(workflow.current_basedir)
-SRC, SCRIPTS = ROOT / "src", ROOT / "workflow" / "scripts"
-# The package is found without being installed, also in a rule's own conda environment.
-sys.path.insert(0, str(SRC))
 # A prefix takes away Snakemake's own, `set -euo pipefail`. The rules name scripts as seen from ROOT, so that their text,
 # which Snakemake compares, is the same everywhere. `@<(lines FILE...)` hands a list over as a file: arguments of a
 # program are limited in length, of a function not.

@@ -85,8 +85,7 @@ def _explain(error: ValidationError) -> str:
     found = sorted(error.errors(include_url=False), key=lambda e: e["type"] != "extra_forbidden")[0]
     key = ".".join(str(part) for part in found["loc"]) or "the top level"
     if found["type"] == "extra_forbidden":
-        hint = did_you_mean(str(found["loc"][-1]), _known_keys())
-        return f"{key}: unknown key{hint}; `prrmse params` lists all that there are"
+        return unknown_key(key)
     if found["type"] == "missing":
         return f"{key}: is missing; `prrmse params` says what it means"
     message = f"{key}: {found['msg']}, not {json.dumps(found['input'], default=str)[:80]}"
@@ -94,6 +93,12 @@ def _explain(error: ValidationError) -> str:
         message += " (YAML reads 1e-3 as text; write 0.001 or 1.0e-3)"
     description = _description(found["loc"])
     return f"{message} [{description}]" if description else message
+
+
+def unknown_key(key: str) -> str:
+    """What is said of a key, given with those above it, that is none of the parameters."""
+    hint = did_you_mean(key.rpartition(".")[2], _known_keys())
+    return f"{key}: unknown key{hint}; `prrmse params` lists all that there are"
 
 
 def _known_keys() -> set[str]:

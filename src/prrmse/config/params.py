@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Hashable, Iterator, Mapping
 from pathlib import Path
 from types import UnionType
@@ -12,9 +13,10 @@ import yaml
 from pydantic import BaseModel, TypeAdapter
 from pydantic.fields import FieldInfo
 
-from prrmse.config.checks import check_params
+from prrmse.config.checks import check_params, unknown_key
 from prrmse.data.reading import read_bytes
 from prrmse.errors import InputError
+from prrmse.failures import one_line
 from prrmse.files import package_file, sha256_of, write_text
 from prrmse.settings import ForeignNetwork, Networks, Params, StartingNetwork
 
@@ -43,6 +45,22 @@ def read_params(*paths: str | Path) -> Params:
         InputError: a file is missing, not YAML, or `check_params` refuses the whole.
     """
     return check_params(_read_merged(*paths), " + ".join(str(path) for path in paths))
+
+
+def check_files(*paths: str | Path) -> None:
+    """Refuse what Snakemake's own reader takes from a parameter file without a word.
+
+    Args:
+        paths: the files; one that is absent is left to Snakemake.
+
+    Raises:
+        InputError: a file is not YAML without tags, a key stands twice, or one at the top is none of the parameters.
+    """
+    for path in (os.path.relpath(path) for path in paths if Path(path).exists()):
+        found = _read(path)
+        for key in found if isinstance(found, dict) else ():
+            if key not in Params.model_fields:
+                raise InputError(f"{path}: {one_line(unknown_key(str(key)))}")
 
 
 def use_params(overlay: str | Path, path: str | Path = "params.yaml") -> list[tuple[str, Any, Any]]:
