@@ -15,6 +15,8 @@ from prrmse.errors import InputError
 
 # Tensors of a checkpoint by name.
 Arrays = Mapping[str, npt.NDArray[Any]]
+# Not to delete it: a file of the user's may be the only one.
+ANEW = "copy it again, or make it anew"
 
 
 def read_arrays(path: str | Path) -> tuple[Arrays, dict[str, Any]]:
@@ -49,7 +51,7 @@ def _opened(path: str | Path) -> Iterator[Any]:
         raise
     except Exception as e:  # beside SafetensorError: numbers that NumPy does not have, names that are no paths
         text = " ".join(str(e).split())[:300] or type(e).__name__
-        raise InputError(f"{path}: not a complete safetensors file ({text}); delete it and run again") from None
+        raise InputError(f"{path}: not a complete safetensors file ({text}); {ANEW}") from None
 
 
 def _header(f: Any, path: str | Path) -> dict[str, Any]:
@@ -61,5 +63,5 @@ def _header(f: Any, path: str | Path) -> dict[str, Any]:
     except (ValueError, RecursionError):
         found = None
     if not isinstance(found, dict):
-        raise InputError(f"{path}: its header is damaged; delete it and run again")
+        raise InputError(f"{path}: its header is damaged; {ANEW}")
     return found

@@ -16,14 +16,14 @@ from torch import nn
 from prrmse.errors import InputError
 from prrmse.files import atomic
 from prrmse.names import KINDS, Layer
-from prrmse.nets.arrays import read_arrays
+from prrmse.nets.arrays import ANEW, read_arrays
 from prrmse.nets.build import build, build_network, opens_files
 from prrmse.nets.layers import norm_eps, tensor_names
 from prrmse.settings import Network, PSPNetArguments, Section, UNetArguments
 from prrmse.versions import installed_versions
 
 LIBRARIES = ("torch", "torchvision", "numpy")
-AGAIN = "it is damaged, or was changed; delete it and run again"
+DAMAGED = f"it is damaged, or was changed; {ANEW}"
 ARGUMENTS: dict[str, type[Section]] = {"unet": UNetArguments, "pspnet": PSPNetArguments}
 
 
@@ -79,7 +79,7 @@ def load_checkpoint(path: str | Path) -> tuple[dict[str, torch.Tensor], dict[str
         name in state and isinstance(others, list) and all(isinstance(other, str) for other in others)
         for name, others in aliases.items()
     ):
-        raise InputError(f"{path}: its header names tensors that it does not hold; {AGAIN}")
+        raise InputError(f"{path}: its header names tensors that it does not hold; {DAMAGED}")
     return {**state, **{other: state[name] for name, others in aliases.items() for other in others}}, header
 
 
@@ -98,11 +98,11 @@ def layers_of(header: str, state: Mapping[str, torch.Tensor], path: str | Path) 
         found = [Layer(**layer) for layer in json.loads(header)["layers"]]
         scalars = [state[layer.tensor].numel() for layer in found]
     except (ValueError, KeyError, TypeError, RecursionError):
-        raise InputError(f"{path}: its header lists no layers, or others than it holds; {AGAIN}") from None
+        raise InputError(f"{path}: its header lists no layers, or others than it holds; {DAMAGED}") from None
     for layer, count in zip(found, scalars, strict=True):
         types = [type(value) for value in layer]
         if types != [str, int, str, str, int, bool] or layer.kind not in KINDS or layer.scalars != count:
-            raise InputError(f"{path}: its header describes {layer.tensor} wrongly; {AGAIN}")
+            raise InputError(f"{path}: its header describes {layer.tensor} wrongly; {DAMAGED}")
     return found
 
 
@@ -129,7 +129,7 @@ def load_network(
     if not factory:
         arguments = _checked_arguments(header, state, path)
     elif not isinstance(arguments, dict):
-        raise InputError(f"{path}: its header holds no arguments of a network; {AGAIN}")
+        raise InputError(f"{path}: its header holds no arguments of a network; {DAMAGED}")
     elif opens_files(arguments):  # whom you trust is the factory, not the one who wrote the file
         raise InputError(f"{path}: the arguments in its header open another file; such a checkpoint is not rebuilt")
     network = build_network(factory, arguments, trust=trust) if factory else build(header["net"], **arguments)
@@ -159,7 +159,7 @@ def _checked_arguments(
         with torch.device("meta"):
             wanted = build(net, **arguments).state_dict()
     except (ValidationError, RuntimeError, ValueError, TypeError):
-        raise InputError(f"{path}: its header holds no arguments of {net}; {AGAIN}") from None
+        raise InputError(f"{path}: its header holds no arguments of {net}; {DAMAGED}") from None
     odd = [
         x
         for x in wanted.keys() | state.keys()
