@@ -216,3 +216,19 @@ def test_locks_and_sockets_are_only_where_this_user_alone_can_write(kind, tmp_pa
     assert cache.stat().st_mode & 0o777 == 0o700
     cache.chmod(0o755)
     assert own_folder() is None
+
+
+def test_a_user_without_a_home_has_a_folder_for_locks_or_none(tmp_path, monkeypatch):
+    """In a container with a number for a user there is neither HOME nor a line of /etc/passwd."""
+
+    def unknown(_):
+        raise KeyError
+
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.setattr("pwd.getpwuid", unknown)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    folder = own_folder()
+    assert folder == tmp_path / f"prrmse-{os.getuid()}"
+    folder.rmdir()
+    folder.touch()
+    assert own_folder() is None

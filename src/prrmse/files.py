@@ -134,8 +134,9 @@ def own_folder() -> Path | None:
 
     In the folder for temporary files, where others may have put something in its place; then in the user's cache.
     """
-    for folder in (Path(tempfile.gettempdir()) / f"prrmse-{os.getuid()}", Path("~/.cache/prrmse").expanduser()):
-        with contextlib.suppress(OSError):
+    for place in (Path(tempfile.gettempdir()) / f"prrmse-{os.getuid()}", Path("~/.cache/prrmse")):
+        with contextlib.suppress(OSError, RuntimeError):  # the latter of a user without a home, as in some containers
+            folder = place.expanduser()
             folder.parent.mkdir(parents=True, exist_ok=True)
             with contextlib.suppress(FileExistsError):
                 folder.mkdir(mode=0o700)
