@@ -13,6 +13,7 @@ from tables import PATIENTS
 from tiny import AFTER_DATA, ROOT, Folder, parameters
 
 from prrmse.config.params import completed, section
+from prrmse.names import OTHER_INIT
 from prrmse.nets.build import build
 from prrmse.nets.checkpoint import save_checkpoint
 from prrmse.phantom.cohort import generate
@@ -130,7 +131,7 @@ def test_a_damaged_checkpoint_is_one_line_and_status_2(tmp_path, name):
 
 
 def test_own_and_other_start_are_told_apart_whatever_networks_are_called(tmp_path):
-    """A kernel costs 0.1 under the own start, 0.4 under the other, and a random one 0.5."""
+    """A kernel costs 0.1 under the own start, 0.4 under the other, and a random one 0.5; own differs by network."""
     files: dict[str, list[str]] = {"own": [], "other": []}
     for start, drop in (("own", 0.1), ("other", 0.4)):
         for net in ("independent", "shared"):
@@ -144,14 +145,15 @@ def test_own_and_other_start_are_told_apart_whatever_networks_are_called(tmp_pat
                 files[start].append(str(path))
     verdict = {"tolerance": 0.05, "rule": "mean", "level": 0.95, "resamples": 100, "rn_fraction": 0.5}
     figures = {"context": "paper", "palette": "colorblind", "dpi": 50}
-    params = json.dumps({"init": "shared", "verdict": verdict, "figures": figures})
+    params = json.dumps({"verdict": verdict, "figures": figures})
+    inits = {"independent": "shared", "shared": "independent"}
     lists = ["--own", *files["own"], "--other", *files["other"]]
-    done = script("factorial", "--params", params, "--other-init", "independent", "--out", tmp_path, *lists)
+    done = script("factorial", "--params", params, "--inits", json.dumps(inits), "--out", tmp_path, *lists)
     assert done.returncode == 0, done.stderr
     cells = pd.read_csv(tmp_path / "factorial.csv").query("source == 'all'").set_index(["net", "init"])["drop"]
-    for net in ("independent", "shared"):
-        assert cells[net, "shared"] == pytest.approx(0.1)
-        assert cells[net, "independent"] == pytest.approx(0.4)
+    for net, init in inits.items():
+        assert cells[net, init] == pytest.approx(0.1)
+        assert cells[net, OTHER_INIT[init]] == pytest.approx(0.4)
 
 
 @pytest.mark.workflow

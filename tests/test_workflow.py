@@ -19,9 +19,11 @@ import pandas as pd
 import pytest
 import yaml
 from cohorts import write_nifti
+from snakemake.iocontainers import Wildcards
 from tiny import CHANGES, ROOT, Folder, rules
 from torture import notes
 
+from prrmse.names import OTHER_INIT
 from prrmse.tables.ranking import SCORES
 
 pytestmark = pytest.mark.workflow
@@ -334,6 +336,21 @@ def test_evidence_is_its_own_target(finished, tmp_path):
         assert (out / name).stat().st_size > 500, name
     assert folder.planned("evidence") == {}
     assert folder.planned() == {}
+
+
+@pytest.mark.parametrize("init", ["shared", "independent"])
+def test_the_factorial_trains_each_network_from_the_initialisation_that_its_base_models_do_not_have(init):
+    found = {rule.name: rule.params for rule in rules(init=init, nets={"unet": {"init": "independent"}})}
+    for net, own in (("unet", "independent"), ("pspnet", init)):
+        sections = [
+            json.loads(found[name].json(Wildcards(fromdict={"net": net}))) for name in ("base", "factorial_base")
+        ]
+        inits = [section[f"nets.{net}"].pop("init") or section.pop("init") for section in sections]
+        assert inits == [own, OTHER_INIT[own]]
+        assert json.loads(found["factorial"].inits)[net] == own
+        for section in sections:
+            section.pop("init", None)
+        assert sections[0] == sections[1], "nothing else differs"
 
 
 def test_no_table_may_be_an_empty_file():

@@ -56,6 +56,9 @@ def models(datasets: Iterable[str], tasks: Iterable[str]) -> list[str]:
 # How far a target goes towards a source, in percent of the way; the last is the swap.
 STEPS = (25, 50, 75, 100)
 
+# How base models of a network are initialised (`prrmse.nets.initialisation`), and the other way.
+OTHER_INIT = {"shared": "independent", "independent": "shared"}
+
 # Where a training may start, besides from a source: random kernels, or the network's own pretrained weights.
 SCRATCH, PRETRAINED = "scratch", "pretrained"
 OWN_STARTS = (PRETRAINED, SCRATCH)

@@ -1,5 +1,6 @@
 """What all rules share: checked parameters, the names of the grid, and the code each rule runs."""
 
+import json
 import os
 import re
 import shutil
@@ -23,7 +24,15 @@ shell.prefix(
 
 from prrmse.config.params import completed, section
 from prrmse.figures.titles import figure_titles
-from prrmse.names import CONTROLS, PRETRAINED, SCRATCH, STUDY_PLANS, models, split_model
+from prrmse.names import (
+    CONTROLS,
+    OTHER_INIT,
+    PRETRAINED,
+    SCRATCH,
+    STUDY_PLANS,
+    models,
+    split_model,
+)
 from prrmse.run.code import SOURCES, code_digest, sources_digest
 from prrmse.run.tracking import TRACKING
 
@@ -78,6 +87,10 @@ config.update(completed(config))
 os.environ[TRACKING] = config["tracking"]
 RECORDED = sorted(config.keys() - {"tracking", "container"})
 
+# Of the base models of each network: its own `nets.NAME.init` comes before that of all.
+INITS = {
+    net: spec["init"] or config["init"] for net, spec in config["nets"].items() if spec
+}
 SEEDS = config["seeds"]
 MODELS = models(config["datasets"], config["tasks"])
 SWAPS = [(t, s) for t, sources in config["swap"]["sources"].items() for s in sources]
@@ -267,6 +280,20 @@ def control_parts(wildcards):
         for seed in SEEDS
         if control != "seed" or len(SEEDS) > 1
     ]
+
+
+def other_start(wildcards):
+    """The sections of `base` with the other initialisation, which the network's own setting then does not overrule."""
+    net = wildcards.net
+    sections = parameters(
+        "nets.{net}",
+        "init",
+        "base",
+        "compute",
+        nets={net: {**config["nets"][net], "init": None}},
+        init=OTHER_INIT[INITS[net]],
+    )
+    return sections(wildcards)
 
 
 def factorial_parts(folder, init_folder):

@@ -1,11 +1,11 @@
 """factorial: {networks} x {shared, independent initialisation}: is it the short connection or the initialisation?
 
-Run by `snakemake evidence`, not by default. Trains and sweeps again under the initialisation that `init` does not name.
+Run by `snakemake evidence`, not by default. Trains and sweeps each network again under the initialisation that its base
+models do not have.
 REQUIRED INPUTS: processed data; sweeps and random control of the run itself
 OUTPUTS: results/evidence/factorial.csv, effects.csv, factorial.svg and .png
 """
 
-OTHER_INIT = "independent" if config["init"] == "shared" else "shared"
 OTHER = "results/evidence/factorial"
 
 
@@ -20,7 +20,7 @@ use rule base as factorial_base with:
         f"benchmarks/factorial_base/{{net}}/{{model}}/seed{{seed}}.tsv"
     params:
         code=code("base"),
-        json=parameters("nets.{net}", "init", "base", "compute", init=OTHER_INIT),
+        json=other_start,
     message:
         "factorial_base: train {wildcards.net} on {wildcards.model} from the other initialisation, seed {wildcards.seed}"
 
@@ -67,10 +67,10 @@ rule factorial:
         "../../environment.yml"
     params:
         code=code("factorial"),
-        json=parameters("init", "verdict", "figures"),
-        other=OTHER_INIT,
+        json=parameters("verdict", "figures"),
+        inits=json.dumps(INITS, sort_keys=True),
     message:
         "factorial: initialisation against architecture"
     shell:
-        "python workflow/scripts/factorial.py --params {params.json:q} --other-init {params.other:q}"
+        "python workflow/scripts/factorial.py --params {params.json:q} --inits {params.inits:q}"
         " --out results/evidence --own @<(lines {input.own:q}) --other @<(lines {input.other:q}) --code {params.code:q} 2>&1 | tee {log:q}"
