@@ -456,6 +456,27 @@ def test_patients_are_recognised_by_name(cases, patients):
     assert len(set(found.values())) == len(cases), "two cases of a patient are two frames"
 
 
+@pytest.mark.parametrize(
+    ("endings", "pattern", "told"),
+    [
+        (
+            ("T2", "LGE"),
+            None,
+            "P00 and P00_LGE count as two patients, who may be in different splits, and so do 3 more",
+        ),
+        (("T2", "LGE"), r"(?P<patient>P\d+)_(?P<frame>.*)", None),
+        (("ED", "ES"), None, None),
+    ],
+)
+def test_two_patients_whose_names_begin_alike_may_be_one(tmp_path, caplog, endings, pattern, told):
+    root = write_nnunet(tmp_path, ".png", tuple(f"P{p:02d}_{ending}" for p in range(4) for ending in endings))
+    prepare("own", spec(root, case_pattern=pattern))
+    said = [record for record in caplog.records if "count as two patients" in record.getMessage()]
+    assert [(record.levelno, record.getMessage().startswith(f"own: {told}")) for record in said] == (
+        [(logging.WARNING, True)] if told else []
+    )
+
+
 def test_frames_of_a_patient_stay_in_one_split_and_the_user_is_told(tmp_path, caplog):
     caplog.set_level(logging.INFO)
     cases = tuple(f"patient{p:03d}_{frame}" for p in range(6) for frame in ("ED", "ES"))

@@ -55,6 +55,17 @@ def patients_of(cases: Iterable[str], pattern: str | None = None) -> dict[str, t
     return named
 
 
+def within_another(patients: Iterable[str]) -> list[tuple[str, str]]:
+    """Pairs of patients of whom the first one's name and a separator begin the second's: they may be one patient.
+
+    So it is where an ending is known and another is not: of ``P01_T2`` and ``P01_LGE``, the former is a time point of
+    ``P01``, the latter a patient of its own.
+    """
+    known = set(patients)
+    starts = ((name[: found.start()], name) for name in sorted(known) for found in re.finditer("[-_. ]", name))
+    return [(start, name) for start, name in starts if start in known]
+
+
 def _by_pattern(case: str, pattern: str) -> tuple[str, str]:
     try:
         found = re.search(pattern, case)

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from prrmse.data import acdc, nnunet, rvsc, t1
+from prrmse.data.patients import within_another
 from prrmse.data.process import MAX_ZOOM, Grid, middle_slices, normalise, resample
 from prrmse.data.reading import one_line
 from prrmse.data.slices import IGNORE, SPLITS, Slices
@@ -199,6 +200,12 @@ def tell_patients(name: str, named: dict[str, tuple[str, str]], pattern: str | N
             "%s: each of the %d cases counts as a patient of its own; if patients have several cases, set "
             "case_pattern (--case-pattern), so that all of a patient's stay in one split",
             *(name, len(named)),
+        )
+    if not pattern and (alike := within_another(patients)):
+        log.warning(
+            "%s: %s and %s count as two patients, who may be in different splits%s; if they are one, set case_pattern "
+            "(--case-pattern)",
+            *(name, *alike[0], f", and so do {len(alike) - 1} more pairs" if len(alike) > 1 else ""),
         )
 
 
