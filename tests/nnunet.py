@@ -111,6 +111,8 @@ def train_from(folder: str, plans: str, *names: str) -> None:
     def made(name: str, weights: str | None) -> Any:
         trainer = get_trainer_from_args(NAME, "2d", 0, name, plans, device=torch.device("cpu"))
         trainer.num_epochs, trainer.num_iterations_per_epoch, trainer.num_val_iterations_per_epoch = 2, 1, 1
+        if hasattr(trainer, "warmup_duration_whole_net"):
+            trainer.warmup_duration_whole_net = 1
         maybe_load_checkpoint(trainer, False, False, weights)
         return trainer
 

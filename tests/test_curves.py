@@ -8,6 +8,7 @@ import math
 import re
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -50,14 +51,16 @@ def test_a_resumed_training_tells_the_time_of_its_own_steps(caplog):
     assert rate == pytest.approx(100 / 10, rel=0.2), "of the 100 steps, not of all 1000"
 
 
-def test_a_long_training_says_how_long_it_may_take_before_its_first_line(caplog):
+def test_a_long_training_says_how_long_it_may_take_before_its_first_line(caplog, monkeypatch):
     caplog.set_level(logging.INFO)
+    clock = SimpleNamespace(now=0.0)
+    monkeypatch.setattr("prrmse.learning.progress.time", SimpleNamespace(monotonic=lambda: clock.now))
     for waited, lines in ((20, ["t: 10 of 8000 steps, about 4.4 h left"]), (0, [])):
         progress = Progress("t", 8000, "auto", torch.optim.Adam([torch.zeros(1, requires_grad=True)]))
         image = torch.zeros(1, 1, 2, 2)
         for step in range(1, 21):
             if step == 10:
-                progress.start -= waited
+                clock.now += waited
             progress.show(step, torch.tensor(0.1), image, image, 0.01)
         assert [r.getMessage() for r in caplog.records] == lines
         caplog.clear()

@@ -200,8 +200,10 @@ def test_rmse_of_all_pairs_holds_one_network_and_seed_at_a_time(tmp_path, monkey
     monkeypatch.setattr("prrmse.experiments.rmse.read_arrays", counting)
     gc.collect()
     gc.freeze()  # the collections above need not look at what the libraries have made
-    table = rmse_all_pairs(paths)
-    gc.unfreeze()
+    try:
+        table = rmse_all_pairs(paths)
+    finally:
+        gc.unfreeze()
     assert max(most) == 3, "the models of one network and seed"
     kernels = table[table["kind"] == "W"]
     assert len(kernels) == 3 * 2 * 3

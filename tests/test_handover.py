@@ -292,6 +292,7 @@ def test_nnunet_trains_from_it(nnunet_run, folder):  # noqa: F811
     other = "nnUNetTrainer.variants.lr_schedule.nnUNetTrainer_warmup import nnUNetTrainer_warmup"
     slowly = program.replace("nnUNetTrainer.nnUNetTrainer import nnUNetTrainer", other)
     slowly = slowly.replace("(WarmStart, nnUNetTrainer)", "(WarmStart, nnUNetTrainer_warmup)")
+    assert slowly.count("nnUNetTrainer_warmup") == 3
     (folder / "trainers/nnUNetTrainerSlowly.py").write_text(slowly.replace("nnUNetTrainerWarm", "nnUNetTrainerSlowly"))
     shutil.copy("trainers/nnUNetTrainerWarm.pth", "trainers/nnUNetTrainerSlowly.pth")
 

@@ -402,7 +402,15 @@ def test_names_in_the_place_of_classes_are_told(folder, capsys):
     network = ["--network", "dynamic_network_architectures.architectures.unet:PlainConvUNet", "--arguments"]
     assert main(["train", *network, json.dumps({**sizes, **names}), "--data", "d.npz", "--out", "x.safetensors"]) == 2
     said = capsys.readouterr().err.splitlines()[-1]
-    assert "PlainConvUNet: conv_op, norm_op: a class, which cannot be named here; --nnunet-plans builds" in said
+    assert "issubclass() arg 1 must be a class; conv_op, norm_op: a class is wanted, which cannot be named here" in said
+    assert "--nnunet-plans" in said
+    # A text is one of the types that timm takes, so that is not what is wrong.
+    network = ["--network", "timm.models.vision_transformer:VisionTransformer", "--arguments"]
+    wrong = json.dumps({"norm_layer": "layernorm", "image_size": 64})
+    assert main(["train", *network, wrong, "--data", "d.npz", "--out", "x.safetensors"]) == 2
+    said = capsys.readouterr().err
+    assert "unexpected keyword argument 'image_size'; it takes" in said and "a class is wanted" not in said
+    network = ["--network", "dynamic_network_architectures.architectures.unet:PlainConvUNet", "--arguments"]
     assert main(["train", *network, json.dumps(sizes), "--data", "d.npz", "--out", "x.safetensors"]) == 2
     assert "missing 1 required positional argument: 'conv_op'; it takes" in capsys.readouterr().err
 

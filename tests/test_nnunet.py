@@ -20,7 +20,7 @@ from prrmse.cli.main import main
 from prrmse.data.slices import IGNORE, load_slices
 from prrmse.errors import InputError
 from prrmse.experiments.halving import TRANSFER
-from prrmse.handover.nnunet_plans import patches_of, read_plans
+from prrmse.handover.nnunet_plans import patches_of, read_plans, split_of_fold
 from prrmse.nets.build import build_network, seeded_network
 from prrmse.nets.foreign import file_of, read_state, state_entries
 from prrmse.settings import Dataset
@@ -243,7 +243,7 @@ def test_a_trained_fold_is_swept_and_advised_on_by_its_plans(nnunet_run, planned
     options = ["--nnunet-plans", str(first), "--device", "cpu", "--threads", "1", "--json"]
     assert main(["sweep", str(first), str(second), *options]) == 0
     swept = json.loads(capsys.readouterr().out)
-    assert "this split is not nnU-Net's" in caplog.text and "--split-file splits_final.json --fold 0" in caplog.text
+    assert "this split is not nnU-Net's" in caplog.text and "--split-file splits_final.json --fold K" in caplog.text
     network = build_network(NETWORK, nnunet_run.arguments(), trust=True)
     network.load_state_dict(read_state(nnunet_run.checkpoints[0]))
     slices = read_plans(planned, "2d").slices(Dataset(format="nnunet", root=f"nnUNet_raw/{NAME}")).split("val")
@@ -258,7 +258,7 @@ def test_a_trained_fold_is_swept_and_advised_on_by_its_plans(nnunet_run, planned
     (row,) = json.loads(capsys.readouterr().out)["ranking"]
     assert row["n_cases"] == PATIENTS // 2 and row["missing"] == 0
     assert caplog.text.count("this split is not nnU-Net's") == 1
-    assert f"--split-file {planned}/splits_final.json --fold 0" in caplog.text
+    assert f"--split-file {planned}/splits_final.json --fold K" in caplog.text
     assert f"--nnunet-plans {first}" in html.unescape(Path("advice.html").read_text())
 
 
@@ -267,28 +267,49 @@ def test_a_fold_of_nnunet_is_a_split(nnunet_run, planned, capsys, caplog):  # no
     assert folds == Path(planned) / "splits_final.json"
     raw = ["--data", f"nnUNet_raw/{NAME}", "--spacing", "1.5", "--size", "48"]
     for data in (["--nnunet-plans", planned, "--configuration", "2d"], raw):
-        for given, fold in (["--fold", "3"], 3), ([], 0):
-            assert main(["prepare", *data, "--split-file", str(folds), *given, "--out", "fold.npz"]) == 0
+        for fold in (3, 0):
+            given = ["--split-file", str(folds), "--fold", str(fold)]
+            assert main(["prepare", *data, *given, "--out", "fold.npz"]) == 0
             found, theirs = load_slices("fold.npz"), json.loads(folds.read_text())[fold]
             assert found.patients("train") == sorted(theirs["train"])
             assert found.patients("val") == sorted(theirs["val"])
             assert found.meta["split"] == {"kind": "file", "path": str(folds), "fold": fold}
     assert "this split is not" not in caplog.text
     capsys.readouterr()
-    Path("pairs.json").write_text(json.dumps([{"train": ["patient000"], "val": ["patient001"]}]))
-    Path("other.json").write_text(json.dumps([{"train": ["patient000"], "val": ["heart001"]}]))
-    together = ["--case-pattern", "(?P<patient>patient0)0(?P<frame>.)"]
+    cases = [f"patient00{i}" for i in range(PATIENTS)]
+    splits = {
+        "pairs": {"train": cases[1:4], "val": [cases[0], *cases[4:]]},
+        "everyone": {"train": cases, "val": cases},
+        "nobody": {"train": cases, "val": []},
+        "other": {"train": cases[:1], "val": ["heart001"]},
+    }
+    for name, split in splits.items():
+        Path(f"{name}.json").write_text(json.dumps([split]))
+    first = ["--fold", "0"]
+    assert main(["prepare", *raw, "--out", "fold.npz", "--split-file", "pairs.json", *first]) == 0
+    assert load_slices("fold.npz").patients("val") == splits["pairs"]["val"]
+    capsys.readouterr()
     for options, problem in [
-        ([str(folds), "--fold", "5"], f"--fold: {folds} has no fold 5; the last one is 4"),
+        ([str(folds), "--fold", "5"], f"--fold: {folds} has 5 folds, counted from 0, and no fold 5"),
         (["split.csv", "--fold", "0"], "--fold: is one of nnU-Net's splits_final.json"),
-        ([f"nnUNet_raw/{NAME}/dataset.json"], "dataset.json: not a splits_final.json of nnU-Net"),
-        (["other.json"], "other.json: the case heart001 is not in the data set"),
-        (["pairs.json", *together], "cases of patient patient0 are in train and in val of fold 0"),
-        (["pairs.json", "--format", "acdc"], "pairs.json: is for --format nnunet, not acdc"),
+        ([str(folds)], f"--fold: say by which fold of {folds}"),
+        ([f"nnUNet_raw/{NAME}/dataset.json", *first], "dataset.json: not a splits_final.json of nnU-Net"),
+        (["other.json", *first], "other.json: the case heart001 is not in the data set"),
+        (["everyone.json", *first], "everyone.json: fold 0 leaves no patient to train on, or none for val"),
+        (["nobody.json", *first], "nobody.json: fold 0 leaves no patient to train on, or none for val"),
+        (["pairs.json", "--format", "acdc", *first], "pairs.json: is for --format nnunet, not acdc"),
     ]:
         Path("split.csv").write_text("patient,split\n")
         assert main(["prepare", *raw, "--out", "fold.npz", "--split-file", *options]) == 2
         assert problem in capsys.readouterr().err
+
+
+def test_a_patient_of_whom_nnunet_trained_on_any_case_is_not_measured(tmp_path, caplog):
+    path = tmp_path / "splits_final.json"
+    path.write_text(json.dumps([{"train": ["a_1", "b_1"], "val": ["a_2", "c_1"]}]))
+    named = {case: tuple(case.split("_")) for case in ("a_1", "a_2", "b_1", "c_1")}
+    assert split_of_fold(path, 0, named) == {"a": "train", "b": "train", "c": "val"}
+    assert "fold 0 trains on cases of 1 patients of its val, such as a, who count as train" in caplog.text
 
 
 SEARCH = ["advise", "a.pth", "--budget", "9s", "--nnunet-plans"]

@@ -134,9 +134,9 @@ class Own(nn.Module):
 """
 
 
-@pytest.mark.parametrize("part", ["whole", "inner"])
+@pytest.mark.parametrize("part", ["whole", "inner", "base"])
 def test_a_training_of_a_network_whose_code_was_edited_begins_anew(part, slices, tmp_path, monkeypatch, caplog):
-    """The network itself, or one of its modules, with the same parameters and the same names."""
+    """The network itself, one of its modules, or what it derives from, with the same parameters and the same names."""
 
     def network():
         made: dict = {}
@@ -144,7 +144,9 @@ def test_a_training_of_a_network_whose_code_was_edited_begins_anew(part, slices,
         own = made["Own"]
         monkeypatch.setattr(inspect, "getfile", lambda of, find=inspect.getfile: str(file) if of is own else find(of))
         torch.manual_seed(0)
-        return own() if part == "whole" else torch.nn.Sequential(own())
+        if part == "base":
+            return type("Derived", (own,), {})()
+        return torch.nn.Sequential(own()) if part == "inner" else own()
 
     def run():
         return module.train(network(), slices.split("train"), "seg", settings(), 1, COMPUTE, resume=resume)

@@ -15,7 +15,7 @@ from tiny import ROOT, Folder
 from prrmse.config.params import read_params
 from prrmse.data.slices import save_slices
 from prrmse.experiments import study
-from prrmse.experiments.study import EQUAL, MEASURED, base_measured, random_list, study_run
+from prrmse.experiments.study import MEASURED, base_measured, random_list, study_run
 from prrmse.learning import training_run
 from prrmse.learning.plans import block_of
 from prrmse.learning.target import FewPatients, Target
@@ -99,7 +99,7 @@ def test_each_list_reuses_what_it_says(few, tmp_path):
     assert 0 < found["verdict"]["pairs_reused"] < PAIRS
     scalars = found["verdict"]["scalars_reused"]
     for draw in ("random0", "random1"):
-        assert EQUAL * scalars <= found[draw]["scalars_reused"] <= scalars
+        assert 0.95 * scalars <= found[draw]["scalars_reused"] <= scalars
     dice = {name: tuple(tables[name]["dice"].fillna(-1)) for name in ("random0", "random1", "all")}
     assert len(set(dice.values())) == 3, "two draws are two lists"
 
@@ -202,7 +202,7 @@ def test_a_random_list_has_as_many_scalars_though_one_pair_has_most_of_them():
     whole = sum(layer.scalars for layer in layers)
     for share in (0.2, 0.3, 0.7, 0.8, 0.9):
         drawn = [sum(layer.scalars for layer in random_list(layers, int(share * whole), i)) for i in range(20)]
-        assert min(drawn) >= EQUAL * int(share * whole), share
+        assert min(drawn) >= 0.95 * int(share * whole), share
 
 
 def test_a_random_list_never_exceeds_and_differs_by_what_it_is_for():

@@ -215,7 +215,7 @@ def advise(
         `Evaluation` also the transferability scores (larger is better) of the source's features at `PIXELS` of its
         pixels: see `prrmse.compare.scores`. It is ordered by reusable_scalars, then by joint_change. It says what
         fits, not what training on will gain: in docs/study.md LogME ranks the sources, and the drop under swaps is not
-        shown to; none predicts a gain safely (docs/evidence.md).
+        shown to do so; none predicts a gain safely (docs/evidence.md).
     """
     settings = settings or Verdict()
     everything = inventory(model)

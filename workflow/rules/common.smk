@@ -89,7 +89,7 @@ RECORDED = sorted(config.keys() - {"tracking", "container"})
 
 # Of the base models of each network: its own `nets.NAME.init` comes before that of all.
 INITS = {
-    net: spec["init"] or config["init"] for net, spec in config["nets"].items() if spec
+    net: spec["init"] or config["init"] for net, spec in config["nets"].items()
 }
 SEEDS = config["seeds"]
 MODELS = models(config["datasets"], config["tasks"])

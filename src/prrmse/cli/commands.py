@@ -21,7 +21,7 @@ from torch import nn
 
 from prrmse import api
 from prrmse.config.checks import checked
-from prrmse.data.nnunet import patients
+from prrmse.data import nnunet
 from prrmse.data.prepare import check, raw_files, summary
 from prrmse.data.prepare import prepare as prepared
 from prrmse.data.reading import MAX_TEXT_BYTES, check_readable, read_bytes, unique_keys
@@ -69,8 +69,10 @@ def prepare(a: argparse.Namespace) -> None:
     by_fold = a.split_file is not None and Path(a.split_file).suffix == ".json"
     if a.fold is not None and not by_fold:
         raise InputError("<fold>: is one of nnU-Net's splits_final.json; name that by <split_file>")
+    if by_fold and a.fold is None:
+        raise InputError(f"<fold>: say by which fold of {a.split_file} the network was trained, from 0")
     if by_fold:
-        slices = slices_of_fold(a, a.fold or 0)
+        slices = slices_of_fold(a, a.fold)
     else:
         slices = slices_of(a, **({"split": {"kind": "file", "path": a.split_file}} if a.split_file else {}))
     save_slices(slices, a.out)
@@ -88,7 +90,7 @@ def slices_of_fold(a: argparse.Namespace, fold: int) -> Slices:
     """The data set, split as a fold of nnU-Net's ``splits_final.json`` has it."""
     if a.format != "nnunet":
         raise InputError(f"<split_file>: {a.split_file}: is for <format> nnunet, not {a.format}; name a CSV")
-    split = split_of_fold(Path(a.split_file), fold, patients(Path(a.data), a.case_pattern))
+    split = split_of_fold(Path(a.split_file), fold, nnunet.patients(Path(a.data), a.case_pattern))
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "split.csv"
         pd.DataFrame(split.items(), columns=["patient", "split"]).to_csv(path, index=False)
@@ -222,7 +224,7 @@ def untrained(dice: float, tolerance: float) -> str:
     """What to tell of a target for which `is_untrained` holds."""
     return (
         f"The target's own Dice is {dice:.3f}, at most twice the tolerance of {tolerance:g}: nearly every pair counts "
-        "as reusable, which says nothing. Train the target first."
+        "as reusable, which says nothing. Train the target first, or lower the tolerance."
     )
 
 
@@ -298,7 +300,8 @@ def best_fit(ranking: pd.DataFrame, tolerance: float, counted: str) -> str:
     first = known.nlargest(1, "logme")["source"].to_list()
     if first and first[0] != best["source"]:
         found += (
-            f" By LogME, which ranked the sources of docs/study.md (swaps were not shown to), {first[0]} comes first."
+            f" LogME puts {first[0]} first; in docs/study.md it ranked the sources by gain, which the drop under swaps "
+            "was not shown to do."
         )
     return found
 

@@ -182,7 +182,9 @@ def _add_tools(commands: Any) -> None:
         help="a CSV with the columns patient, split (train, val or test; who is not in it is left out), or a "
         "splits_final.json of nnU-Net; without it half of the patients train and half are val",
     )
-    prepare.add_argument("--fold", type=int, metavar="K", help="of splits_final.json (default 0)")
+    prepare.add_argument(
+        "--fold", type=int, metavar="K", help="of splits_final.json, from 0: the one in which the network was trained"
+    )
     prepare.add_argument("--out", required=True, help="the .npz file")
     inspect = command("inspect", "list the (kind, layer) pairs of a checkpoint", "prrmse inspect resnet18.pth")
     inspect.add_argument("checkpoint")

@@ -219,7 +219,8 @@ def completed(params: Mapping[str, Any]) -> dict[str, Any]:
     them runs again where they change.
     """
     found = {key: _value(params, key) for key in Params.model_fields if key != "nets"}
-    nets = {name: _with_hash(_value(params, f"nets.{name}")) for name in params["nets"]}
+    # An overlay takes a network away by `NAME: null`.
+    nets = {name: _with_hash(_value(params, f"nets.{name}")) for name, net in params["nets"].items() if net is not None}
     complete: dict[str, Any] = plain({**found, "nets": nets})
     return complete
 
@@ -228,9 +229,9 @@ def completed(params: Mapping[str, Any]) -> dict[str, Any]:
 MATCHES = ("name", "order")
 
 
-def _with_hash(network: StartingNetwork | None) -> StartingNetwork | None:
-    weights = None if network is None else network.weights
-    if network is None or weights is None:
+def _with_hash(network: StartingNetwork) -> StartingNetwork:
+    weights = network.weights
+    if weights is None:
         return network
     found = {}
     if weights.file != "imagenet":

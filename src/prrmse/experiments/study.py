@@ -115,7 +115,7 @@ def random_list(layers: Sequence[Layer], scalars: int, *identity: object) -> lis
     """Pairs in random order, each taken if the list then has at most this many scalars.
 
     One pair may hold half of all scalars, and a list without it is then far shorter than one with it. So orders are
-    drawn until a list has at least `EQUAL` of the scalars; if none of `ORDERS` has, the longest is taken.
+    drawn until a list has at least `EQUAL` of the scalars; if none of `ORDERS` has, the fullest is taken.
 
     Args:
         layers: to draw from.
@@ -123,7 +123,7 @@ def random_list(layers: Sequence[Layer], scalars: int, *identity: object) -> lis
         identity: what the draw is for.
     """
     rng = np.random.default_rng(derive_seed("random list", *identity))
-    longest: set[int] = set()
+    fullest: set[int] = set()
     fewest_left = scalars
     for _ in range(ORDERS):
         chosen, left = set(), scalars
@@ -132,10 +132,10 @@ def random_list(layers: Sequence[Layer], scalars: int, *identity: object) -> lis
                 chosen.add(int(i))
                 left -= layers[i].scalars
         if left < fewest_left:
-            longest, fewest_left = chosen, left
+            fullest, fewest_left = chosen, left
         if fewest_left <= (1 - EQUAL) * scalars:
             break
-    return [layers[i] for i in sorted(longest)]
+    return [layers[i] for i in sorted(fullest)]
 
 
 def base_measured(target: Target) -> pd.DataFrame:

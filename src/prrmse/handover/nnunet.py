@@ -50,7 +50,7 @@ class WarmStart:
     def configure_optimizers(self, *stage: Any, **options: Any) -> Any:
         """nnU-Net calls it after ``torch.compile`` and before DDP, which notes what has a gradient.
 
-        Trainers that warm up call it again, with a stage.
+        Trainers that warm up call it again, with a stage; to freeze once more what is frozen changes nothing.
         """
         Frozen(_bare(self), self.frozen)
         return super().configure_optimizers(*stage, **options)  # type: ignore[misc]

@@ -124,7 +124,7 @@ class Plans:
         if settings.split.kind != "file" and (self.folds or self.path.name == IN_RESULTS):
             log.warning(
                 "this split is not nnU-Net's: a fold of nnU-Net's may have trained on patients that are in val here; "
-                "prrmse prepare --split-file %s --fold 0 takes that of a fold (or name a CSV of your own)",
+                "prrmse prepare --split-file %s --fold K splits as fold K was trained (fold_all has seen everyone)",
                 self.folds or FOLDS,
             )
         images, labels, rows = [], [], []
@@ -236,32 +236,35 @@ def read_plans(path: str | Path, configuration: str | None = None, *, trust: boo
 def split_of_fold(path: Path, fold: int, named: dict[str, tuple[str, str]]) -> dict[str, str]:
     """Patient -> ``train`` or ``val``, as a fold of nnU-Net's ``splits_final.json`` has its cases.
 
+    nnU-Net splits cases, not patients: a patient of whom it trained on any case is in ``train``.
+
     Args:
         path: of that file.
         fold: from 0.
         named: patient and frame of every case, as `prrmse.data.nnunet.patients` finds them.
 
     Raises:
-        InputError: it is another file, has no such fold or an unknown case, or a patient's cases are in both.
+        InputError: it is another file, has no such fold or an unknown case, or leaves nobody for train or for val.
     """
     folds = read_json(path, "nnU-Net writes it when it first trains")
     try:
-        of = [{case: part for part in ("train", "val") for case in map(str, known[part])} for known in folds]
+        of = [{part: [str(case) for case in known[part]] for part in ("train", "val")} for known in folds]
     except (KeyError, TypeError):
         raise InputError(f"{path}: not a splits_final.json of nnU-Net; name that, or a CSV") from None
     if not 0 <= fold < len(of):
-        raise InputError(f"<fold>: {path} has no fold {fold}; the last one is {len(of) - 1}")
-    found: dict[str, str] = {}
-    for case, part in of[fold].items():
+        raise InputError(f"<fold>: {path} has {len(of)} folds, counted from 0, and no fold {fold}")
+    for case in (case for cases in of[fold].values() for case in cases):
         if case not in named:
             raise InputError(f"{path}: the case {case} is not in the data set; name the data that nnU-Net trained on")
-        patient = named[case][0]
-        if found.setdefault(patient, part) != part:
-            raise InputError(
-                f"{path}: cases of patient {patient} are in train and in val of fold {fold}, so no patient of val is "
-                "known to be new to its network; name a CSV of your own, or correct <case_pattern>"
-            )
-    return found
+    trained, held_out = ({named[case][0] for case in of[fold][part]} for part in ("train", "val"))
+    if both := sorted(trained & held_out):
+        log.warning(
+            "%s: fold %d trains on cases of %d patients of its val, such as %s, who count as train",
+            *(path, fold, len(both), both[0]),
+        )
+    if not trained or not held_out - trained:
+        raise InputError(f"{path}: fold {fold} leaves no patient to train on, or none for val; name a CSV of your own")
+    return {**dict.fromkeys(held_out, "val"), **dict.fromkeys(trained, "train")}
 
 
 def _manager(plans: dict[str, Any]) -> Any:

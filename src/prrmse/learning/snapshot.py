@@ -146,11 +146,11 @@ def program_digest() -> str:
 
 
 def code_of(network: nn.Module) -> list[str]:
-    """Hashes of the files in which the classes of a network's modules are written; torch's are told by its version.
+    """Hashes of the files in which the classes of a network's modules, and those they derive from, are written.
 
-    What those files import is not looked at.
+    What else those files import is not looked at; torch is told by its version.
     """
-    classes = {type(module) for module in network.modules()}
+    classes = {of for module in network.modules() for of in type(module).__mro__}
     files = set()
     for made in classes:
         if made.__module__.partition(".")[0] != "torch":

@@ -16,7 +16,7 @@ from prrmse.errors import InputError
 # Tensors of a checkpoint by name.
 Arrays = Mapping[str, npt.NDArray[Any]]
 # Not to delete it: a file of the user's may be the only one.
-ANEW = "copy it again, or make it anew"
+ANEW = "copy it again, or move it away and make it anew"
 
 
 def read_arrays(path: str | Path) -> tuple[Arrays, dict[str, Any]]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import importlib
 import inspect
 from collections.abc import Callable, Mapping
-from typing import Any, get_args, get_origin, get_type_hints
+from types import UnionType
+from typing import Any, Union, get_args, get_origin, get_type_hints
 
 import torch
 from torch import nn
@@ -134,24 +135,29 @@ def seeded_network(spec: str, arguments: Mapping[str, Any], *identity: object, t
 
 
 def _refusal(error: TypeError, factory: Any, arguments: Mapping[str, Any]) -> str:
-    """Why these arguments are of a wrong type: names of classes are told apart, since JSON and YAML have no classes."""
+    """Why these arguments are of a wrong type; also where a class is wanted, since JSON and YAML have none."""
+    said = f"{_line(error)}; it takes {_signature(factory)}"
     is_class = isinstance(factory, type)
     try:
         hints = get_type_hints(factory.__init__ if is_class else factory)
     except Exception:  # its annotations name what is not there
-        hints = {}
+        return said
     named = [key for key, value in arguments.items() if isinstance(value, str) and _is_of_classes(hints.get(key))]
     if not named:
-        return f"{_line(error)}; it takes {_signature(factory)}"
+        return said
     return (
-        f"{', '.join(named)}: a class, which cannot be named here; <nnunet_plans> builds the networks of nnU-Net's "
-        "plans, as does nnunetv2.utilities.get_network_from_plans:get_network_from_plans"
+        f"{_line(error)}; {', '.join(named)}: a class is wanted, which cannot be named here; "
+        "nnunetv2.utilities.get_network_from_plans:get_network_from_plans builds the networks of nnU-Net's plans "
+        "from names (on the command line: --nnunet-plans)"
     )
 
 
 def _is_of_classes(hint: Any) -> bool:
-    """Whether an annotation asks for a class: ``type[X]``, or a union with it."""
-    return get_origin(hint) is type or any(map(_is_of_classes, get_args(hint)))
+    """Whether only a class will do: ``type[X]``, or a union with it in which no text is allowed."""
+    parts = get_args(hint)
+    if get_origin(hint) in (Union, UnionType):
+        return str not in parts and any(map(_is_of_classes, parts))
+    return get_origin(hint) is type
 
 
 def _signature(factory: Callable[..., Any]) -> str:
