@@ -16,7 +16,7 @@ cp -r Snakefile workflow src profiles configs params.yaml environment.yml "$copy
 mkdir -p "$copy/data/raw"
 cd "$copy"
 # Jobs find this package in src, and lose packages that PYTHONPATH alone names.
-sed -i "s|export PYTHONPATH=src;|export PYTHONPATH=src:${PYTHONPATH:-};|" workflow/rules/common.smk
+sed -i "s|PYTHONPATH=\"\$src\" command|PYTHONPATH=\"\$src:${PYTHONPATH:-}\" command|" workflow/rules/common.smk
 failed=0
 start=$(date +%s)
 timeout "${LIMIT:-86400}" snakemake --cores 14 --resources gpu=6 --scheduler greedy --rerun-incomplete "$@" >"$out/snakemake.log" 2>&1 || failed=$?
