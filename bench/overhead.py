@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def against_imports() -> str:
-    """An import of the package and of torch; a job by the warm worker and by a new interpreter; a dry run."""
+    """An interpreter, imports of the package and of torch, a dry run."""
     light = "import prrmse, sys; assert 'torch' not in sys.modules"
     tables = "import prrmse.config.params, prrmse.compare.distance, sys; assert 'torch' not in sys.modules"
     rows: list[dict[str, object]] = []
