@@ -83,6 +83,11 @@ def test_3000_names_longer_than_a_command_line_arrive(tmp_path):
     assert echoed(folder, names)[2] == names
 
 
+def test_a_list_without_a_name_arrives_as_one(tmp_path):
+    """As of a study without recipes, whose last job got the one empty name of an empty line."""
+    assert echoed(Folder(tmp_path / "run"), [])[2] == []
+
+
 def test_a_raw_file_that_snakemake_takes_for_a_wildcard_is_named(tmp_path):
     folder = Folder(tmp_path)
     generate("acdc", tmp_path / "a{b}", patients=2, seed=0)

@@ -214,8 +214,8 @@ def advise(
         rmse_relative (median over kernels), missing (pairs that the source does not have or that do not fit). For an
         `Evaluation` also the transferability scores (larger is better) of the source's features at `PIXELS` of its
         pixels: see `prrmse.compare.scores`. It is ordered by reusable_scalars, then by joint_change. It says what
-        fits, not what training on will gain: in docs/study.md LogME ranks the sources, and the drop under swaps is not
-        shown to do so; none predicts a gain safely (docs/evidence.md).
+        fits, not what training on will gain: which score ranks sources by that depends on the sources (docs/study.md),
+        and none predicts a gain safely (docs/evidence.md).
     """
     settings = settings or Verdict()
     everything = inventory(model)

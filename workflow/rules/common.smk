@@ -19,7 +19,7 @@ min_version("9.19")
 shell.prefix(
     "set -euo pipefail; src={SRC:q}; scripts={SCRIPTS:q}; "
     'python() {{ PYTHONPATH="$src" command python "${{@/#workflow\\/scripts/"$scripts"}}"; }}; '
-    "lines() {{ printf '%s\\n' \"$@\"; }}; "
+    "lines() {{ (( $# == 0 )) || printf '%s\\n' \"$@\"; }}; "
 )
 
 from prrmse.config.params import completed, section

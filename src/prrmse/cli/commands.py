@@ -300,8 +300,8 @@ def best_fit(ranking: pd.DataFrame, tolerance: float, counted: str) -> str:
     first = known.nlargest(1, "logme")["source"].to_list()
     if first and first[0] != best["source"]:
         found += (
-            f" LogME puts {first[0]} first; in docs/study.md it ranked the sources by gain, which the drop under swaps "
-            "was not shown to do."
+            f" By LogME, which looks at features and not at weights, {first[0]} comes first; neither is safe "
+            "(docs/study.md)."
         )
     return found
 

@@ -61,8 +61,8 @@ def _sections(
     return [
         Section(
             "Answers",
-            f"Each from the sign of a {level} interval over targets, undecided where it contains 0; the last from a "
-            "permutation test (below).",
+            f"Each from the sign of a {level} interval over targets, undecided where it contains 0, none corrected for "
+            "the number of questions; the last from a permutation test (below).",
             tables["answers"],
         ),
         Section("Data", "Patients and slices of each split.", data.reset_index()),
@@ -91,9 +91,9 @@ def _sections(
         Section(
             "Contrasts",
             "Differences in test Dice, one number for each target: mean, interval, smallest and largest. Lists: of the "
-            "source that follows the target in the list of targets; a random list has as many scalars. With all of "
-            "that source: the head trained for a third of the steps before the rest (Kumar et al. 2022), and only one "
-            "of three blocks of layers trained beside the head (Lee et al. 2023).",
+            "source that follows the target in the list of targets; a random list has nearly as many scalars (table "
+            "Lists). With all of that source: the head trained for a third of the steps before the rest (Kumar et al. "
+            "2022), and only one of three blocks of layers trained beside the head (Lee et al. 2023).",
             tables["contrasts"],
         ),
         Section(
