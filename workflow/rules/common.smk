@@ -88,9 +88,7 @@ os.environ[TRACKING] = config["tracking"]
 RECORDED = sorted(config.keys() - {"tracking", "container"})
 
 # Of the base models of each network: its own `nets.NAME.init` comes before that of all.
-INITS = {
-    net: spec["init"] or config["init"] for net, spec in config["nets"].items()
-}
+INITS = {net: spec["init"] or config["init"] for net, spec in config["nets"].items()}
 SEEDS = config["seeds"]
 MODELS = models(config["datasets"], config["tasks"])
 SWAPS = [(t, s) for t, sources in config["swap"]["sources"].items() for s in sources]
