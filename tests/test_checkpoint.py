@@ -35,11 +35,11 @@ def test_bad_files_are_one_error(network, tmp_path):
         load_checkpoint(path)
     save_checkpoint(network, path, HEADER)
     path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(InputError, match="not a complete safetensors file .*; copy it again, or make it anew$"):
+    with pytest.raises(InputError, match="not a complete safetensors file .*; copy it again, or move it away"):
         load_checkpoint(path)
     for header in ("no JSON", '{"names": {"b": []}}'):
         save_file({"a": torch.zeros(1)}, path, {"prrmse": header})
-        with pytest.raises(InputError, match="; copy it again, or make it anew$"):  # it may be somebody's only copy
+        with pytest.raises(InputError, match="; copy it again, or move it away and"):  # it may be somebody's only copy
             load_checkpoint(path)
     save_file({"a": torch.zeros(1)}, path)
     with pytest.raises(InputError, match="not a checkpoint of this program"):
