@@ -42,7 +42,7 @@ from prrmse.names import BLOCKS, MARGIN, OWN_STARTS, PRETRAINED, SCRATCH, USUAL_
 from prrmse.nets.build import seeded_network
 from prrmse.nets.checkpoint import load_checkpoint
 from prrmse.nets.foreign import fit
-from prrmse.nets.layers import fill, inventory, state_digest, tensor_names, without_kind
+from prrmse.nets.layers import fill, outside_of_pairs, state_digest, tensor_names
 from prrmse.seeding import derive_seed
 from prrmse.settings import Compute, Training
 
@@ -335,7 +335,7 @@ def _starts(
     random = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     body = [layer for layer in reaching_pairs(network) if not layer.final]
     names_of = tensor_names(network.state_dict())
-    if apart := without_kind(dict(network.named_parameters()), inventory(network)):
+    if apart := outside_of_pairs(network):
         log.warning(
             "%d parameters of the network are of no kind (%s ...): no source gives them, and every plan trains them",
             sum(apart.values()),

@@ -40,7 +40,7 @@ from prrmse.nets.arrays import read_header
 from prrmse.nets.build import build_network, seeded_network
 from prrmse.nets.checkpoint import load_network
 from prrmse.nets.foreign import file_of, fit, read_state, state_entries
-from prrmse.nets.layers import inventory, without_kind
+from prrmse.nets.layers import inventory, outside_of_pairs
 from prrmse.nets.pretrained import load_pretrained
 from prrmse.outputs import check_outputs
 from prrmse.settings import Compute, Dataset, Pretrained, Swap, Training, Verdict
@@ -69,10 +69,8 @@ def prepare(a: argparse.Namespace) -> None:
     by_fold = a.split_file is not None and Path(a.split_file).suffix == ".json"
     if a.fold is not None and not by_fold:
         raise InputError("<fold>: is one of nnU-Net's splits_final.json; name that by <split_file>")
-    if by_fold and a.fold is None:
-        raise InputError(f"<fold>: say by which fold of {a.split_file} the network was trained, from 0")
     if by_fold:
-        slices = slices_of_fold(a, a.fold)
+        slices = slices_of_fold(a)
     else:
         slices = slices_of(a, **({"split": {"kind": "file", "path": a.split_file}} if a.split_file else {}))
     save_slices(slices, a.out)
@@ -86,16 +84,18 @@ def prepare(a: argparse.Namespace) -> None:
     )
 
 
-def slices_of_fold(a: argparse.Namespace, fold: int) -> Slices:
+def slices_of_fold(a: argparse.Namespace) -> Slices:
     """The data set, split as a fold of nnU-Net's ``splits_final.json`` has it."""
+    if a.fold is None:
+        raise InputError(f"<fold>: say by which fold of {a.split_file} the network was trained, from 0")
     if a.format != "nnunet":
         raise InputError(f"<split_file>: {a.split_file}: is for <format> nnunet, not {a.format}; name a CSV")
-    split = split_of_fold(Path(a.split_file), fold, nnunet.patients(Path(a.data), a.case_pattern))
+    split = split_of_fold(Path(a.split_file), a.fold, nnunet.patients(Path(a.data), a.case_pattern))
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "split.csv"
         pd.DataFrame(split.items(), columns=["patient", "split"]).to_csv(path, index=False)
         slices = slices_of(a, split={"kind": "file", "path": str(path)})
-    slices.meta["split"] = {"kind": "file", "path": a.split_file, "fold": fold}
+    slices.meta["split"] = {"kind": "file", "path": a.split_file, "fold": a.fold}
     return slices
 
 
@@ -652,11 +652,6 @@ def that_fit(network: nn.Module, sources: Mapping[str, api.StateLike], target: s
     if not found:
         raise InputError(f"{', '.join(sources)}: nothing in them fits {target}; see prrmse compare")
     return found
-
-
-def outside_of_pairs(network: nn.Module) -> dict[str, int]:
-    """Scalars of each parameter of a network that is in no pair."""
-    return without_kind(dict(network.named_parameters()), inventory(network))
 
 
 def tell_without_kind(scalars: Mapping[str, int], meaning: str) -> None:

@@ -105,12 +105,11 @@ class Progress:
     def _foretell(self, step: int, line: bool) -> None:
         """How long it may take, once, where the first line is still far off."""
         elapsed = time.monotonic() - self.start
-        if self.told or line or elapsed < PATIENCE_SECONDS:
-            self.told |= line
-            return
-        self.told = True
-        left = elapsed / (step - (self.before or 0)) * (self.steps - step)
-        log.info("%s: %d of %d steps, about %s left", self.title, step, self.steps, in_words(left))
+        if not (self.told or line) and elapsed >= PATIENCE_SECONDS:
+            left = elapsed / (step - (self.before or 0)) * (self.steps - step)
+            log.info("%s: %d of %d steps, about %s left", self.title, step, self.steps, in_words(left))
+            self.told = True
+        self.told |= line
 
     def _read(self) -> None:
         if not self._unread:

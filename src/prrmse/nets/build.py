@@ -116,11 +116,16 @@ def _gives_network(factory: Any) -> bool:
         return False
     if isinstance(factory, type):
         return issubclass(factory, nn.Module)
-    try:
-        returned = get_type_hints(factory).get("return")
-    except Exception:  # its annotations name what is not there
-        return False
+    returned = _annotations(factory).get("return")
     return isinstance(returned, type) and issubclass(returned, nn.Module)
+
+
+def _annotations(function: Callable[..., Any]) -> dict[str, Any]:
+    """Of its arguments and of what it returns; none where they name what is not there."""
+    try:
+        return get_type_hints(function)
+    except Exception:
+        return {}
 
 
 def _line(error: Exception) -> str:
@@ -138,10 +143,7 @@ def _refusal(error: TypeError, factory: Any, arguments: Mapping[str, Any]) -> st
     """Why these arguments are of a wrong type; also where a class is wanted, since JSON and YAML have none."""
     said = f"{_line(error)}; it takes {_signature(factory)}"
     is_class = isinstance(factory, type)
-    try:
-        hints = get_type_hints(factory.__init__ if is_class else factory)
-    except Exception:  # its annotations name what is not there
-        return said
+    hints = _annotations(factory.__init__ if is_class else factory)
     named = [key for key, value in arguments.items() if isinstance(value, str) and _is_of_classes(hints.get(key))]
     if not named:
         return said

@@ -156,6 +156,11 @@ def without_kind(tensors: Mapping[str, torch.Tensor], layers: Iterable[Layer]) -
     return {name: tensor.numel() for name, tensor in outside.items() if tensor.is_floating_point()}
 
 
+def outside_of_pairs(network: nn.Module) -> dict[str, int]:
+    """`without_kind` of a network's own parameters."""
+    return without_kind(dict(network.named_parameters()), inventory(network))
+
+
 def _kinds_of(module: nn.Module) -> dict[str, str]:
     if isinstance(module, CONVOLUTIONS):
         return CONV_KINDS
