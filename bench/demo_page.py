@@ -1,6 +1,6 @@
 """Write the tables of docs/demo.md, docs/evidence.md and the pictures from results/: `make demo-page`.
 
-After `make` and `snakemake evidence`; `--only study`, after `snakemake study`: docs/study.md and its tables.
+After `make` and `snakemake evidence`; `--only study --run .`, after `snakemake study`: docs/study.md and its tables.
 
 What stands above the first table of a page is written by hand and stays.
 """
@@ -63,9 +63,9 @@ def evidence() -> None:
     page.write_text(page.read_text().partition(HOLDS)[0] + HOLDS + found.partition(HOLDS)[2])
 
 
-def with_pictures(text: str, folder: Path) -> str:
-    """A page of the workflow with its pictures, which are copied, as seen from docs/."""
-    for name in re.findall(PICTURE, text):
+def with_pictures(text: str, folder: Path | None) -> str:
+    """A page of the workflow with its pictures as seen from docs/, which are copied if there is a folder of them."""
+    for name in re.findall(PICTURE, text) if folder else []:
         shutil.copy(folder / f"{name}.png", IMAGES)
     return re.sub(PICTURE, r"](images/\1.png)", text)
 
@@ -81,12 +81,29 @@ def tools() -> None:
         )
 
 
-def study(run: Path) -> None:
-    """docs/study.md, its pictures, and docs/study/: the tables that it is made from; of a run in a checkout.
+def study(run: Path | None) -> None:
+    """docs/study.md, its pictures, and docs/study/: the tables that it is made from.
 
-    What the run has not (it was without configs/study_ancestry.yaml, say) stays as it is.
+    Args:
+        run: a checkout in which `snakemake study` ran; what its run has not (it was without
+            configs/study_ancestry.yaml, say) stays as it is. None: the page is made again from docs/study/.
     """
-    page, folder, kept = ROOT / "docs" / "study.md", run / "results" / "study", ROOT / "docs" / "study"
+    page, kept = ROOT / "docs" / "study.md", ROOT / "docs" / "study"
+    hand, _, before = page.read_text().partition(ANSWERS)
+    first_line = before.strip().partition("\n")[0]
+    if run is not None:
+        take_tables(run / "results" / "study", kept)
+        first_line = ran(run)
+    params = read_params(ROOT / "params.yaml", ROOT / "configs/study.yaml", ROOT / "configs/study_ancestry.yaml")
+    raw = {name: read_table(kept / f"{name}.csv") for name in (*RAW, *CONNECTED) if (kept / f"{name}.csv").is_file()}
+    assert params.study is not None
+    made, _ = study_page(raw, params.study, params.verdict)
+    found = with_pictures(made, None if run is None else run / "results" / "study")
+    page.write_text(f"{hand}{ANSWERS}\n\n{first_line}{found.partition(ANSWERS)[2]}")
+
+
+def take_tables(folder: Path, kept: Path) -> None:
+    """The tables of a run; of networks that it has no base models of, those that were there."""
     kept.mkdir(exist_ok=True)
     before = read_table(kept / "base.csv")
     for name in (*RAW, *CONNECTED):
@@ -95,12 +112,6 @@ def study(run: Path) -> None:
             shutil.copy(table, kept)
     base = read_table(kept / "base.csv")
     write_table(pd.concat([base, before[~before["net"].isin(base["net"])]], ignore_index=True), kept / "base.csv")
-    params = read_params(ROOT / "params.yaml", ROOT / "configs/study.yaml", ROOT / "configs/study_ancestry.yaml")
-    raw = {name: read_table(kept / f"{name}.csv") for name in (*RAW, *CONNECTED) if (kept / f"{name}.csv").is_file()}
-    assert params.study is not None
-    made, _ = study_page(raw, params.study, params.verdict)
-    found = with_pictures(made, folder)
-    page.write_text(page.read_text().partition(ANSWERS)[0] + f"{ANSWERS}\n\n{ran(run)}" + found.partition(ANSWERS)[2])
 
 
 def ran(run: Path) -> str:
@@ -122,7 +133,7 @@ def main() -> None:
     parts = {"demo": demo, "evidence": evidence, "tools": tools}
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", choices=[*parts, "study"])
-    parser.add_argument("--run", type=Path, default=ROOT, help="for study: the checkout in which it ran")
+    parser.add_argument("--run", type=Path, help="for study: the checkout in which it ran; without: its kept tables")
     a = parser.parse_args()
     for name, part in parts.items():
         if a.only in (None, name):

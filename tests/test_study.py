@@ -20,13 +20,13 @@ from prrmse.learning import training_run
 from prrmse.learning.plans import block_of
 from prrmse.learning.target import FewPatients, Target
 from prrmse.learning.train import train
-from prrmse.names import BLOCKS, PRETRAINED, SCRATCH
+from prrmse.names import BLOCKS, MARGIN, PRETRAINED, SCRATCH
 from prrmse.nets.checkpoint import load_network, save_checkpoint
 from prrmse.nets.layers import inventory
 from prrmse.report.study import CONNECTED, RAW, study_page
 from prrmse.settings import Training, UNet, Verdict
 from prrmse.tables.answer import FAILS, HOLDS, UNDECIDED
-from prrmse.tables.regret import no_transfer, regrets, search_table
+from prrmse.tables.regret import ALL, GAIN, ORDER, no_transfer, regrets, search_table
 from prrmse.tables.store import read_table
 from prrmse.tables.study import (
     ancestry_effects,
@@ -537,3 +537,20 @@ def test_whether_a_search_tells_what_is_not_worth_it():
     assert no_transfer(planted_search(lambda t, s: 0.1), shifted, settings)["auroc"][0] == 0.5
     everything = runs.assign(dice=runs["dice"].where(runs["source"] != PRETRAINED, 0))
     assert np.isnan(no_transfer(planted_search(lambda t, s: 0.1), everything, settings)["auroc"][0])
+
+
+def test_gains_of_different_rounds_are_not_compared():
+    """Early in a training the own start has hardly begun, so that a source that is dropped then gains most."""
+    runs, _ = planted(noise=0)
+    dice = of_starts(runs)
+    half = dice.loc[dice["source"].isin(SOURCES), "dice"].median()
+    shifted = runs.assign(dice=runs["dice"].where(runs["source"] != PRETRAINED, half))
+    keys = ["target", "seed", "source"]
+    worth = set(dice.loc[dice["dice"] - half > MARGIN, keys].itertuples(index=False, name=None))
+    early = planted_search(lambda t, s: 0.4)
+    late = planted_search(lambda t, s: 0.1).assign(round=1, steps=20)
+    kept = [key[-1] not in SOURCES or key in worth for key in late[keys].itertuples(index=False, name=None)]
+    found = no_transfer(pd.concat([early, late[kept]]), shifted, Verdict(resamples=100)).set_index("told_by")["auroc"]
+    assert found[ORDER] == 1.0
+    assert found[GAIN] == 0.0
+    assert found[ALL] > 0.95

@@ -135,8 +135,10 @@ def _sections(
             "Does a search tell when not to transfer?",
             "Each source of each target is a case. A source is worth it if its full training gains more than "
             f"{MARGIN:g} Dice on the test patients over that from the network's own start (`start`). `auroc`: how well "
-            "the gain in the last round in which the search trained both tells these sources from the others (0.5 is "
-            "a guess), with its interval over targets.",
+            "what is told of a source (`told_by`) tells these from the others (0.5 is a guess), with its interval over "
+            "targets. A search keeps the better half of the starts after each round, so how long it kept a source is "
+            "its own order; the gains of different rounds are not of one scale, since after few steps the own start "
+            "has hardly begun.",
             tables["no_transfer"],
         ),
         Section(

@@ -27,6 +27,8 @@ RUN = ["net", "target", "seed"]
 SHARE = 0.25
 SEARCH, SCORE = "search", "score: "
 ALL, ANY_SOURCE, ANY = "train all, choose on validation patients", "any source (mean)", "any start (mean)"
+# How a search tells whether a source is worth it.
+ORDER, GAIN = "search: rounds survived, then gain", "search: gain in its last round"
 
 
 def search_table(parts: pd.DataFrame) -> pd.DataFrame:
@@ -77,8 +79,12 @@ def regrets(search: pd.DataFrame, scores: pd.DataFrame, runs: pd.DataFrame, leve
 def no_transfer(search: pd.DataFrame, runs: pd.DataFrame, settings: Verdict) -> pd.DataFrame:
     """Does a search tell the sources that are not worth their trouble? Every source of every target is one case.
 
-    What it tells is the gain of the source over the network's own start in the last round in which both were trained;
-    what is true is whether its full training gains more than `MARGIN` on the test patients.
+    What is true is whether the source's full training gains more than `MARGIN` over that from the network's own start,
+    on the test patients. It is told by one of
+
+    - `ORDER`: the round to which the search kept the source, and among those of one round its gain in it;
+    - `GAIN`: its gain in that round alone, whichever round it was;
+    - `ALL`: the gain of the full training itself, on the validation patients, which no search can be expected to beat.
 
     Args:
         search: of `search_table`.
@@ -86,42 +92,50 @@ def no_transfer(search: pd.DataFrame, runs: pd.DataFrame, settings: Verdict) -> 
         settings: resamples and level of the interval.
 
     Returns:
-        net, start (the network's own), n_cases, n_worth (of which the truth is a gain), auroc (of the told gain for the
-        true one: 0.5 for a guess; NaN where all or none are worth it), low, high (resampling targets), n_targets.
+        net, start (the network's own), told_by, n_cases, n_worth (of which the truth is a gain), auroc (of what is told
+        for what is true: 0.5 for a guess; NaN where all or none are worth it), low, high (resampling targets),
+        n_targets.
     """
     lines = []
     for net, own in search.groupby("net", sort=False):
         start = PRETRAINED if PRETRAINED in set(own["source"]) else SCRATCH
-        cases = _cases(own, of_starts(runs), start)
+        cases = _cases(own, runs, start)
         worth, targets = cases["true"] > MARGIN, cases["target"].unique()
-        rng = np.random.default_rng(derive_seed("no transfer", net))
         of_target = [cases[cases["target"] == target] for target in targets]
-        drawn = [
-            _auroc(pd.concat([of_target[i] for i in rng.integers(0, len(targets), len(targets))], ignore_index=True))
-            for _ in range(settings.resamples)
-        ]
-        low, high = interval(np.array(drawn), settings.level)
-        lines.append((net, start, len(cases), int(worth.sum()), _auroc(cases), low, high, len(targets)))
-    return pd.DataFrame(lines, columns=["net", "start", "n_cases", "n_worth", "auroc", "low", "high", "n_targets"])
+        rng = np.random.default_rng(derive_seed("no transfer", net))
+        draws = rng.integers(0, len(targets), (settings.resamples, len(targets)))
+        drawn = [pd.concat([of_target[i] for i in draw], ignore_index=True) for draw in draws]
+        for told_by in (ORDER, GAIN, ALL):
+            low, high = interval(np.array([_auroc(sample, told_by) for sample in drawn]), settings.level)
+            found = (_auroc(cases, told_by), low, high)
+            lines.append((net, start, told_by, len(cases), int(worth.sum()), *found, len(targets)))
+    columns = ["net", "start", "told_by", "n_cases", "n_worth", "auroc", "low", "high", "n_targets"]
+    return pd.DataFrame(lines, columns=columns)
 
 
-def _cases(search: pd.DataFrame, starts: pd.DataFrame, default: str) -> pd.DataFrame:
-    """Target, source, told and true gain over the default start."""
+def _cases(search: pd.DataFrame, runs: pd.DataFrame, default: str) -> pd.DataFrame:
+    """Target, source, its true gain over the default start, and what is told of it in each way."""
     keys = ["net", "target", "seed"]
     own = search[search["source"] == default].set_index([*keys, "round"])["dice"].rename("default")
     others = search[~search["source"].isin(OWN_STARTS)].join(own, on=[*keys, "round"]).dropna(subset="default")
     last = others.sort_values("round", kind="stable").groupby([*keys, "source"], sort=False).last().reset_index()
-    reached = starts[starts["source"] == default].set_index(keys)["dice"].rename("default_full")
-    merged = last.merge(starts, on=[*keys, "source"], suffixes=("", "_full")).join(reached, on=keys)
-    told, true = merged["dice"] - merged["default"], merged["dice_full"] - merged["default_full"]
-    return merged[["target", "source"]].assign(told=told, true=true)
+    gain = last["dice"] - last["default"]
+    # A gain is less than 1, so that it orders within a round only.
+    cases = last[[*keys, "source"]].assign(**{ORDER: last["round"] + gain / 2, GAIN: gain})
+    for name, split in (("true", "test"), (ALL, "val")):
+        dice = of_starts(runs, split).set_index([*keys, "source"])["dice"]
+        reached = dice.xs(default, level="source").rename("default")
+        full = dice.rename("dice").reset_index().join(reached, on=keys)
+        gained = full.assign(gained=full["dice"] - full["default"]).set_index([*keys, "source"])["gained"]
+        cases = cases.join(gained.rename(name), on=[*keys, "source"])
+    return cases.dropna(subset=["true", ALL]).reset_index(drop=True)
 
 
-def _auroc(cases: pd.DataFrame) -> float:
+def _auroc(cases: pd.DataFrame, told_by: str) -> float:
     worth = cases["true"] > MARGIN
     if worth.all() or not worth.any():
         return float("nan")
-    found = stats.mannwhitneyu(cases.loc[worth, "told"], cases.loc[~worth, "told"])
+    found = stats.mannwhitneyu(cases.loc[worth, told_by], cases.loc[~worth, told_by])
     return float(found.statistic / (worth.sum() * (~worth).sum()))
 
 

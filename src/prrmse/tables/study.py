@@ -169,10 +169,22 @@ def mean_source(means: pd.DataFrame, task: str) -> pd.Series[float]:
 def gains_table(runs: pd.DataFrame) -> pd.DataFrame:
     """Each target in a line: the starts, and the source that is best on the validation patients, all on test patients.
 
+    Each seed chooses its own source, as who trains once would; what is reported is the mean over seeds.
+
     Returns:
-        net, target, n_train, scratch, pretrained (NaN without), best_source, best, mean_seg (over segmentation models),
-        mean_auto (over auto-encoders, NaN without), n_sources.
+        net, target, n_train, scratch, pretrained (NaN without), best_source (of every seed, where they differ), best,
+        mean_seg (over segmentation models), mean_auto (over auto-encoders, NaN without), n_sources.
     """
+    keys = ["net", "target"]
+    grouped = pd.concat([_gains(own) for _, own in runs.groupby("seed", sort=False)]).groupby(keys, sort=False)
+    found = grouped[[SCRATCH, PRETRAINED, "best", "mean_seg", "mean_auto"]].mean()
+    found.insert(2, "best_source", grouped["best_source"].agg(lambda names: ", ".join(dict.fromkeys(names))))
+    found.insert(0, "n_train", grouped["n_train"].max())
+    return found.assign(n_sources=grouped["n_sources"].max()).reset_index()
+
+
+def _gains(runs: pd.DataFrame) -> pd.DataFrame:
+    """`gains_table` of one seed, by (net, target)."""
     test, val = dice_of(runs), dice_of(runs, "val")
     keys = ["net", "target"]
     found = runs.groupby(keys, sort=False)["n_train"].max().to_frame()
@@ -185,19 +197,32 @@ def gains_table(runs: pd.DataFrame) -> pd.DataFrame:
     for task in ("seg", "auto"):
         found[f"mean_{task}"] = mean_source(test, task)
     found["n_sources"] = reported.groupby(keys, sort=False)["dice"].count()
-    return found.reset_index()
+    return found
 
 
 def contrasts(runs: pd.DataFrame, level: float) -> pd.DataFrame:
-    """What one choice gains over another in Dice, over targets.
+    """What one choice gains over another in Dice, over targets; paired by seed, and then the mean over seeds.
 
     Returns:
         net, contrast, value, low, high (`t_interval` over targets), smallest, largest, n_targets; nothing of what a
         network without pretrained weights has no runs for.
     """
-    test, gains = dice_of(runs), gains_table(runs).set_index(["net", "target"])
+    of_seed = [_differences(own) for _, own in runs.groupby("seed", sort=False)]
+    lines = []
+    for name in of_seed[0]:
+        values = pd.concat([found[name].dropna() for found in of_seed]).groupby(level=[0, 1], sort=False).mean()
+        lines += [
+            {"net": net, "contrast": name, **over_targets(own, level), "smallest": own.min(), "largest": own.max()}
+            for net, own in values.groupby(level=0, sort=False)
+        ]
+    return pd.DataFrame(lines)
+
+
+def _differences(runs: pd.DataFrame) -> dict[str, pd.Series[float]]:
+    """Contrast -> difference in test Dice by (net, target), of one seed."""
+    test, gains = dice_of(runs), _gains(runs)
     start, verdict = gains[PRETRAINED], {mode: arm(test, "verdict", mode) for mode in MODES}
-    of = {
+    return {
         "pretrained start - random start": start - gains[SCRATCH],
         "best source on validation - pretrained start": gains["best"] - start,
         "mean segmentation source - pretrained start": gains["mean_seg"] - start,
@@ -215,12 +240,6 @@ def contrasts(runs: pd.DataFrame, level: float) -> pd.DataFrame:
             for mode, name in STUDY_PLANS.items()
         },
     }
-    lines = [
-        {"net": net, "contrast": name, **over_targets(own, level), "smallest": own.min(), "largest": own.max()}
-        for name, values in of.items()
-        for net, own in values.dropna().groupby(level=0, sort=False)
-    ]
-    return pd.DataFrame(lines)
 
 
 MODES = ("finetune", "freeze")
