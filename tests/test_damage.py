@@ -237,6 +237,12 @@ def test_rvsc_dicom_that_asks_for_too_much(rvsc_root):
     file.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
     file.save_as(path)
     refused(rvsc, rvsc_root, r"P01-0080\.dcm: deflated DICOM is not read")
+    # The first element of the header claims two gigabytes: no such buffer is asked for.
+    path.write_bytes(whole[:132] + b"\x02\x00\x01\x00OB\x00\x00\xff\xff\xff\x7f" + whole[132:])
+    tracemalloc.start()
+    refused(rvsc, rvsc_root, r"P01-0080\.dcm: ")
+    assert tracemalloc.get_traced_memory()[1] < 2**28
+    tracemalloc.stop()
 
 
 def test_t1_exchanged_contours_and_sizes_that_are_none(tmp_path):

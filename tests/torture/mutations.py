@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import gzip
 import io
 import json
@@ -190,7 +191,7 @@ def change_value(value: Any, r: random.Random, odd: list[Any] = ODD) -> None:
     elif kind == 1 and isinstance(value, dict):
         value[r.choice(["", "0", "1", "01", "\u00b2", "-1", "a\nb", "x" * 300, "../x", "1.5"])] = value.pop(path[-1])
     else:
-        value[path[-1]] = r.choice(odd)
+        value[path[-1]] = copy.deepcopy(r.choice(odd))  # the next change may be made in it
 
 
 def json_text(b: bytes, r: random.Random) -> bytes:

@@ -126,8 +126,9 @@ def _read_dicom(path: Path) -> tuple[np.ndarray, tuple[float, float], int]:
     """Image ``[H, W]``, spacing (rows, columns) in mm, frames per cardiac cycle."""
     content = read_bytes(path, "its contour is listed, unpack the set again")
     with naming(path, "DICOM", "unpack it again"):
-        syntax = pydicom.filereader.read_file_meta_info(path).get("TransferSyntaxUID")
-        if syntax == DeflatedExplicitVRLittleEndian:  # pydicom unpacks it whole, whatever its size
+        # Such a file says so, and pydicom unpacks it whole, whatever its size; to ask pydicom for the header of the
+        # file would take as much memory as the header claims to need.
+        if DeflatedExplicitVRLittleEndian.encode() in content:
             raise InputError(f"{path}: deflated DICOM is not read; convert it to explicit little endian")
         file = pydicom.dcmread(io.BytesIO(content))
         if "PixelData" not in file:
