@@ -2,10 +2,11 @@
 
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional as F
 
 from prrmse.engine import onednn
-from prrmse.engine.onednn import Convolution
+from prrmse.engine.onednn import Activation, Convolution
 from prrmse.engine.winograd import winograd
 
 # Size, padding, dilation: one block and several, sizes that tiles divide or not, axes that differ, no padding, much.
@@ -47,14 +48,24 @@ def test_winograd_rounds_little_more_than_a_convolution():
     assert winograds < 5 * directs
 
 
-@pytest.mark.parametrize("relu", [True, False])
+@pytest.mark.parametrize(
+    ("activation", "module"),
+    [
+        (None, nn.Identity()),
+        (Activation("relu"), nn.ReLU()),
+        (Activation("hardtanh", (0.0, 6.0)), nn.ReLU6()),
+        (Activation("leaky_relu", (0.2,)), nn.LeakyReLU(0.2)),
+        (Activation("swish"), nn.SiLU()),
+        (Activation("hardswish"), nn.Hardswish()),
+    ],
+    ids=str,
+)
 @pytest.mark.parametrize("missing", [True, False])
-def test_a_packed_kernel_changes_nothing(relu, missing, monkeypatch):
+def test_a_packed_kernel_changes_nothing(activation, module, missing, monkeypatch):
     if missing:
         monkeypatch.setattr(onednn, "PACK", None)
     weight, bias = drawn(32, 16, 3, 3), drawn(32)
-    made = Convolution(weight, bias, (2, 2), (1, 1), (1, 1), 1, relu)
+    made = Convolution(weight, bias, (2, 2), (1, 1), (1, 1), 1, activation)
     for slices in (3, 1):  # the second with the weights that were packed for the first
         x = drawn(slices, 16, 20, 20).contiguous(memory_format=torch.channels_last)
-        expected = F.conv2d(x, weight, bias, 2, 1)
-        torch.testing.assert_close(made(x), expected.relu() if relu else expected)
+        torch.testing.assert_close(made(x), module(F.conv2d(x, weight, bias, 2, 1)))

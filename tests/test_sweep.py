@@ -7,6 +7,7 @@ import weakref
 import numpy as np
 import pytest
 import torch
+import zoo
 from conftest import ARGUMENTS, COMPUTE, SETTINGS, initialise
 from torch import nn
 from torch.multiprocessing.reductions import StorageWeakRef
@@ -14,7 +15,9 @@ from torch.nn import functional as F
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from prrmse.engine.onednn import Activation
 from prrmse.engine.rewrite import rewrite
+from prrmse.engine.steps import Call
 from prrmse.engine.sweep import sweep
 from prrmse.engine.trace import TracingError, trace
 from prrmse.errors import InputError
@@ -51,6 +54,32 @@ class Branches(nn.Module):
         return {"out": self.out(torch.cat([x, self.after(self.wide(large)), point], 1))}
 
 
+class Written(nn.Module):
+    """As libraries write: functions instead of modules, dropout between, other normalisations and activations."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.norm = nn.Conv2d(1, 8, 3, padding=1), nn.BatchNorm2d(8)
+        self.drop, self.leaky = nn.Dropout2d(0.5), nn.LeakyReLU(0.2, inplace=True)
+        self.mix, self.instance = nn.Conv2d(8, 16, 3, stride=2), nn.InstanceNorm2d(16, affine=True)
+        self.none, self.silu = nn.Identity(), nn.SiLU()
+        self.scaled, self.tracked = nn.Conv2d(16, 16, 1), nn.InstanceNorm2d(16, track_running_stats=True)
+        self.depthwise, self.six = nn.Conv2d(16, 16, 3, padding=1, groups=16), nn.ReLU6()
+        self.own = nn.BatchNorm2d(16)
+        self.hooked, self.out = nn.ReLU(), nn.ConvTranspose2d(16, 4, 2, stride=2)
+        self.hooked.register_forward_hook(lambda module, args, value: value + 0.1)
+
+    def forward(self, x):
+        n = self.norm
+        x = F.batch_norm(self.stem(x), n.running_mean, n.running_var, n.weight, n.bias, self.training, 0.1, n.eps)
+        x = F.pad(self.leaky(self.drop(x)), (1, 0, 1, 0))
+        x = self.silu(self.none(self.instance(F.conv2d(x, self.mix.weight, self.mix.bias, stride=2))))
+        x = self.tracked(F.conv2d(x, self.scaled.weight * 2, self.scaled.bias))
+        x = self.six(self.drop(self.depthwise(x)))
+        x = F.batch_norm(x, None, None, self.own.weight, self.own.bias, True)
+        return self.out(self.hooked(x))
+
+
 class Choosing(nn.Module):
     """Cannot be traced: which way it goes depends on the image."""
 
@@ -75,7 +104,7 @@ class Accumulating(nn.Module):
         return x.mul_(2) + y
 
 
-OWN = {"branches": Branches, "choosing": Choosing, "accumulating": Accumulating}
+OWN = {"branches": Branches, "written": Written, "choosing": Choosing, "accumulating": Accumulating}
 
 
 def networks(name, slices):
@@ -127,7 +156,7 @@ def counted(predicted, slices):
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-@pytest.mark.parametrize("name", ["unet", "pspnet", "branches", "choosing", "accumulating"])
+@pytest.mark.parametrize("name", ["unet", "pspnet", "branches", "written", "choosing", "accumulating"])
 def test_exact_counts_are_bit_equal_to_the_plain_way(name, precision, slices):
     target, source = networks(name, slices)
     val = slices.split("val")
@@ -176,7 +205,7 @@ def assert_equal_but_for_ties(found, network, states, slices):
     assert total <= 1e-3 * len(found) * slices.label.size, "the test shows nothing: too many ties"
 
 
-@pytest.mark.parametrize("name", ["unet", "pspnet", "branches"])
+@pytest.mark.parametrize("name", ["unet", "pspnet", "branches", "written"])
 def test_fast_counts_are_those_of_float64(name, slices):
     target, source = networks(name, slices)
     val = slices.split("val")
@@ -206,6 +235,31 @@ def test_fast_rewrites_what_it_says(slices):
     assert kinds["out:raw"] == "Sum"
     assert kinds["twice"] == kinds["twice_1"] == "Call", "a module used twice stays as it is"
     assert "cat_1" not in kinds
+
+
+def test_fast_knows_how_libraries_write(slices):
+    target, _ = networks("written", slices)
+    program = rewritten(target, 32)
+    kinds = {name: type(step).__name__ for name, step in program.steps.items()}
+    affine, instance, six = program.steps["leaky"], program.steps["silu"], program.steps["six"]
+    assert (kinds["stem:raw"], kinds["conv2d:raw"], kinds["conv2d"]) == ("Conv", "Conv", "Affine")
+    assert (affine.norm, affine.activation) == ("norm", Activation("leaky_relu", (0.2,)))
+    assert (kinds["silu"], instance.activation, instance.source) == ("InstanceNorm", Activation("swish"), "conv2d")
+    assert (six.norm, six.activation) == (None, Activation("hardtanh", (0.0, 6.0)))
+    assert not {"batch_norm", "drop", "drop_1", "none", "norm_weight"} & set(kinds), "they are done with the rest"
+    kept = {"conv2d_1": "its weight is computed", "tracked": "by running statistics", "hooked": "it has a hook",
+            "batch_norm_1": "by the statistics of the batch"}  # fmt: skip
+    for name, why in kept.items():
+        assert kinds[name] == "Call", why
+    assert type(rewritten(target, 32, torch.bfloat16).steps["instance"]).__name__ == "Call"
+
+
+@pytest.mark.parametrize("name", ["smp Unet", "nnU-Net PlainConvUNet 2D", "MONAI BasicUNet 2D"])
+def test_fast_leaves_no_normalisation_of_a_library_as_it_is(name):
+    steps = rewritten(zoo.make(name, 0), zoo.ZOO[name].shape[-1]).steps
+    calls = {type(step.module).__name__ for step in steps.values() if isinstance(step, Call)}
+    calls |= {getattr(step.node.target, "__name__", "") for step in steps.values() if isinstance(step, Call)}
+    assert not calls & {"BatchNorm2d", "InstanceNorm2d", "batch_norm", "Dropout", "LeakyReLU"}
 
 
 class Wide(nn.Module):

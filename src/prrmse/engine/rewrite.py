@@ -2,7 +2,7 @@
 
 Each rewrite has a name, by which it can be left out (`python bench/run.py --only ablation` shows what each one brings):
 
-- ``normalisation``: a convolution, the batch normalisation and the ReLU after it become two steps, with the
+- ``normalisation``: a convolution, the batch normalisation and the activation after it become two steps, with the
   convolution's raw value between them: a swap of its bias or of a BN tensor re-runs the second only.
 - ``folding``: where neither of the two is swapped they become one.
 - ``concatenation``: a convolution over concatenated feature maps becomes a sum of convolutions of each: the part that a
@@ -10,29 +10,75 @@ Each rewrite has a name, by which it can be left out (`python bench/run.py --onl
 - ``resize_1x1``, ``resize``: a 1x1 or larger convolution of a resized feature map mixes channels before resizing, where
   that is much less work.
 - ``winograd``: a 3x3 convolution of many channels is done by Winograd's transforms, on a CPU.
+- ``instance_norm``: instance normalisation and the activation after it become one step, on a CPU.
+
+Convolutions and batch normalisations are recognised as torch's modules, and as calls of its functions with tensors of
+the network (so timm writes them).
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from torch import nn
+from torch import fx, nn
 from torch.nn import functional as F
 
+from prrmse.engine.onednn import Activation
 from prrmse.engine.program import Program, users_of
-from prrmse.engine.steps import Affine, Call, Conv, ConvThenResize, ResizeThenConv, Step, Sum
+from prrmse.engine.steps import Affine, Call, Conv, ConvThenResize, InstanceNorm, ResizeThenConv, Step, Sum
 from prrmse.engine.winograd import winograd
 from prrmse.learning.separable import matrices
 
-REWRITES = ("normalisation", "folding", "concatenation", "resize_1x1", "resize", "winograd")
+REWRITES = ("normalisation", "folding", "concatenation", "resize_1x1", "resize", "winograd", "instance_norm")
 # Less work by this factor, or the small matrices are not worth it (`make bench` on two cores).
 RESIZED_GAIN = 2.5
 # A product of Winograd's transforms takes the time of this many of a convolution's; and less work by this factor.
 TRANSFORM_COST, WINOGRAD_GAIN = 3.0, 1.75
 LINEAR_MODES = {"nearest", "nearest-exact", "bilinear", "bicubic"}
+# What does nothing in evaluation mode.
+IDENTITIES = {nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d}
+CONV_ARGUMENTS = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
+GEOMETRY = {"stride": 1, "padding": 0, "dilation": 1}
+NORM_ARGUMENTS = ("input", "running_mean", "running_var", "weight", "bias", "training", "momentum", "eps")
+
+
+class _Kernel(NamedTuple):
+    """A 2D convolution: the path of its module, its tensors, and how it is done."""
+
+    path: str
+    weight: torch.Tensor
+    bias: torch.Tensor | None
+    stride: tuple[int, ...]
+    padding: tuple[int, ...] | str
+    dilation: tuple[int, ...]
+    groups: int
+
+
+class _Norm(NamedTuple):
+    """A batch normalisation by running statistics: of which module, its tensors by name, eps."""
+
+    path: str
+    state: dict[str, torch.Tensor]
+    eps: float
+
+
+class _Given(NamedTuple):
+    """What a function is given: tensors of one module by their names in it, and other values that are not None."""
+
+    path: str
+    tensors: dict[str, torch.Tensor]
+    others: dict[str, Any]
+
+
+class _After(NamedTuple):
+    """What alone reads a value, one after the other: a normalisation, an activation, and all of their names."""
+
+    norm: _Norm | None
+    activation: Activation | None
+    names: tuple[str, ...]
 
 
 def rewrite(
@@ -79,76 +125,134 @@ class _Rewriter:
         for name, call in self.calls.items():
             if name in done:
                 continue
-            conv = call.module
-            if self._is(call, nn.Conv2d) and isinstance(conv, nn.Conv2d) and conv.padding_mode == "zeros":
-                norm, relu = self._what_follows(name)
-                done.update(n for n in (norm, relu) if n)
-                steps.update(self._block(name, conv, norm, relu))
+            if (kernel := self._kernel(call)) is not None:
+                after = self._what_follows(name)
+                steps.update(self._block(name, kernel, after))
+            elif self._is_instance_norm(call):
+                after = self._what_follows(name, norm=False)
+                steps[after.names[-1] if after.names else name] = self._instance_norm(call, after.activation)
             else:
                 steps[name] = call
+                continue
+            done.update(after.names)
         needed = self._needed(steps)
         return Program(self.program.image, self.program.output, needed, fold="folding" not in self.without)
 
     def _is(self, call: Call, kind: type[nn.Module]) -> bool:
         """Exactly this module, used once, without hooks: so what it computes is known."""
-        module = call.module
         return (
-            type(module) is kind
-            and id(module) in self.used_once
-            and not (module._forward_hooks or module._forward_pre_hooks)
+            type(call.module) is kind
+            and id(call.module) in self.used_once
+            and not _has_hooks(call.module)
             and len(call.node.all_input_nodes) == 1
         )
+
+    def _kernel(self, call: Call) -> _Kernel | None:
+        """The 2D convolution that a call is, with zeros around the image."""
+        conv = call.module
+        if self._is(call, nn.Conv2d) and isinstance(conv, nn.Conv2d):
+            if conv.padding_mode != "zeros":
+                return None
+            geometry = conv.stride, conv.padding, conv.dilation, conv.groups
+            return _Kernel(str(call.node.target), conv.weight, conv.bias, *geometry)
+        found = self._tensors_of(call, F.conv2d, CONV_ARGUMENTS)
+        if found is None or "weight" not in found.tensors:
+            return None
+        stride, padding, dilation = (found.others.get(key, default) for key, default in GEOMETRY.items())
+        weight, bias = found.tensors["weight"], found.tensors.get("bias")
+        around = padding if isinstance(padding, str) else _two(padding)
+        groups = found.others.get("groups", 1)
+        return _Kernel(found.path, weight, bias, _two(stride), around, _two(dilation), groups)
+
+    def _norm(self, call: Call) -> _Norm | None:
+        """The batch normalisation by running statistics that a call is."""
+        module = call.module
+        if self._is(call, nn.BatchNorm2d) and isinstance(module, nn.BatchNorm2d):
+            state = {key: value for key, value in module.state_dict().items() if key != "num_batches_tracked"}
+            path, eps = str(call.node.target), module.eps
+        else:
+            found = self._tensors_of(call, F.batch_norm, NORM_ARGUMENTS)
+            if found is None or found.others.get("training", False) is not False:
+                return None
+            path, state, eps = found.path, found.tensors, found.others.get("eps", 1e-5)
+        if not {"running_mean", "running_var"} <= set(state):
+            return None
+        return _Norm(path, {f"{path}.{key}": value.detach().float() for key, value in state.items()}, eps)
+
+    def _tensors_of(self, call: Call, function: Any, names: tuple[str, ...]) -> _Given | None:
+        """The arguments of a call of a function, if its tensors are those of one module, under its own names."""
+        if call.node.op != "call_function" or call.node.target is not function:
+            return None
+        given = {**dict(zip(names, call.node.args, strict=False)), **call.node.kwargs}
+        nodes = {key: value for key, value in given.items() if isinstance(value, fx.Node) and key != "input"}
+        others = {key: value for key, value in given.items() if key not in nodes and key != "input"}
+        paths = {str(node.target).removesuffix(f".{key}") for key, node in nodes.items()}
+        known = all(
+            node.op == "get_attr" and str(node.target).endswith(f".{key}") and node.name in self.calls
+            for key, node in nodes.items()
+        )
+        if not known or len(paths) != 1:
+            return None
+        tensors = {key: self.calls[node.name].constant for key, node in nodes.items()}
+        return _Given(paths.pop(), tensors, {key: value for key, value in others.items() if value is not None})
+
+    def _is_instance_norm(self, call: Call) -> bool:
+        module = call.module
+        return (
+            "instance_norm" not in self.without
+            and (self.device.type, self.dtype) == ("cpu", torch.float32)
+            and self._is(call, nn.InstanceNorm2d)
+            and isinstance(module, nn.InstanceNorm2d)
+            and module.running_mean is None
+        )
+
+    def _instance_norm(self, call: Call, activation: Activation | None) -> InstanceNorm:
+        module, path = call.module, str(call.node.target)
+        assert isinstance(module, nn.InstanceNorm2d)
+        state = {f"{path}.{key}": value.detach() for key, value in module.state_dict().items()}
+        return InstanceNorm(call.inputs[0], path, state, module.eps, activation)
 
     def _only_user(self, name: str) -> str | None:
         users = self.users.get(name, [])
         return users[0] if len(users) == 1 and users[0] != self.program.output else None
 
-    def _what_follows(self, conv: str) -> tuple[str | None, str | None]:
-        """Names of the batch normalisation and of the ReLU that alone read the convolution, if there are such."""
+    def _what_follows(self, name: str, *, norm: bool = True) -> _After:
+        """A normalisation (not after one) and an activation that alone read a value, and what does nothing."""
         if "normalisation" in self.without:
-            return None, None
-        norm = self._only_user(conv)
-        if norm is not None:
-            module = self.calls[norm].module
-            known = self._is(self.calls[norm], nn.BatchNorm2d)
-            norm = norm if known and isinstance(module, nn.BatchNorm2d) and module.running_mean is not None else None
-        relu = self._only_user(norm or conv)
-        return norm, relu if relu is not None and _is_relu(self.calls[relu]) else None
+            return _After(None, None, ())
+        found_norm, activation, names, passed = None, None, list[str](), list[str]()
+        user = self._only_user(name)
+        while user is not None:
+            call = self.calls[user]
+            passed.append(user)
+            if type(call.module) in IDENTITIES and not _has_hooks(call.module):
+                names = list(passed) if names else names
+            elif norm and activation is None and (normalisation := self._norm(call)) is not None:
+                found_norm, norm, names = normalisation, False, list(passed)
+            elif activation is None and (elementwise := activation_of(call)) is not None:
+                activation, names = elementwise, list(passed)
+            else:
+                break
+            user = self._only_user(user)
+        return _After(found_norm, activation, tuple(names))
 
-    def _block(self, name: str, conv: nn.Conv2d, norm: str | None, relu: str | None) -> dict[str, Step]:
+    def _block(self, name: str, kernel: _Kernel, after: _After) -> dict[str, Step]:
         """The steps of a convolution and what follows it."""
-        call, last = self.calls[name], relu or norm or name
-        path = str(call.node.target)
-        has_affine = norm is not None or relu is not None or conv.bias is not None
+        has_affine = bool(after.names) or kernel.bias is not None
         raw = f"{name}:raw" if has_affine else name
         steps: dict[str, Step] = {}
-        parts = self._parts(call.inputs[0], conv)
+        parts = self._parts(self.calls[name].inputs[0], kernel)
+        weight = kernel.weight.detach().to(self.dtype)
+        geometry = kernel.stride, kernel.padding, kernel.dilation, kernel.groups
         for i, (source, first, last_channel) in enumerate(parts):
-            weight = conv.weight.detach().to(self.dtype)
-            geometry = conv.stride, conv.padding, conv.dilation, conv.groups
-            step = Conv(source, path, weight, first, last_channel, *geometry).replaced(f"{path}.weight", weight)
+            step = Conv(source, kernel.path, weight, first, last_channel, *geometry)
+            step = step.replaced(f"{kernel.path}.weight", weight)
             steps[raw if len(parts) == 1 else f"{name}:{i}"] = self._before_resizing(step) or self._transformed(step)
         if len(parts) > 1:
             steps[raw] = Sum(tuple(steps))
         if has_affine:
-            steps[last] = self._affine(raw, path, conv, norm, relu is not None)
+            steps[after.names[-1] if after.names else name] = _affine(raw, kernel, after)
         return steps
-
-    def _affine(self, raw: str, path: str, conv: nn.Conv2d, norm: str | None, relu: bool) -> Affine:
-        state, bias, norm_path, eps = {}, None, None, 0.0
-        if conv.bias is not None:
-            bias = f"{path}.bias"
-            state[bias] = conv.bias.detach().float()
-        if norm is not None:
-            norm_path, module = str(self.calls[norm].node.target), self.calls[norm].module
-            assert isinstance(module, nn.BatchNorm2d)
-            eps = module.eps
-            state |= {
-                f"{norm_path}.{key}": value.detach().float()
-                for key, value in module.state_dict().items()
-                if key != "num_batches_tracked"
-            }
-        return Affine(raw, state, bias, norm_path, eps, relu)
 
     def _transformed(self, step: Conv) -> Conv:
         """With Winograd's transforms, where the products outweigh them; a GPU's libraries do that themselves."""
@@ -165,11 +269,16 @@ class _Rewriter:
         direct = found.rows.out * found.columns.out * 9 * inputs * outputs
         return replace(step, winograd=found) if direct > WINOGRAD_GAIN * products else step
 
-    def _parts(self, source: str, conv: nn.Conv2d) -> list[tuple[str, int, int]]:
+    def _parts(self, source: str, kernel: _Kernel) -> list[tuple[str, int, int]]:
         """(value, first and last input channel) of what is concatenated; the whole, if nothing is."""
         call = self.calls.get(source)
-        whole = [(source, 0, conv.in_channels // conv.groups)]
-        if call is None or conv.groups != 1 or call.node.target not in (torch.cat, torch.concat) or not call.node.args:
+        whole = [(source, 0, kernel.weight.shape[1])]
+        if (
+            call is None
+            or kernel.groups != 1
+            or call.node.target not in (torch.cat, torch.concat)
+            or not call.node.args
+        ):
             return whole
         dim = call.node.kwargs.get("dim", call.node.args[1] if len(call.node.args) > 1 else 0)
         concatenated: Any = call.node.args[0]
@@ -225,10 +334,38 @@ class _Rewriter:
         return {name: step for name, step in steps.items() if name in needed}
 
 
-def _is_relu(call: Call) -> bool:
-    if call.node.op == "call_module":
-        return type(call.module) is nn.ReLU
-    return call.node.target in (F.relu, torch.relu, "relu")
+def _affine(raw: str, kernel: _Kernel, after: _After) -> Affine:
+    state, bias = {}, None
+    if kernel.bias is not None:
+        bias = f"{kernel.path}.bias"
+        state[bias] = kernel.bias.detach().float()
+    if after.norm is None:
+        return Affine(raw, state, bias, None, 0.0, after.activation)
+    return Affine(raw, state | after.norm.state, bias, after.norm.path, after.norm.eps, after.activation)
+
+
+def activation_of(call: Call) -> Activation | None:
+    """The activation that a call is, if `prrmse.engine.onednn` knows it."""
+    module = call.module
+    if module is None:
+        return Activation("relu") if call.node.target in (F.relu, torch.relu, "relu") else None
+    if _has_hooks(module):
+        return None
+    if type(module) is nn.LeakyReLU:
+        return Activation("leaky_relu", (module.negative_slope,))
+    if type(module) is nn.ReLU6:
+        return Activation("hardtanh", (module.min_val, module.max_val))
+    known: dict[type[nn.Module], str] = {nn.ReLU: "relu", nn.SiLU: "swish", nn.Hardswish: "hardswish"}
+    return Activation(known[type(module)]) if type(module) in known else None
+
+
+def _has_hooks(module: nn.Module | None) -> bool:
+    return module is not None and bool(module._forward_hooks or module._forward_pre_hooks)
+
+
+def _two(value: Any) -> tuple[int, ...]:
+    """Of both axes, where one number may stand for them."""
+    return (value, value) if isinstance(value, int) else tuple(value)
 
 
 def _is_linear_resize(call: Call) -> bool:

@@ -12,7 +12,7 @@ import torch
 from torch import fx, nn
 from torch.nn import functional as F
 
-from prrmse.engine.onednn import Convolution
+from prrmse.engine.onednn import Activation, Convolution
 from prrmse.engine.winograd import Winograd
 
 Values = Mapping[str, Any]
@@ -105,7 +105,7 @@ class Conv:
         weight: ``(O, I, kH, kW)``, in the dtype of the input.
         first, last: input channels of the module's weight.
         stride, padding, dilation, groups: of the module.
-        bias: ``(O,)``, and ``relu``: folded in (`Affine.folded_into`).
+        bias: ``(O,)``, and ``activation``: folded in (`Affine.folded_into`).
         winograd: the transforms, where they are to be used.
     """
 
@@ -119,7 +119,7 @@ class Conv:
     dilation: tuple[int, ...]
     groups: int
     bias: torch.Tensor | None = None
-    relu: bool = False
+    activation: Activation | None = None
     winograd: Winograd | None = None
     heavy: bool = True
 
@@ -137,7 +137,9 @@ class Conv:
     def _convolution(self) -> Convolution:
         if self.winograd is not None:
             return self.winograd.products(self.weight, self.bias)
-        return Convolution(self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups, self.relu)
+        return Convolution(
+            self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups, self.activation
+        )
 
     def run(self, values: Values) -> torch.Tensor:
         """``(N, O, H', W')``."""
@@ -145,7 +147,7 @@ class Conv:
         if self.winograd is None:
             return self._convolution(x)
         y = self.winograd.run(x, self._convolution)
-        return y.relu_() if self.relu else y
+        return self.activation(y) if self.activation else y
 
     def replaced(self, tensor: str, value: torch.Tensor) -> Conv:  # noqa: ARG002 (it has one tensor)
         """With this part of another weight."""
@@ -200,7 +202,7 @@ class ResizeThenConv:
         rows, bias = self.rows.expand(n, -1, -1), self.conv.bias
         y = torch.bmm(rows, y) if bias is None else torch.baddbmm(bias.repeat(wide).expand(1, high, -1), rows, y)
         y = y.view(n, high, wide, -1).permute(0, 3, 1, 2)  # (N, O, H, W)
-        return y.relu_() if self.conv.relu else y
+        return self.conv.activation(y) if self.conv.activation else y
 
     def replaced(self, tensor: str, value: torch.Tensor) -> ResizeThenConv:
         """With another weight of the convolution."""
@@ -268,14 +270,14 @@ class Sum:
 
 @dataclass(frozen=True)
 class Affine:
-    """What follows a convolution: its bias, batch normalisation in evaluation mode, ReLU; each of them optional.
+    """What follows a convolution: its bias, batch normalisation in evaluation mode, activation; each of them optional.
 
     Args:
         source: value of the convolution, ``(N, C, H, W)``.
         state: float32 tensors ``(C,)`` by name.
         bias: name of the convolution's bias, or None.
         norm, eps: path of the normalisation, or None.
-        relu: whether it follows.
+        activation: the last, or None.
     """
 
     source: str
@@ -283,7 +285,7 @@ class Affine:
     bias: str | None
     norm: str | None
     eps: float
-    relu: bool
+    activation: Activation | None
     heavy: bool = False
 
     @property
@@ -305,9 +307,7 @@ class Affine:
         else:
             mean, var, weight, shift = self._statistics()
             y = F.batch_norm(x, mean if bias is None else mean - bias, var, weight, shift, False, 0.0, self.eps)
-        if not self.relu:
-            return y
-        return y.relu() if y is x else y.relu_()
+        return y if self.activation is None else self.activation(y, inplace=y is not x)
 
     def _statistics(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
         mean, var = self.state[f"{self.norm}.running_mean"], self.state[f"{self.norm}.running_var"]
@@ -330,7 +330,53 @@ class Affine:
             shift = bias
         weight = (conv.weight.float() * scale.view(-1, 1, 1, 1)).to(conv.weight.dtype)
         weight = weight.contiguous(memory_format=torch.channels_last)
-        return replace(conv, weight=weight, bias=None if shift is None else shift.to(weight.dtype), relu=self.relu)
+        return replace(
+            conv, weight=weight, bias=None if shift is None else shift.to(weight.dtype), activation=self.activation
+        )
+
+
+@dataclass(frozen=True)
+class InstanceNorm:
+    """Instance normalisation without running statistics, and the activation after it, if there is one.
+
+    It is done as group normalisation with a group for each channel, which is the same, and on a CPU has an operation of
+    its own for channels last.
+
+    Args:
+        source: value that it reads, ``(N, C, H, W)``.
+        name: path of the module.
+        state: its weight and bias ``(C,)`` by name, if it has them.
+        eps: of the module.
+        activation: the last, or None.
+    """
+
+    source: str
+    name: str
+    state: Mapping[str, torch.Tensor]
+    eps: float
+    activation: Activation | None
+    heavy: bool = False
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """The feature map."""
+        return (self.source,)
+
+    @property
+    def tensors(self) -> tuple[str, ...]:
+        """Weight and bias, if it has them."""
+        return tuple(self.state)
+
+    def run(self, values: Values) -> torch.Tensor:
+        """``(N, C, H, W)``."""
+        x: torch.Tensor = values[self.source]
+        weight, bias = (self.state.get(f"{self.name}.{key}") for key in ("weight", "bias"))
+        y = F.group_norm(x, x.shape[1], weight, bias, self.eps)
+        return self.activation(y) if self.activation else y
+
+    def replaced(self, tensor: str, value: torch.Tensor) -> InstanceNorm:
+        """With another value of one of its tensors."""
+        return replace(self, state={**self.state, tensor: value.to(self.state[tensor])})
 
 
 def folded(before: Step, step: Step) -> Step | None:
