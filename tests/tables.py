@@ -85,7 +85,13 @@ def fabricate(nets=("unet", "pspnet"), drop_of=lambda *_: 0.0, gain_of=lambda _:
         [("acdc", "phantom", "val", 8, 48, "LV", 0.03)],
         columns=["dataset", "provenance", "split", "patients", "slices", "class", "pixel_fraction"],
     )
+    points = pd.DataFrame(
+        [(n, m, m.split("-")[1], s, step, 1 / step, 0.001, 1 - 1 / step if "seg" in m else np.nan)
+         for n in nets for m in MODELS for s in seeds for step in (1, 5, 10)],
+        columns=["net", "model", "task", "seed", "step", "loss", "rate", "dice"],
+    )  # fmt: skip
     return {
+        "curves": points,
         "data": data,
         "base": base,
         "swap": swap_table(parts),

@@ -135,8 +135,8 @@ MODULES = {
     "transfer": f"{TRAINING} experiments.transfer tables.plan tables.store versions",
     "transfer_table": "tables.markdown tables.means tables.paper tables.store",
     "claims": "tables.answer tables.claims tables.inference tables.store",
-    "metrics": "tables.metrics tables.store",
-    "figures": "figures tables.paper tables.store",
+    "metrics": "tables.curves tables.metrics tables.store",
+    "figures": "figures tables.curves tables.paper tables.store",
     "examples": "data.reading data.slices experiments.examples figures.examples figures.style learning nets"
     " tables.store",
     "report": "config.params figures.outcome figures.style figures.titles report.page report.summary run.manifest"

@@ -24,7 +24,7 @@ from prrmse.data.slices import save_slices
 from prrmse.errors import InputError
 from prrmse.learning.progress import CURVE_POINTS, PROGRESS_LINES, Progress, listening
 from prrmse.learning.train import batch_order, train
-from prrmse.tables.metrics import curves_plot
+from prrmse.tables.curves import curves_table
 
 STEPS = 6
 PLAIN = SETTINGS.model_copy(update={"steps": STEPS, "augment": False})
@@ -160,7 +160,7 @@ def test_the_table_of_the_plot_has_every_point_of_every_curve(tmp_path):
     for file, found in zip(files, (points, [{"step": 1, "loss": 2.5, "rate": 0.1}]), strict=True):
         file.parent.mkdir(parents=True)
         file.write_text("".join(f"{json.dumps(point)}\n" for point in found))
-    table = curves_plot(map(str, files))
+    table = curves_table(map(str, files))
     assert table.to_csv(index=False).splitlines() == [
         "net,model,task,seed,step,loss,rate,dice",
         "unet,acdc-seg,seg,0,1,0.123457,2e-05,0.5",
@@ -169,7 +169,7 @@ def test_the_table_of_the_plot_has_every_point_of_every_curve(tmp_path):
     ]
     files[0].write_text('{"step": 1, "lo')
     with pytest.raises(InputError, match=r"seed0\.jsonl: not a complete curve"):
-        curves_plot(map(str, files))
+        curves_table(map(str, files))
 
 
 def test_the_job_of_a_base_model_writes_its_curve(slices, tmp_path):

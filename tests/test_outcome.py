@@ -232,6 +232,6 @@ def test_report_of_other_networks_shows_their_figures_only(drawn, tmp_path):
     page = render_report(
         {**own, "claims": claims(own, "acdc-seg", VERDICT)}, tmp_path, {"verdict": VERDICT.model_dump()}, {"torch": "1"}
     )
-    assert page.count("data:image/svg+xml;base64,") == 3
+    assert page.count("data:image/svg+xml;base64,") == 4
     for title in ("one parameter of one layer, mine", "between target and sources, mine"):
         assert title in page

@@ -100,7 +100,7 @@ def test_the_report_of_snakemake_shows_every_table_and_figure(finished, tmp_path
         shown = [Path(name).name for name in archive.namelist()]
         (page,) = (archive.read(name).decode() for name in archive.namelist() if name == "report/report.html")
     figures = sorted(path.name for path in (finished.path / "results/figures").glob("*.svg"))
-    assert len(figures) == 12 + 2
+    assert len(figures) == 13 + 2
     for name in [*(f"{table}.csv" for table in CONTRACT), *figures, "report.html"]:
         assert name in shown, name
     captions = [path for path in (ROOT / "workflow/report").glob("*.rst") if path.stem not in ("workflow", "evidence")]

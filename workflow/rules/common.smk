@@ -113,6 +113,12 @@ TABLE_NAMES = [
     "claims",
 ]
 TABLES = expand("results/tables/{name}.csv", name=TABLE_NAMES)
+CURVES = expand(
+    "results/curves/{net}/{model}/seed{seed}.jsonl",
+    net=config["nets"],
+    model=MODELS,
+    seed=SEEDS,
+)
 EXAMPLES = expand(
     "results/figures/examples_{net}.{format}", net=config["nets"], format=["svg", "png"]
 )

@@ -1,13 +1,14 @@
-"""figures: every figure of the paper by its number, and two of ours.
+"""figures: every figure of the paper by its number, and three of ours.
 
-REQUIRED INPUTS: all tables
-OUTPUTS: results/figures/fig03 to fig12, verdict, transfer, and two of each other network; each as SVG and PNG
+REQUIRED INPUTS: all tables, curves of the base models
+OUTPUTS: results/figures/fig03 to fig12, curves, verdict, transfer, and two of each other network; each as SVG and PNG
 """
 
 
 rule figures:
     input:
         tables=[table for table in TABLES if "claims" not in table],
+        curves=CURVES,
     output:
         [
             path
@@ -28,4 +29,4 @@ rule figures:
         "figures: draw them all"
     shell:
         "python workflow/scripts/figures.py --params {params.json:q} --out results/figures"
-        " --tables @<(lines {input.tables:q}) --code {params.code:q} 2>&1 | tee {log:q}"
+        " --tables @<(lines {input.tables:q}) --curves @<(lines {input.curves:q}) --code {params.code:q} 2>&1 | tee {log:q}"

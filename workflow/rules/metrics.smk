@@ -11,12 +11,7 @@ rule metrics:
             f"results/tables/{name}.csv"
             for name in ("base", "network", "transfer", "claims")
         ],
-        curves=expand(
-            "results/curves/{net}/{model}/seed{seed}.jsonl",
-            net=config["nets"],
-            model=MODELS,
-            seed=SEEDS,
-        ),
+        curves=CURVES,
     output:
         metrics="results/metrics.json",
         plots=expand("results/plots/{name}.csv", name=["transfer", "reuse", "curves"]),

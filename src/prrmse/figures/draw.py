@@ -1,4 +1,4 @@
-"""Every figure of the paper by its number, and two of ours (see prrmse.figures.titles)."""
+"""Every figure of the paper by its number, and three of ours (see prrmse.figures.titles)."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
+from prrmse.figures.curves import training_curves
 from prrmse.figures.distances import bn_shifts, rmse_by_layer, rmse_groups, rmse_matrices
 from prrmse.figures.outcome import transfer_gain, verdict_map
 from prrmse.figures.style import Drawing, Tables, save, use_style
@@ -21,7 +22,7 @@ def draw_figures(tables: Tables, settings: Drawing, out: Path) -> None:
     """Write every figure as SVG and PNG.
 
     Args:
-        tables: the contract's tables by name.
+        tables: the contract's tables by name, and ``curves`` (`prrmse.tables.curves.curves_table`).
         settings: style, verdict, target.
         out: folder.
     """
@@ -55,6 +56,7 @@ def _drawings(tables: Tables, settings: Drawing) -> dict[str, Callable[[], Figur
         "fig06": lambda: rmse_by_layer(tables, settings, "unet"),
         "fig10": lambda: rmse_by_layer(tables, settings, "pspnet"),
         "fig12": lambda: rmse_groups(tables, settings),
+        "curves": lambda: training_curves(tables, settings),
         "transfer": lambda: transfer_gain(tables, settings),
         **others,
     }

@@ -1,4 +1,4 @@
-"""Our two figures beyond the paper's: the verdicts as a heatmap, and the gain of transfer."""
+"""Two of our figures beyond the paper's: the verdicts as a heatmap, and the gain of transfer."""
 
 from __future__ import annotations
 

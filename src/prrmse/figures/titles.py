@@ -18,6 +18,7 @@ FIGURES = {
     "fig10": "Fig. 10. RMSE of kernels between target and sources, PSPNet",
     "fig11": "Fig. 11. RMSE of kernels between all base models",
     "fig12": "Fig. 12. RMSE of kernels by layer, pairs grouped by what they share",
+    "curves": "Training curves of the base models (ours)",
     "verdict": "Verdicts: which parameters can be reused (ours)",
     "transfer": "Transfer: what reuse gains (ours)",
 }

@@ -3,15 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
-
-from prrmse.errors import InputError
-from prrmse.names import split_model
-from prrmse.tables.store import with_ids
 
 
 def metrics(tables: Mapping[str, pd.DataFrame]) -> dict[str, Any]:
@@ -40,26 +35,3 @@ def reuse_plot(network: pd.DataFrame) -> pd.DataFrame:
     """One row per net, target and source: pair (text), reusable (share of its pairs)."""
     pair = network["net"] + ", " + network["target"] + " from " + network["source"]
     return pd.DataFrame({"pair": pair, "reusable": network["fraction_pairs"].round(4)})
-
-
-def curves_plot(files: Iterable[str]) -> pd.DataFrame:
-    """One row per point of a training curve: net, model, task, seed, step, loss, rate, dice (of the batch).
-
-    Args:
-        files: ``.../NET/MODEL/seedN.jsonl``.
-    """
-    found = []
-    for file in files:
-        net, model, seed = Path(file).with_suffix("").parts[-3:]
-        ids: dict[str, object] = {"net": net, "model": model, "task": split_model(model)[1]}
-        ids["seed"] = seed.removeprefix("seed")
-        found.append(with_ids(_read_points(file).reindex(columns=["step", "loss", "rate", "dice"]), ids))
-    return pd.concat(found, ignore_index=True)
-
-
-def _read_points(path: str) -> pd.DataFrame:
-    try:
-        return pd.read_json(Path(path), lines=True, precise_float=True)
-    except (OSError, ValueError) as e:
-        said = " ".join(str(e).split())[:300]
-        raise InputError(f"{path}: not a complete curve ({said}); delete it and run again") from None
