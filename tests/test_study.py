@@ -20,7 +20,7 @@ from prrmse.learning import training_run
 from prrmse.learning.plans import block_of
 from prrmse.learning.target import FewPatients, Target
 from prrmse.learning.train import train
-from prrmse.names import BLOCKS, MARGIN, PRETRAINED, SCRATCH
+from prrmse.names import BLOCKS, MARGIN, PRETRAINED, SCRATCH, STUDY_PLANS
 from prrmse.nets.checkpoint import load_network, save_checkpoint
 from prrmse.nets.layers import inventory
 from prrmse.report.study import CONNECTED, RAW, study_page
@@ -146,7 +146,18 @@ def test_a_probe_trains_the_head_first_and_then_all(few, tmp_path, monkeypatch):
     assert not any(torch.equal(source[x.tensor], trained[-1][x.tensor]) for x in layers)
 
 
-@pytest.mark.parametrize("mode", ["finetune", "probe", "block0"])
+def test_rates_by_relative_gradients_move_every_tensor_and_the_largest_by_the_full_rate(few, tmp_path, monkeypatch):
+    trained = trained_networks(monkeypatch)
+    run(few, tmp_path, mode="rgn")
+    run(few, tmp_path, mode="finetune")
+    source = load_network(few[2] / "b.safetensors")[0].state_dict()
+    layers = [x for x in inventory(load_network(few[2] / "b.safetensors")[0]) if not x.final and x.kind in ("W", "RW")]
+    moved = [[float((state[x.tensor] - source[x.tensor]).abs().mean()) for x in layers] for state in trained]
+    assert min(moved[0]) > 0
+    assert sum(own < full for own, full in zip(*moved, strict=True)) > 0.8 * len(layers)
+
+
+@pytest.mark.parametrize("mode", ["finetune", "probe", "block0", "rgn"])
 def test_a_killed_run_goes_on_and_ends_like_a_clean_one(few, tmp_path, monkeypatch, mode):
     of, _, _ = few
     own = dataclasses.replace(of("b-seg"), compute=COMPUTE.model_copy(update={"resume_seconds": 0}))
@@ -427,8 +438,8 @@ def test_every_run_of_the_study_is_planned_and_without_its_section_one_line_says
     }  # fmt: skip
     folder.write(params)
     planned = folder.planned("study")
-    # Of each target: scratch, two sources, lists (verdict, random), frozen (all, the lists), head first, three blocks.
-    assert planned["study_start"] + planned["study_run"] == 2 * (1 + 2 + 2 + 3 + 1 + len(BLOCKS))
+    # Of each target: scratch, two sources, lists (verdict, random), frozen (the lists), and the modes of all.
+    assert planned["study_start"] + planned["study_run"] == 2 * (1 + 2 + 2 + 2 + len(STUDY_PLANS))
     assert (planned["study_search"], planned["study_recipe"]) == (2, 1)
     assert (planned["study_scores"], planned["study_base"], planned["swap"], planned["control"]) == (4, 4, 4, 4)
     assert (planned["study_connect"], planned["study_together"]) == (2, 2)

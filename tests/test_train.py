@@ -22,6 +22,7 @@ from prrmse.learning.dice import dice
 from prrmse.learning.evaluate import Evaluation
 from prrmse.learning.optimiser import cosine_rates
 from prrmse.learning.progress import Rise
+from prrmse.learning.rates import BATCHES
 from prrmse.learning.train import batch_order, soft_dice_loss, train
 from prrmse.nets.layers import inventory
 from prrmse.nets.pspnet import PSPNet
@@ -47,11 +48,41 @@ def test_same_seed_same_bytes_other_seed_other(task, slices):
     assert not equal(first, run(slices, task=task, seed=2))
 
 
-@pytest.mark.parametrize("net", ["unet", "pspnet"])
-def test_killed_training_resumes_and_ends_with_the_same_bytes(net, slices, tmp_path, monkeypatch):
-    undisturbed = run(slices, net)
+def test_rates_by_relative_gradient_are_what_plain_torch_gives(slices):
+    """Adam's first step is as long as the rate, whatever the gradient: so the step of a tensor shows its factor."""
+    settings = SETTINGS.model_copy(update={"steps": 1, "augment": False})
+    train_slices = slices.split("train")
+    start, other = network(), network()
+    options = {"rates": "rgn", "frozen": inventory(start)[:1]}
+    made = train(network(), train_slices, "seg", settings, 1, COMPUTE, **options)
+    names = [name for name, _ in other.named_parameters() if name != options["frozen"][0].tensor]
+    rows = batch_order(len(train_slices.image), settings.batch_size, 1, 1)[0]
+    x, y = torch.from_numpy(train_slices.stacked)[rows], torch.from_numpy(train_slices.label)[rows].long()
+    module.loss_of(other.train()(x), x, y, "seg", settings.loss).backward()
+    own = dict(other.named_parameters())
+    norms = {name: float(own[name].grad.norm() / own[name].detach().norm()) for name in names}
+    largest = max(value for value in norms.values() if math.isfinite(value))
+    seen = set()
+    for name in names:
+        step = float((made.state_dict()[name] - start.state_dict()[name]).abs().max())
+        factor = norms[name] / largest if math.isfinite(norms[name]) else 1.0
+        if own[name].grad.abs().max() > 1e-6:  # else Adam's epsilon counts
+            assert step == pytest.approx(factor * settings.learning_rate, rel=0.02), name
+            seen.add(round(factor, 3))
+    assert len(seen) > 5
+    (frozen,) = options["frozen"]
+    assert torch.equal(made.state_dict()[frozen.tensor], start.state_dict()[frozen.tensor])
+    plain = train(network(), train_slices, "seg", settings, 1, COMPUTE, frozen=options["frozen"])
+    buffers = [name for name, _ in plain.named_buffers()]
+    assert all(torch.equal(made.state_dict()[name], plain.state_dict()[name]) for name in buffers)
+
+
+@pytest.mark.parametrize(("net", "rates"), [("unet", "equal"), ("pspnet", "equal"), ("unet", "rgn")])
+def test_killed_training_resumes_and_ends_with_the_same_bytes(net, rates, slices, tmp_path, monkeypatch):
+    undisturbed = run(slices, net, rates=rates)
     resume = tmp_path / ".resume"
-    steps = iter(range(100))
+    asked = BATCHES if rates == "rgn" else 0  # batches by which the rates are found, each time
+    steps = iter(range(-asked, 100))
     original = module.loss_of
 
     def killed(*arguments):
@@ -61,12 +92,12 @@ def test_killed_training_resumes_and_ends_with_the_same_bytes(net, slices, tmp_p
 
     monkeypatch.setattr(module, "loss_of", killed)
     with pytest.raises(KeyboardInterrupt):
-        run(slices, net, resume=resume)
+        run(slices, net, rates=rates, resume=resume)
     assert resume.is_file()
     counted = []
     monkeypatch.setattr(module, "loss_of", lambda *a: counted.append(0) or original(*a))
-    assert equal(run(slices, net, resume=resume), undisturbed)
-    assert len(counted) == SETTINGS.steps - 4, "it started again instead of resuming"
+    assert equal(run(slices, net, rates=rates, resume=resume), undisturbed)
+    assert len(counted) == SETTINGS.steps - 4 + asked, "it started again instead of resuming"
     assert resume.is_file()  # until the result is saved
 
 

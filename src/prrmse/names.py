@@ -76,4 +76,5 @@ STUDY_PLANS = {
     "freeze": "head only",
     "probe": "head first",
     **{f"block{i}": f"{name} block only" for i, name in enumerate(BLOCKS)},
+    "rgn": "rates by relative gradient norm",
 }

@@ -30,7 +30,7 @@ MEASURED = ("val", "test")
 EQUAL = 0.95
 ORDERS = 1000
 # The study's modes that `prrmse.learning.plans.fixed_by` knows by another name.
-PLAN_OF = {"freeze": "head", **{f"block{i}": name for i, name in enumerate(BLOCKS)}}
+PLAN_OF = {"freeze": "head", "rgn": "finetune", **{f"block{i}": name for i, name in enumerate(BLOCKS)}}
 
 
 def study_run(
@@ -55,7 +55,7 @@ def study_run(
             draw N of as many scalars.
         mode: ``finetune``; ``freeze`` what is reused; ``probe``: freeze it for the first third of the steps, then train
             all (Kumar et al. 2022, LP-FT); ``blockN``: freeze it but for block N of `prrmse.names.BLOCKS` (Lee et al.
-            2023, surgical fine-tuning).
+            2023, surgical fine-tuning); ``rgn``: train all, with rates by relative gradient norms (same, Auto-RGN).
         sweep, verdict: of the target by this source, and when a pair counts as reusable; needed by ``verdict`` and
             ``randomN``.
         settings: of the training.
@@ -83,6 +83,7 @@ def study_run(
         seed,
         of.compute,
         frozen=fixed_by(PLAN_OF.get(mode, mode), network, chosen),
+        rates="rgn" if mode == "rgn" else "equal",
         frozen_steps=max(settings.steps // 3, 1) if mode == "probe" else None,
         title=title,
         resume=resume,

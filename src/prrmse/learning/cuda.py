@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -53,22 +53,37 @@ def prepare_step(step: Function, device: torch.device) -> Function:
 
 
 def adam(
-    parameters: Iterable[nn.Parameter], rate: float, weight_decay: float, device: torch.device
+    groups: Sequence[Sequence[nn.Parameter]],
+    factors: Sequence[float],
+    rate: float,
+    weight_decay: float,
+    device: torch.device,
 ) -> torch.optim.Adam:
-    """Fused Adam. On a GPU its rate is a tensor, which a recorded graph reads anew; `set_rate` changes it."""
-    if device.type != "cuda":
-        return torch.optim.Adam(parameters, rate, weight_decay=weight_decay, fused=True)
-    on_device = torch.tensor(rate, device=device)
-    return torch.optim.Adam(parameters, on_device, weight_decay=weight_decay, fused=True, capturable=True)
+    """Fused Adam. On a GPU its rates are tensors, which a recorded graph reads anew; `set_rate` changes them.
+
+    Args:
+        groups: parameters that have one rate.
+        factors: of the rate, for each group.
+        rate: the first one.
+        weight_decay: of Adam.
+        device: of the parameters.
+    """
+    on_cuda = device.type == "cuda"
+    rates = [torch.tensor(rate * f, device=device) if on_cuda else rate * f for f in factors]
+    made = [
+        {"params": list(group), "factor": factor, "lr": own}
+        for group, factor, own in zip(groups, factors, rates, strict=True)
+    ]
+    return torch.optim.Adam(made, weight_decay=weight_decay, fused=True, capturable=on_cuda)
 
 
 def set_rate(optimiser: torch.optim.Adam, rate: float) -> None:
     """Give an optimiser of `adam` another learning rate."""
-    (group,) = optimiser.param_groups
-    if isinstance(group["lr"], torch.Tensor):
-        group["lr"].fill_(rate)
-    else:
-        group["lr"] = rate
+    for group in optimiser.param_groups:
+        if isinstance(group["lr"], torch.Tensor):
+            group["lr"].fill_(rate * group["factor"])
+        else:
+            group["lr"] = rate * group["factor"]
 
 
 def cross_entropy(output: torch.Tensor, label: torch.Tensor) -> torch.Tensor:

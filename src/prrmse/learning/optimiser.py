@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import nn
 
@@ -16,11 +18,24 @@ class Optimiser:
         rate, weight_decay: of Adam; the rate is the first one.
         steps: of the training.
         device: of the network.
+        factors: of the rate of single parameters, by name, the largest of which is 1; None: all have one rate.
     """
 
-    def __init__(self, network: nn.Module, rate: float, weight_decay: float, steps: int, device: torch.device) -> None:
-        trainable = [p for p in network.parameters() if p.requires_grad]
-        self.adam = adam(trainable, rate, weight_decay, device)
+    def __init__(
+        self,
+        network: nn.Module,
+        rate: float,
+        weight_decay: float,
+        steps: int,
+        device: torch.device,
+        factors: Mapping[str, float] | None = None,
+    ) -> None:
+        trainable = {name: p for name, p in network.named_parameters() if p.requires_grad}
+        groups = [list(trainable.values())], [1.0]
+        if factors is not None:
+            names = sorted(trainable, key=lambda name: -factors[name])  # the first group has the rate itself
+            groups = [[trainable[name]] for name in names], [factors[name] for name in names]
+        self.adam = adam(*groups, rate, weight_decay, device)
         self._rates = cosine_rates(rate, steps)
 
     def set_rate(self, step: int) -> None:

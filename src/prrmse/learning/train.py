@@ -19,10 +19,11 @@ from prrmse.learning.evaluate import layout_of, output_of, reconstruction_target
 from prrmse.learning.freeze import Freezing, batch_norms, reestimate
 from prrmse.learning.optimiser import Optimiser
 from prrmse.learning.progress import Progress, Rise
+from prrmse.learning.rates import factors_of
 from prrmse.learning.snapshot import Snapshot, StopRequest, identity_of
 from prrmse.names import Layer
 from prrmse.seeding import derive_seed
-from prrmse.settings import Compute, FrozenStatistics, Training
+from prrmse.settings import Compute, FrozenStatistics, Rates, Training
 
 
 def train(
@@ -36,6 +37,7 @@ def train(
     image_channels: int = 1,
     frozen: Iterable[Layer] = (),
     frozen_statistics: FrozenStatistics = "both",
+    rates: Rates = "equal",
     title: str = "",
     resume: Path | None = None,
 ) -> nn.Module:
@@ -55,6 +57,8 @@ def train(
         image_channels: that the network takes; a grey image is repeated.
         frozen: pairs that keep their value (transfer arm ``freeze``).
         frozen_statistics: what becomes of running statistics among them (`prrmse.learning.freeze.Freezing`).
+        rates: of all tensors ``equal``; or ``rgn``: by their relative gradients at the start, over the first batches
+            (`prrmse.learning.rates.factors_of`).
         title: shown before the progress.
         resume: where the state is saved every ``compute.resume_seconds`` and looked for at the start;
             a training killed at any moment continues from there and ends with the same bytes. The file stays, until
@@ -77,6 +81,7 @@ def train(
         image_channels,
         sorted(layer.tensor for layer in frozen),
         frozen_statistics,
+        rates,
     ]
     where = [device.type, str(dtype), compute.threads]
     snapshot = Snapshot(resume, lambda: identity_of(network, slices, [*what, *where]), compute.resume_seconds)
@@ -96,12 +101,23 @@ def train(
     order = order.to(held)
     augmentation = Augmentation(steps, batch_size, seed, device) if settings.augment else None
 
-    optimiser = Optimiser(network, settings.learning_rate, settings.weight_decay, steps, device)
-
     def forward(x: torch.Tensor) -> torch.Tensor:
         with autocast(device, dtype), freezing.context():
             shown = with_channels(x.to(device), image_channels).contiguous(memory_format=layout)
             return output_of(network(shown)).float()
+
+    def batch(step: int) -> tuple[torch.Tensor, torch.Tensor]:
+        return image[order[step]].to(device), label[order[step]].to(device, torch.int64)
+
+    def loss_at(step: int) -> torch.Tensor:
+        x, y = batch(step)
+        return loss_of(forward(x), x, y, task, settings.loss)
+
+    drawn_on = [device] if device.type == "cuda" else []
+    with deterministic(compute.threads), torch.random.fork_rng(devices=drawn_on):
+        torch.manual_seed(seed)
+        factors = factors_of(network, rates, loss_at, steps)
+    optimiser = Optimiser(network, settings.learning_rate, settings.weight_decay, steps, device, factors)
 
     def step_on(x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         output = forward(x)
@@ -112,12 +128,11 @@ def train(
     do_step = prepare_step(step_on, device)
     progress = Progress(title, steps, task, optimiser.adam)
     rise = Rise(title, steps, network, forward, image, label, batch_size) if task == "seg" else None
-    drawn_on = [device] if device.type == "cuda" else []
     own_draws = torch.random.fork_rng(devices=drawn_on)
     with StopRequest(saved=resume is not None) as stop, deterministic(compute.threads), own_draws:
         torch.manual_seed(seed)  # for networks that draw, as dropout does
         for step in range(snapshot.restore(network, optimiser), steps):
-            x, y = image[order[step]].to(device), label[order[step]].to(device, torch.int64)
+            x, y = batch(step)
             if augmentation is not None:
                 x, y = augmentation(step, x, y)
             optimiser.set_rate(step)

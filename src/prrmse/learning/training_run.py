@@ -18,7 +18,7 @@ from prrmse.learning.train import train
 from prrmse.names import Layer
 from prrmse.nets.checkpoint import save_checkpoint
 from prrmse.nets.layers import inventory
-from prrmse.settings import Compute, FrozenStatistics, Training
+from prrmse.settings import Compute, FrozenStatistics, Rates, Training
 
 
 def training_run(
@@ -33,6 +33,7 @@ def training_run(
     frozen: Iterable[Layer] = (),
     frozen_statistics: FrozenStatistics = "both",
     frozen_steps: int | None = None,
+    rates: Rates = "equal",
     title: str = "",
     resume: Path | None = None,
     checkpoint: Path | None = None,
@@ -41,7 +42,7 @@ def training_run(
     """Train a network in place, measure it on other slices, write its checkpoint.
 
     Args:
-        network, slices, task, settings, seed, compute, frozen, frozen_statistics, title, resume: see
+        network, slices, task, settings, seed, compute, frozen, frozen_statistics, rates, title, resume: see
             `prrmse.learning.train.train`.
         frozen_steps: of the steps, those in which ``frozen`` is; then all is trained, with a full learning rate again
             (Kumar et al. 2022, LP-FT). In all if None.
@@ -56,7 +57,7 @@ def training_run(
     fixed: dict[str, Any] = {"frozen": frozen, "frozen_statistics": frozen_statistics}
     trained = partial(train, network, slices, task, image_channels=evaluation.image_channels)
     if frozen_steps is None:
-        trained(settings, seed, compute, title=title, resume=resume, **fixed)
+        trained(settings, seed, compute, rates=rates, title=title, resume=resume, **fixed)
     else:
         first, rest = (settings.model_copy(update={"steps": n}) for n in (frozen_steps, settings.steps - frozen_steps))
         free = [parameter for parameter in network.parameters() if parameter.requires_grad]
