@@ -561,7 +561,10 @@ def test_gains_of_different_rounds_are_not_compared():
     early = planted_search(lambda t, s: 0.4)
     late = planted_search(lambda t, s: 0.1).assign(round=1, steps=20)
     kept = [key[-1] not in SOURCES or key in worth for key in late[keys].itertuples(index=False, name=None)]
-    found = no_transfer(pd.concat([early, late[kept]]), shifted, Verdict(resamples=100)).set_index("told_by")["auroc"]
+    table = no_transfer(pd.concat([early, late[kept]]), shifted, Verdict(resamples=100))
+    assert list(table["seeds"].unique()) == ["0, 1", "0", "1"]
+    assert list(table.groupby("seeds", sort=False)["n_cases"].first()) == [112, 56, 56]
+    found = table[table["seeds"] == "0, 1"].set_index("told_by")["auroc"]
     assert found[ORDER] == 1.0
     assert found[GAIN] == 0.0
     assert found[ALL] > 0.95

@@ -92,24 +92,28 @@ def no_transfer(search: pd.DataFrame, runs: pd.DataFrame, settings: Verdict) -> 
         settings: resamples and level of the interval.
 
     Returns:
-        net, start (the network's own), told_by, n_cases, n_worth (of which the truth is a gain), auroc (of what is told
-        for what is true: 0.5 for a guess; NaN where all or none are worth it), low, high (resampling targets),
-        n_targets.
+        net, start (the network's own), told_by, seeds (all, then each of several), n_cases, n_worth (of which the truth
+        is a gain), auroc (of what is told for what is true: 0.5 for a guess; NaN where all or none are worth it), low,
+        high (resampling targets), n_targets.
     """
     lines = []
     for net, own in search.groupby("net", sort=False):
         start = PRETRAINED if PRETRAINED in set(own["source"]) else SCRATCH
         cases = _cases(own, runs, start)
-        worth, targets = cases["true"] > MARGIN, cases["target"].unique()
-        of_target = [cases[cases["target"] == target] for target in targets]
-        rng = np.random.default_rng(derive_seed("no transfer", net))
-        draws = rng.integers(0, len(targets), (settings.resamples, len(targets)))
-        drawn = [pd.concat([of_target[i] for i in draw], ignore_index=True) for draw in draws]
-        for told_by in (ORDER, GAIN, ALL):
-            low, high = interval(np.array([_auroc(sample, told_by) for sample in drawn]), settings.level)
-            found = (_auroc(cases, told_by), low, high)
-            lines.append((net, start, told_by, len(cases), int(worth.sum()), *found, len(targets)))
-    columns = ["net", "start", "told_by", "n_cases", "n_worth", "auroc", "low", "high", "n_targets"]
+        of_seed = dict(list(cases.groupby("seed")))
+        # Each seed alone, too: a way to tell that was looked for on one of them is tested by the others.
+        parts = {", ".join(map(str, of_seed)): cases} | ({str(s): of for s, of in of_seed.items()})
+        for seeds, part in parts.items():
+            targets, n_worth = part["target"].unique(), int((part["true"] > MARGIN).sum())
+            of_target = [part[part["target"] == target] for target in targets]
+            rng = np.random.default_rng(derive_seed("no transfer", net))
+            draws = rng.integers(0, len(targets), (settings.resamples, len(targets)))
+            drawn = [pd.concat([of_target[i] for i in draw], ignore_index=True) for draw in draws]
+            for told_by in (ORDER, GAIN, ALL):
+                low, high = interval(np.array([_auroc(sample, told_by) for sample in drawn]), settings.level)
+                found = (_auroc(part, told_by), low, high)
+                lines.append((net, start, told_by, seeds, len(part), n_worth, *found, len(targets)))
+    columns = ["net", "start", "told_by", "seeds", "n_cases", "n_worth", "auroc", "low", "high", "n_targets"]
     return pd.DataFrame(lines, columns=columns)
 
 
