@@ -207,7 +207,7 @@ def against_the_floor(slices: int, nets: dict[str, dict[str, Any]] = NETS) -> st
 
 
 @torch.inference_mode()
-@mock.patch.object(onednn, "PACK", None)  # the counter knows torch's convolutions, not oneDNN's own
+@mock.patch.object(onednn, "PACK", dict.fromkeys(onednn.PACK))  # the counter knows torch's convolutions, not oneDNN's own
 def operations_of(target: nn.Module, source: dict[str, torch.Tensor], layers: list[Layer], on: Evaluation) -> int:
     """Floating-point operations of all convolutions and matrix products of a sweep, for one slice."""
     image = on.batches[0].image[:1]

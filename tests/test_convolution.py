@@ -63,9 +63,19 @@ def test_winograd_rounds_little_more_than_a_convolution():
 @pytest.mark.parametrize("missing", [True, False])
 def test_a_packed_kernel_changes_nothing(activation, module, missing, monkeypatch):
     if missing:
-        monkeypatch.setattr(onednn, "PACK", None)
+        monkeypatch.setattr(onednn, "PACK", dict.fromkeys(onednn.PACK))
     weight, bias = drawn(32, 16, 3, 3), drawn(32)
     made = Convolution(weight, bias, (2, 2), (1, 1), (1, 1), 1, activation)
     for slices in (3, 1):  # the second with the weights that were packed for the first
         x = drawn(slices, 16, 20, 20).contiguous(memory_format=torch.channels_last)
         torch.testing.assert_close(made(x), module(F.conv2d(x, weight, bias, 2, 1)))
+
+
+def test_a_packed_kernel_of_3d_changes_nothing():
+    weight, bias = drawn(8, 4, 3, 3, 3), drawn(8)
+    made = Convolution(weight, bias, (2, 1, 1), (1, 1, 1), (1, 1, 1), 1, Activation("leaky_relu", (0.1,)))
+    for slices in (3, 1):
+        x = drawn(slices, 4, 6, 10, 12)
+        expected = F.leaky_relu(F.conv3d(x, weight, bias, (2, 1, 1), 1), 0.1)
+        torch.testing.assert_close(made(x), expected)
+    assert made.weight.is_mkldnn

@@ -46,8 +46,8 @@ class Member(NamedTuple):
 
     @property
     def has_slices(self) -> bool:
-        """Whether `Evaluation` and so the engines can be used."""
-        return self.segments and len(self.shape) == 3
+        """Whether `Evaluation` and so the engines can be used, with slices or 3D patches."""
+        return self.segments
 
 
 def first(made: Any) -> torch.Tensor:
@@ -289,12 +289,12 @@ def images(name: str, number: int = 3) -> torch.Tensor:
 
 
 def slices(name: str) -> Slices:
-    """Those images as slices of two patients, with labels at random."""
+    """Those images as slices, or 3D patches, of two patients, with labels at random."""
     grey = images(name)[:, 0].numpy()
     label = np.random.default_rng(2).integers(0, CLASSES, grey.shape).astype(np.uint8)
     index = pd.DataFrame({"patient": ["a", "a", "b"], "frame": "1", "slice": range(3), "split": "val"})
     meta = {"dataset": "noise", "classes": {"1": "one", "2": "two"}, "spacing_mm": 1.0, "provenance": "synthetic"}
-    return Slices(grey, label, index, meta)
+    return Slices(grey[:, None] if grey.ndim == 4 else grey, label, index, meta)
 
 
 def evaluation(name: str) -> Evaluation:
@@ -454,9 +454,8 @@ TAIL = """
 `names`: of the state; `tensors`: without repetition; `no kind`: parameters that are in no pair (of linear layers, say);
 `no effect`: pairs that are named so and left out of all shares, because they do not reach the output; `unmoved`: pairs
 whose swap changes no bit of the output, by the oracle; `traced`: if not, the whole network is run for each swap. The
-output is the first of a list or tuple, `out` of a dict, or its only tensor. 3D networks and classifiers are swept
-here by an `evaluate` of one's own only: classifiers have no other way; 3D networks are also swept, and advised on, with
-3D patches (`tests/test_patches.py`).
+output is the first of a list or tuple, `out` of a dict, or its only tensor. 3D networks are swept with 3D patches.
+Classifiers are swept by an `evaluate` of one's own only: they have no other way.
 """
 
 

@@ -14,7 +14,9 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
-PACK: Any = getattr(torch._C._nn, "mkldnn_reorder_conv2d_weight", None)
+# By the dimensions of the weight.
+PACK: dict[int, Any] = {n + 2: getattr(torch._C._nn, f"mkldnn_reorder_conv{n}d_weight", None) for n in (2, 3)}
+FUNCTIONAL: dict[int, Any] = {4: F.conv2d, 5: F.conv3d}
 CONVOLVE: Any = getattr(torch.ops.mkldnn, "_convolution_pointwise", None)
 
 
@@ -46,10 +48,10 @@ class Activation:
 
 
 class Convolution:
-    """A 2D convolution, and an activation after it if there is one, of many inputs of about one size.
+    """A 2D or 3D convolution, and an activation after it if there is one, of many inputs of about one size.
 
     Args:
-        weight: ``(O, I, kH, kW)``.
+        weight: ``(O, I, kH, kW)`` or ``(O, I, kD, kH, kW)``.
         bias: ``(O,)``, or None.
         stride, padding, dilation, groups: as `torch.nn.functional.conv2d` takes them.
         activation: what follows, or None.
@@ -67,19 +69,19 @@ class Convolution:
     ) -> None:
         self.weight, self.bias, self.activation = weight, bias, activation
         self.stride, self.padding, self.dilation, self.groups = stride, padding, dilation, groups
-        known = PACK is not None and CONVOLVE is not None and not isinstance(padding, str)
+        known = PACK[weight.ndim] is not None and CONVOLVE is not None and not isinstance(padding, str)
         self._to_pack = known and weight.device.type == "cpu" and weight.dtype is torch.float32
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        """``(N, I, H, W)`` to ``(N, O, H', W')``."""
+        """``(N, I, ...)`` to ``(N, O, ...)``."""
         geometry = self.padding, self.stride, self.dilation, self.groups
         if self._to_pack:
             self._to_pack = False
             with contextlib.suppress(RuntimeError):  # another kind of processor, a torch without oneDNN
-                self.weight = PACK(self.weight.to_mkldnn(), *geometry, list(x.shape))
+                self.weight = PACK[self.weight.ndim](self.weight.to_mkldnn(), *geometry, list(x.shape))
         if self.weight.is_mkldnn:
             name, scalars = (self.activation.name, list(self.activation.scalars)) if self.activation else ("none", [])
             y: torch.Tensor = CONVOLVE(x, self.weight, self.bias, *geometry, name, scalars, "")
             return y
-        y = F.conv2d(x, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
+        y = FUNCTIONAL[x.ndim](x, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
         return self.activation(y) if self.activation else y

@@ -12,8 +12,8 @@ Each rewrite has a name, by which it can be left out (`python bench/run.py --onl
 - ``winograd``: a 3x3 convolution of many channels is done by Winograd's transforms, on a CPU.
 - ``instance_norm``: instance normalisation and the activation after it become one step, on a CPU.
 
-Convolutions and batch normalisations are recognised as torch's modules, and as calls of its functions with tensors of
-the network (so timm writes them).
+Convolutions and batch normalisations, of 2D and 3D, are recognised as torch's modules, and as calls of its functions
+with tensors of the network (so timm writes them). Resizing and Winograd's transforms are for 2D.
 """
 
 from __future__ import annotations
@@ -40,13 +40,14 @@ TRANSFORM_COST, WINOGRAD_GAIN = 3.0, 1.75
 LINEAR_MODES = {"nearest", "nearest-exact", "bilinear", "bicubic"}
 # What does nothing in evaluation mode.
 IDENTITIES = {nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d}
+INSTANCE_NORMS = (nn.InstanceNorm2d, nn.InstanceNorm3d)
 CONV_ARGUMENTS = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
 GEOMETRY = {"stride": 1, "padding": 0, "dilation": 1}
 NORM_ARGUMENTS = ("input", "running_mean", "running_var", "weight", "bias", "training", "momentum", "eps")
 
 
 class _Kernel(NamedTuple):
-    """A 2D convolution: the path of its module, its tensors, and how it is done."""
+    """A convolution: the path of its module, its tensors, and how it is done."""
 
     path: str
     weight: torch.Tensor
@@ -138,40 +139,41 @@ class _Rewriter:
         needed = self._needed(steps)
         return Program(self.program.image, self.program.output, needed, fold="folding" not in self.without)
 
-    def _is(self, call: Call, kind: type[nn.Module]) -> bool:
-        """Exactly this module, used once, without hooks: so what it computes is known."""
+    def _is(self, call: Call, *kinds: type[nn.Module]) -> bool:
+        """Exactly such a module, used once, without hooks: so what it computes is known."""
         return (
-            type(call.module) is kind
+            type(call.module) in kinds
             and id(call.module) in self.used_once
             and not _has_hooks(call.module)
             and len(call.node.all_input_nodes) == 1
         )
 
     def _kernel(self, call: Call) -> _Kernel | None:
-        """The 2D convolution that a call is, with zeros around the image."""
+        """The 2D or 3D convolution that a call is, with zeros around the image."""
         conv = call.module
-        if self._is(call, nn.Conv2d) and isinstance(conv, nn.Conv2d):
+        if self._is(call, nn.Conv2d, nn.Conv3d) and isinstance(conv, nn.Conv2d | nn.Conv3d):
             if conv.padding_mode != "zeros":
                 return None
             geometry = conv.stride, conv.padding, conv.dilation, conv.groups
             return _Kernel(str(call.node.target), conv.weight, conv.bias, *geometry)
-        found = self._tensors_of(call, F.conv2d, CONV_ARGUMENTS)
+        found = self._tensors_of(call, (F.conv2d, F.conv3d), CONV_ARGUMENTS)
         if found is None or "weight" not in found.tensors:
             return None
         stride, padding, dilation = (found.others.get(key, default) for key, default in GEOMETRY.items())
         weight, bias = found.tensors["weight"], found.tensors.get("bias")
-        around = padding if isinstance(padding, str) else _two(padding)
+        axes = weight.ndim - 2
+        around = padding if isinstance(padding, str) else _each(padding, axes)
         groups = found.others.get("groups", 1)
-        return _Kernel(found.path, weight, bias, _two(stride), around, _two(dilation), groups)
+        return _Kernel(found.path, weight, bias, _each(stride, axes), around, _each(dilation, axes), groups)
 
     def _norm(self, call: Call) -> _Norm | None:
         """The batch normalisation by running statistics that a call is."""
         module = call.module
-        if self._is(call, nn.BatchNorm2d) and isinstance(module, nn.BatchNorm2d):
+        if self._is(call, nn.BatchNorm2d, nn.BatchNorm3d) and isinstance(module, nn.BatchNorm2d | nn.BatchNorm3d):
             state = {key: value for key, value in module.state_dict().items() if key != "num_batches_tracked"}
             path, eps = str(call.node.target), module.eps
         else:
-            found = self._tensors_of(call, F.batch_norm, NORM_ARGUMENTS)
+            found = self._tensors_of(call, (F.batch_norm,), NORM_ARGUMENTS)
             if found is None or found.others.get("training", False) is not False:
                 return None
             path, state, eps = found.path, found.tensors, found.others.get("eps", 1e-5)
@@ -179,9 +181,9 @@ class _Rewriter:
             return None
         return _Norm(path, {f"{path}.{key}": value.detach().float() for key, value in state.items()}, eps)
 
-    def _tensors_of(self, call: Call, function: Any, names: tuple[str, ...]) -> _Given | None:
+    def _tensors_of(self, call: Call, functions: tuple[Any, ...], names: tuple[str, ...]) -> _Given | None:
         """The arguments of a call of a function, if its tensors are those of one module, under its own names."""
-        if call.node.op != "call_function" or call.node.target is not function:
+        if call.node.op != "call_function" or call.node.target not in functions:
             return None
         given = {**dict(zip(names, call.node.args, strict=False)), **call.node.kwargs}
         nodes = {key: value for key, value in given.items() if isinstance(value, fx.Node) and key != "input"}
@@ -201,14 +203,14 @@ class _Rewriter:
         return (
             "instance_norm" not in self.without
             and (self.device.type, self.dtype) == ("cpu", torch.float32)
-            and self._is(call, nn.InstanceNorm2d)
-            and isinstance(module, nn.InstanceNorm2d)
+            and self._is(call, *INSTANCE_NORMS)
+            and isinstance(module, INSTANCE_NORMS)
             and module.running_mean is None
         )
 
     def _instance_norm(self, call: Call, activation: Activation | None) -> InstanceNorm:
         module, path = call.module, str(call.node.target)
-        assert isinstance(module, nn.InstanceNorm2d)
+        assert isinstance(module, INSTANCE_NORMS)
         state = {f"{path}.{key}": value.detach() for key, value in module.state_dict().items()}
         return InstanceNorm(call.inputs[0], path, state, module.eps, activation)
 
@@ -283,7 +285,7 @@ class _Rewriter:
         dim = call.node.kwargs.get("dim", call.node.args[1] if len(call.node.args) > 1 else 0)
         concatenated: Any = call.node.args[0]
         names = [node.name for node in concatenated]
-        if "concatenation" in self.without or dim not in (1, -3) or len(names) < 2:
+        if "concatenation" in self.without or dim not in (1, 1 - kernel.weight.ndim) or len(names) < 2:
             return whole
         parts, first = [], 0
         for name in names:
@@ -295,7 +297,10 @@ class _Rewriter:
     def _before_resizing(self, step: Conv) -> ResizeThenConv | ConvThenResize | None:
         """The convolution from the feature map before it was resized, if that is much less work."""
         resize = self.calls.get(step.source)
-        if resize is None or not _is_linear_resize(resize) or step.groups != 1 or isinstance(step.padding, str):
+        flat = step.weight.ndim == 4
+        if not flat or resize is None or not _is_linear_resize(resize):
+            return None
+        if step.groups != 1 or isinstance(step.padding, str):
             return None
         source = str(resize.node.args[0])
         small, large = self.outline[source], self.outline[step.source]
@@ -363,9 +368,9 @@ def _has_hooks(module: nn.Module | None) -> bool:
     return module is not None and bool(module._forward_hooks or module._forward_pre_hooks)
 
 
-def _two(value: Any) -> tuple[int, ...]:
-    """Of both axes, where one number may stand for them."""
-    return (value, value) if isinstance(value, int) else tuple(value)
+def _each(value: Any, axes: int) -> tuple[int, ...]:
+    """Of each axis, where one number may stand for all."""
+    return (value,) * axes if isinstance(value, int) else tuple(value)
 
 
 def _is_linear_resize(call: Call) -> bool:

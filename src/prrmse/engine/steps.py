@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from prrmse.engine.onednn import Activation, Convolution
 from prrmse.engine.winograd import Winograd
+from prrmse.learning.evaluate import layout_of
 
 Values = Mapping[str, Any]
 
@@ -97,12 +98,12 @@ class Call:
 
 @dataclass(frozen=True)
 class Conv:
-    """A 2D convolution of a part ``[first, last)`` of its input channels; no bias, unless folded in.
+    """A 2D or 3D convolution of a part ``[first, last)`` of its input channels; no bias, unless folded in.
 
     Args:
-        source: value that it reads, ``(N, I, H, W)``.
+        source: value that it reads, ``(N, I, ...)``.
         name: path of the module.
-        weight: ``(O, I, kH, kW)``, in the dtype of the input.
+        weight: ``(O, I, kH, kW)`` or ``(O, I, kD, kH, kW)``, in the dtype of the input.
         first, last: input channels of the module's weight.
         stride, padding, dilation, groups: of the module.
         bias: ``(O,)``, and ``activation``: folded in (`Affine.folded_into`).
@@ -142,7 +143,7 @@ class Conv:
         )
 
     def run(self, values: Values) -> torch.Tensor:
-        """``(N, O, H', W')``."""
+        """``(N, O, ...)``."""
         x = values[self.source]
         if self.winograd is None:
             return self._convolution(x)
@@ -152,7 +153,7 @@ class Conv:
     def replaced(self, tensor: str, value: torch.Tensor) -> Conv:  # noqa: ARG002 (it has one tensor)
         """With this part of another weight."""
         part = value[:, self.first : self.last].to(self.weight)
-        return replace(self, weight=part.contiguous(memory_format=torch.channels_last))
+        return replace(self, weight=part.contiguous(memory_format=layout_of(part.ndim)))
 
 
 @dataclass(frozen=True)
@@ -273,7 +274,7 @@ class Affine:
     """What follows a convolution: its bias, batch normalisation in evaluation mode, activation; each of them optional.
 
     Args:
-        source: value of the convolution, ``(N, C, H, W)``.
+        source: value of the convolution, ``(N, C, ...)``.
         state: float32 tensors ``(C,)`` by name.
         bias: name of the convolution's bias, or None.
         norm, eps: path of the normalisation, or None.
@@ -299,11 +300,11 @@ class Affine:
         return tuple(self.state)
 
     def run(self, values: Values) -> torch.Tensor:
-        """``(N, C, H, W)``."""
+        """``(N, C, ...)``."""
         x: torch.Tensor = values[self.source]
         bias = self.state[self.bias] if self.bias else None
         if self.norm is None:
-            y = x + bias.to(x.dtype).view(-1, 1, 1) if bias is not None else x
+            y = x + bias.to(x.dtype).view(-1, *[1] * (x.ndim - 2)) if bias is not None else x
         else:
             mean, var, weight, shift = self._statistics()
             y = F.batch_norm(x, mean if bias is None else mean - bias, var, weight, shift, False, 0.0, self.eps)
@@ -328,8 +329,9 @@ class Affine:
             shift = offset - scale * (mean if bias is None else mean - bias)
         elif bias is not None:
             shift = bias
-        weight = (conv.weight.float() * scale.view(-1, 1, 1, 1)).to(conv.weight.dtype)
-        weight = weight.contiguous(memory_format=torch.channels_last)
+        each = scale.view(-1, *[1] * (conv.weight.ndim - 1))
+        weight = (conv.weight.float() * each).to(conv.weight.dtype)
+        weight = weight.contiguous(memory_format=layout_of(weight.ndim))
         return replace(
             conv, weight=weight, bias=None if shift is None else shift.to(weight.dtype), activation=self.activation
         )
@@ -343,7 +345,7 @@ class InstanceNorm:
     its own for channels last.
 
     Args:
-        source: value that it reads, ``(N, C, H, W)``.
+        source: value that it reads, ``(N, C, ...)``.
         name: path of the module.
         state: its weight and bias ``(C,)`` by name, if it has them.
         eps: of the module.
@@ -368,7 +370,7 @@ class InstanceNorm:
         return tuple(self.state)
 
     def run(self, values: Values) -> torch.Tensor:
-        """``(N, C, H, W)``."""
+        """``(N, C, ...)``."""
         x: torch.Tensor = values[self.source]
         weight, bias = (self.state.get(f"{self.name}.{key}") for key in ("weight", "bias"))
         y = F.group_norm(x, x.shape[1], weight, bias, self.eps)

@@ -98,7 +98,7 @@ def sweep_changes(
     placed = evaluation.placed_copy(network)
     # What autocast would do anew for every swap: the weights in the dtype they are used in.
     for module in placed.modules():
-        if type(module) is nn.Conv2d:
+        if type(module) in (nn.Conv2d, nn.Conv3d):
             module.to(evaluation.dtype)
     try:
         program = _traced(placed, evaluation)
