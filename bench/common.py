@@ -35,6 +35,14 @@ def noise(slices: int, size: int = SIZE) -> Slices:
     return Slices(image, label, index, meta)
 
 
+def noise_patches(number: int, shape: tuple[int, ...]) -> Slices:
+    """3D patches of noise, of one patient."""
+    flat = noise(number * shape[0], shape[1])
+    index = flat.index.iloc[:number].assign(patient="p000")
+    image, label = (array.reshape(number, *shape) for array in (flat.image, flat.label))
+    return Slices(image[:, None], label, index, flat.meta)
+
+
 def pair(net: str, arguments: dict[str, Any]) -> tuple[nn.Module, nn.Module]:
     """Target and source, untrained; BN tensors too are drawn, so that no swap is a swap of equals."""
     made = [seeded_network(net, arguments, model) for model in ("target", "source")]

@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 import torch
-from common import CLASSES, NETS, PAPER, disturbed, noise, pair, seconds, table, torch_as_it_comes
+from common import CLASSES, NETS, PAPER, disturbed, noise, noise_patches, pair, seconds, table, torch_as_it_comes
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
@@ -49,7 +49,7 @@ def plain_way(target: nn.Module, source: dict[str, torch.Tensor], layer: Layer, 
     network.to(device).eval()
     patients = sorted(set(data.index["patient"]))
     patient = torch.tensor([patients.index(p) for p in data.index["patient"]])
-    dataset = TensorDataset(torch.from_numpy(data.image).unsqueeze(1), torch.from_numpy(data.label).long(), patient)
+    dataset = TensorDataset(torch.from_numpy(data.stacked), torch.from_numpy(data.label).long(), patient)
     both, predicted, true = (np.zeros((len(patients), CLASSES), np.int64) for _ in range(3))
     with torch_as_it_comes(), torch.inference_mode():
         torch.backends.cudnn.allow_tf32 = False  # what is compared is float32
@@ -58,7 +58,7 @@ def plain_way(target: nn.Module, source: dict[str, torch.Tensor], layer: Layer, 
             for c in range(CLASSES):
                 p, t = found == c, label == c
                 for total, mask in ((both, p & t), (predicted, p), (true, t)):
-                    np.add.at(total[:, c], row.numpy(), mask.sum((1, 2)).numpy())
+                    np.add.at(total[:, c], row.numpy(), mask.flatten(1).sum(1).numpy())
     return Counts(both, predicted, true)
 
 
@@ -120,44 +120,49 @@ def at_paper_width(slices: int, every: int) -> str:
 def of_libraries() -> dict[str, Callable[[], nn.Module]]:
     """Networks that people take from a library, at small widths."""
     import segmentation_models_pytorch as smp
-    from dynamic_network_architectures.architectures.unet import PlainConvUNet
     from monai.networks.nets import BasicUNet
 
     encoder = {"encoder_name": "tu-tf_efficientnet_lite0", "encoder_weights": None}
     channels = {"in_channels": 1, "classes": CLASSES}
-    stages = {"n_stages": 5, "features_per_stage": [8, 16, 32, 64, 64], "kernel_sizes": 3, "strides": [1, 2, 2, 2, 2],
-              "n_conv_per_stage": 2, "n_conv_per_stage_decoder": 2, "conv_bias": True}  # fmt: skip
-    norm = {"norm_op": nn.InstanceNorm2d, "norm_op_kwargs": {"affine": True}}
     return {
         "smp PSPNet, EfficientNet-Lite0": lambda: smp.PSPNet(**encoder, **channels),
         "smp Unet, EfficientNet-Lite0": lambda: smp.Unet(**encoder, **channels, decoder_channels=(64, 32, 16, 16, 8)),
         "MONAI BasicUNet": lambda: BasicUNet(2, 1, CLASSES, (8, 8, 16, 32, 64, 8)),
-        "nnU-Net PlainConvUNet": lambda: PlainConvUNet(
-            1,
-            conv_op=nn.Conv2d,
-            num_classes=CLASSES,
-            nonlin=nn.LeakyReLU,
-            **stages,
-            **norm,
-        ),
+        "nnU-Net PlainConvUNet": lambda: of_nnunet(2),
     }
 
 
+def of_nnunet(dimensions: int) -> nn.Module:
+    """nnU-Net's PlainConvUNet as its plans have it, but narrow."""
+    from dynamic_network_architectures.architectures.unet import PlainConvUNet
+
+    kinds = {2: (nn.Conv2d, nn.InstanceNorm2d), 3: (nn.Conv3d, nn.InstanceNorm3d)}[dimensions]
+    made: nn.Module = PlainConvUNet(
+        *(1, 5, [8, 16, 32, 64, 64], kinds[0], 3, [1, 2, 2, 2, 2], 2, CLASSES, 2),
+        **{"conv_bias": True, "norm_op": kinds[1], "norm_op_kwargs": {"affine": True}, "nonlin": nn.LeakyReLU},
+    )
+    return made
+
+
+def both(build: Callable[[], nn.Module]) -> tuple[nn.Module, nn.Module]:
+    """A network as target and as source."""
+    return disturbed(build(), 0), disturbed(build(), 1)
+
+
 def of_libraries_pairs() -> dict[str, Callable[[], tuple[nn.Module, nn.Module]]]:
-    """The same, each as target and source."""
-
-    def both(build: Callable[[], nn.Module]) -> tuple[nn.Module, nn.Module]:
-        return disturbed(build(), 0), disturbed(build(), 1)
-
+    """Those of `of_libraries`, each as target and source."""
     return {name: partial(both, build) for name, build in of_libraries().items()}
 
 
 def on_networks_of_libraries(slices: int, every: int, size: int = 96) -> str:
     """The engines on every so many pairs of networks that are not ours; the baseline from one pair."""
-    data = noise(slices, size)
+    flat, patches = noise(slices, size), noise_patches(max(slices // 8, 1), (16, size // 2, size // 2))
     rows: list[dict[str, object]] = []
-    for name, build in of_libraries_pairs().items():
+    built: dict[str, Callable[[], tuple[nn.Module, nn.Module]]]
+    built = {**of_libraries_pairs(), "nnU-Net PlainConvUNet, 3D": partial(both, partial(of_nnunet, 3))}
+    for name, build in built.items():
         target, source = build()
+        data = patches if name.endswith("3D") else flat
         layers, evaluation = inventory(target)[::every], Evaluation(data, COMPUTE, CLASSES)
         plain = seconds(lambda: plain_way(target, source.state_dict(), layers[0], data, BATCH), 2)  # noqa: B023
         plain *= len(layers)
@@ -165,8 +170,10 @@ def on_networks_of_libraries(slices: int, every: int, size: int = 96) -> str:
             took = seconds(lambda: sweep(target, source.state_dict(), layers, evaluation, engine=engine), 2)  # noqa: B023
             rows.append({"network": name, "pairs": len(layers), "engine": engine, "engine, s": f"{took:.2f}",
                          "baseline, s": f"{plain:.1f}", "ratio": f"{plain / took:.2f}"})  # fmt: skip
-    title = f"\n### Networks of other libraries, every {every}th pair, {slices} slices of {size} x {size}\n\n"
-    return title + table(rows)
+    title = f"\n### Networks of other libraries, every {every}th pair, {slices} slices of {size} x {size}"
+    return f"{title}; 3D: {len(patches.image)} patches of {' x '.join(map(str, patches.label[0].shape))}\n\n" + table(
+        rows
+    )
 
 
 def by_evaluation_precision(slices: int) -> str:
@@ -207,7 +214,7 @@ def against_the_floor(slices: int, nets: dict[str, dict[str, Any]] = NETS) -> st
 
 
 @torch.inference_mode()
-@mock.patch.object(onednn, "PACK", dict.fromkeys(onednn.PACK))  # the counter knows torch's convolutions, not oneDNN's own
+@mock.patch.object(onednn, "PACK", dict.fromkeys(onednn.PACK))  # the counter knows torch's convolutions only
 def operations_of(target: nn.Module, source: dict[str, torch.Tensor], layers: list[Layer], on: Evaluation) -> int:
     """Floating-point operations of all convolutions and matrix products of a sweep, for one slice."""
     image = on.batches[0].image[:1]
