@@ -65,8 +65,9 @@ def evidence() -> None:
 
 def with_pictures(text: str, folder: Path | None) -> str:
     """A page of the workflow with its pictures as seen from docs/, which are copied if there is a folder of them."""
-    for name in re.findall(PICTURE, text) if folder else []:
-        shutil.copy(folder / f"{name}.png", IMAGES)
+    if folder is not None:
+        for name in re.findall(PICTURE, text):
+            shutil.copy(folder / f"{name}.png", IMAGES)
     return re.sub(PICTURE, r"](images/\1.png)", text)
 
 
