@@ -10,7 +10,6 @@ Each rewrite has a name, by which it can be left out (`python bench/run.py --onl
 - ``resize_1x1``, ``resize``: a 1x1 or larger convolution of a resized feature map mixes channels before resizing, where
   that is much less work.
 - ``winograd``: a 3x3 convolution of many channels is done by Winograd's transforms, on a CPU.
-- ``instance_norm``: instance normalisation and the activation after it become one step, on a CPU.
 
 Convolutions and batch normalisations, of 2D and 3D, are recognised as torch's modules, and as calls of its functions
 with tensors of the network (so timm writes them). Resizing and Winograd's transforms are for 2D.
@@ -28,11 +27,11 @@ from torch.nn import functional as F
 
 from prrmse.engine.onednn import Activation
 from prrmse.engine.program import Program, users_of
-from prrmse.engine.steps import Affine, Call, Conv, ConvThenResize, InstanceNorm, ResizeThenConv, Step, Sum
+from prrmse.engine.steps import Affine, Call, Conv, ConvThenResize, ResizeThenConv, Step, Sum
 from prrmse.engine.winograd import winograd
 from prrmse.learning.separable import matrices
 
-REWRITES = ("normalisation", "folding", "concatenation", "resize_1x1", "resize", "winograd", "instance_norm")
+REWRITES = ("normalisation", "folding", "concatenation", "resize_1x1", "resize", "winograd")
 # Less work by this factor, or the small matrices are not worth it (`make bench` on two cores).
 RESIZED_GAIN = 2.5
 # A product of Winograd's transforms takes the time of this many of a convolution's; and less work by this factor.
@@ -40,7 +39,7 @@ TRANSFORM_COST, WINOGRAD_GAIN = 3.0, 1.75
 LINEAR_MODES = {"nearest", "nearest-exact", "bilinear", "bicubic"}
 # What does nothing in evaluation mode.
 IDENTITIES = {nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d}
-INSTANCE_NORMS = (nn.InstanceNorm2d, nn.InstanceNorm3d)
+CONV_TENSORS, NORM_TENSORS = {"weight", "bias"}, {"running_mean", "running_var", "weight", "bias"}
 CONV_ARGUMENTS = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
 GEOMETRY = {"stride": 1, "padding": 0, "dilation": 1}
 NORM_ARGUMENTS = ("input", "running_mean", "running_var", "weight", "bias", "training", "momentum", "eps")
@@ -56,6 +55,22 @@ class _Kernel(NamedTuple):
     padding: tuple[int, ...] | str
     dilation: tuple[int, ...]
     groups: int
+
+    @classmethod
+    def of(
+        cls,
+        path: str,
+        weight: torch.Tensor,
+        bias: torch.Tensor | None,
+        stride: Any,
+        padding: Any,
+        dilation: Any,
+        groups: int,
+    ) -> _Kernel:
+        """With a number for each axis, as torch does not need it."""
+        axes = weight.ndim - 2
+        around = padding if isinstance(padding, str) else _each(padding, axes)
+        return cls(path, weight, bias, _each(stride, axes), around, _each(dilation, axes), groups)
 
 
 class _Norm(NamedTuple):
@@ -127,24 +142,20 @@ class _Rewriter:
             if name in done:
                 continue
             if (kernel := self._kernel(call)) is not None:
-                after = self._what_follows(name)
+                after = self._what_follows(name, kernel.path)
                 steps.update(self._block(name, kernel, after))
-            elif self._is_instance_norm(call):
-                after = self._what_follows(name, norm=False)
-                steps[after.names[-1] if after.names else name] = self._instance_norm(call, after.activation)
+                done.update(after.names)
             else:
                 steps[name] = call
-                continue
-            done.update(after.names)
         needed = self._needed(steps)
         return Program(self.program.image, self.program.output, needed, fold="folding" not in self.without)
 
     def _is(self, call: Call, *kinds: type[nn.Module]) -> bool:
-        """Exactly such a module, used once, without hooks: so what it computes is known."""
+        """Such a module as torch has it, used once: so what it computes is known."""
         return (
             type(call.module) in kinds
             and id(call.module) in self.used_once
-            and not _has_hooks(call.module)
+            and _is_plain(call.module)
             and len(call.node.all_input_nodes) == 1
         )
 
@@ -154,17 +165,14 @@ class _Rewriter:
         if self._is(call, nn.Conv2d, nn.Conv3d) and isinstance(conv, nn.Conv2d | nn.Conv3d):
             if conv.padding_mode != "zeros":
                 return None
-            geometry = conv.stride, conv.padding, conv.dilation, conv.groups
-            return _Kernel(str(call.node.target), conv.weight, conv.bias, *geometry)
-        found = self._tensors_of(call, (F.conv2d, F.conv3d), CONV_ARGUMENTS)
+            path, weight, bias, groups = str(call.node.target), conv.weight, conv.bias, conv.groups
+            return _Kernel.of(path, weight, bias, conv.stride, conv.padding, conv.dilation, groups)
+        found = self._tensors_of(call, (F.conv2d, F.conv3d), CONV_ARGUMENTS, CONV_TENSORS)
         if found is None or "weight" not in found.tensors:
             return None
         stride, padding, dilation = (found.others.get(key, default) for key, default in GEOMETRY.items())
         weight, bias = found.tensors["weight"], found.tensors.get("bias")
-        axes = weight.ndim - 2
-        around = padding if isinstance(padding, str) else _each(padding, axes)
-        groups = found.others.get("groups", 1)
-        return _Kernel(found.path, weight, bias, _each(stride, axes), around, _each(dilation, axes), groups)
+        return _Kernel.of(found.path, weight, bias, stride, padding, dilation, found.others.get("groups", 1))
 
     def _norm(self, call: Call) -> _Norm | None:
         """The batch normalisation by running statistics that a call is."""
@@ -173,7 +181,7 @@ class _Rewriter:
             state = {key: value for key, value in module.state_dict().items() if key != "num_batches_tracked"}
             path, eps = str(call.node.target), module.eps
         else:
-            found = self._tensors_of(call, (F.batch_norm,), NORM_ARGUMENTS)
+            found = self._tensors_of(call, (F.batch_norm,), NORM_ARGUMENTS, NORM_TENSORS)
             if found is None or found.others.get("training", False) is not False:
                 return None
             path, state, eps = found.path, found.tensors, found.others.get("eps", 1e-5)
@@ -181,11 +189,16 @@ class _Rewriter:
             return None
         return _Norm(path, {f"{path}.{key}": value.detach().float() for key, value in state.items()}, eps)
 
-    def _tensors_of(self, call: Call, functions: tuple[Any, ...], names: tuple[str, ...]) -> _Given | None:
-        """The arguments of a call of a function, if its tensors are those of one module, under its own names."""
+    def _tensors_of(
+        self, call: Call, functions: tuple[Any, ...], names: tuple[str, ...], tensors: set[str]
+    ) -> _Given | None:
+        """The arguments of a call of a function, if it gets these tensors of one module, under its own names."""
         if call.node.op != "call_function" or call.node.target not in functions:
             return None
         given = {**dict(zip(names, call.node.args, strict=False)), **call.node.kwargs}
+        image = given["input"]
+        if not isinstance(image, fx.Node) or image.name != call.inputs[0]:  # inputs are in the order of arguments
+            return None
         nodes = {key: value for key, value in given.items() if isinstance(value, fx.Node) and key != "input"}
         others = {key: value for key, value in given.items() if key not in nodes and key != "input"}
         paths = {str(node.target).removesuffix(f".{key}") for key, node in nodes.items()}
@@ -193,44 +206,34 @@ class _Rewriter:
             node.op == "get_attr" and str(node.target).endswith(f".{key}") and node.name in self.calls
             for key, node in nodes.items()
         )
-        if not known or len(paths) != 1:
+        if not known or len(paths) != 1 or not set(nodes) <= tensors:
             return None
-        tensors = {key: self.calls[node.name].constant for key, node in nodes.items()}
-        return _Given(paths.pop(), tensors, {key: value for key, value in others.items() if value is not None})
-
-    def _is_instance_norm(self, call: Call) -> bool:
-        module = call.module
-        return (
-            "instance_norm" not in self.without
-            and (self.device.type, self.dtype) == ("cpu", torch.float32)
-            and self._is(call, *INSTANCE_NORMS)
-            and isinstance(module, INSTANCE_NORMS)
-            and module.running_mean is None
-        )
-
-    def _instance_norm(self, call: Call, activation: Activation | None) -> InstanceNorm:
-        module, path = call.module, str(call.node.target)
-        assert isinstance(module, INSTANCE_NORMS)
-        state = {f"{path}.{key}": value.detach() for key, value in module.state_dict().items()}
-        return InstanceNorm(call.inputs[0], path, state, module.eps, activation)
+        values = {key: self.calls[node.name].constant for key, node in nodes.items()}
+        return _Given(paths.pop(), values, {key: value for key, value in others.items() if value is not None})
 
     def _only_user(self, name: str) -> str | None:
         users = self.users.get(name, [])
         return users[0] if len(users) == 1 and users[0] != self.program.output else None
 
-    def _what_follows(self, name: str, *, norm: bool = True) -> _After:
-        """A normalisation (not after one) and an activation that alone read a value, and what does nothing."""
+    def _what_follows(self, name: str, kernel: str) -> _After:
+        """A normalisation and an activation that alone read the value of a convolution, of this path.
+
+        Between them may be what does nothing. A normalisation whose tensors lie in the convolution's module is left
+        alone: names would not tell one bias from the other.
+        """
         if "normalisation" in self.without:
             return _After(None, None, ())
-        found_norm, activation, names, passed = None, None, list[str](), list[str]()
+        found_norm: _Norm | None = None
+        activation: Activation | None = None
+        names, passed = list[str](), list[str]()
         user = self._only_user(name)
         while user is not None:
             call = self.calls[user]
             passed.append(user)
-            if type(call.module) in IDENTITIES and not _has_hooks(call.module):
+            if type(call.module) in IDENTITIES and _is_plain(call.module):
                 names = list(passed) if names else names
-            elif norm and activation is None and (normalisation := self._norm(call)) is not None:
-                found_norm, norm, names = normalisation, False, list(passed)
+            elif not (found_norm or activation) and (norm := self._norm(call)) and norm.path != kernel:
+                found_norm, names = norm, list(passed)
             elif activation is None and (elementwise := activation_of(call)) is not None:
                 activation, names = elementwise, list(passed)
             else:
@@ -354,7 +357,7 @@ def activation_of(call: Call) -> Activation | None:
     module = call.module
     if module is None:
         return Activation("relu") if call.node.target in (F.relu, torch.relu, "relu") else None
-    if _has_hooks(module):
+    if not _is_plain(module):
         return None
     if type(module) is nn.LeakyReLU:
         return Activation("leaky_relu", (module.negative_slope,))
@@ -364,13 +367,20 @@ def activation_of(call: Call) -> Activation | None:
     return Activation(known[type(module)]) if type(module) in known else None
 
 
-def _has_hooks(module: nn.Module | None) -> bool:
-    return module is not None and bool(module._forward_hooks or module._forward_pre_hooks)
+def _is_plain(module: nn.Module | None) -> bool:
+    """Whether it computes what its class says in evaluation mode: no hooks, nothing of its own in their place."""
+    return (
+        module is not None
+        and not module.training
+        and not (module._forward_hooks or module._forward_pre_hooks)
+        and not {"forward", "_conv_forward"} & set(vars(module))
+    )
 
 
 def _each(value: Any, axes: int) -> tuple[int, ...]:
     """Of each axis, where one number may stand for all."""
-    return (value,) * axes if isinstance(value, int) else tuple(value)
+    numbers = (value,) if isinstance(value, int) else tuple(value)
+    return numbers * axes if len(numbers) == 1 else numbers
 
 
 def _is_linear_resize(call: Call) -> bool:

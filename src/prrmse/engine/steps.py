@@ -337,50 +337,6 @@ class Affine:
         )
 
 
-@dataclass(frozen=True)
-class InstanceNorm:
-    """Instance normalisation without running statistics, and the activation after it, if there is one.
-
-    It is done as group normalisation with a group for each channel, which is the same, and on a CPU has an operation of
-    its own for channels last.
-
-    Args:
-        source: value that it reads, ``(N, C, ...)``.
-        name: path of the module.
-        state: its weight and bias ``(C,)`` by name, if it has them.
-        eps: of the module.
-        activation: the last, or None.
-    """
-
-    source: str
-    name: str
-    state: Mapping[str, torch.Tensor]
-    eps: float
-    activation: Activation | None
-    heavy: bool = False
-
-    @property
-    def inputs(self) -> tuple[str, ...]:
-        """The feature map."""
-        return (self.source,)
-
-    @property
-    def tensors(self) -> tuple[str, ...]:
-        """Weight and bias, if it has them."""
-        return tuple(self.state)
-
-    def run(self, values: Values) -> torch.Tensor:
-        """``(N, C, ...)``."""
-        x: torch.Tensor = values[self.source]
-        weight, bias = (self.state.get(f"{self.name}.{key}") for key in ("weight", "bias"))
-        y = F.group_norm(x, x.shape[1], weight, bias, self.eps)
-        return self.activation(y) if self.activation else y
-
-    def replaced(self, tensor: str, value: torch.Tensor) -> InstanceNorm:
-        """With another value of one of its tensors."""
-        return replace(self, state={**self.state, tensor: value.to(self.state[tensor])})
-
-
 def folded(before: Step, step: Step) -> Step | None:
     """A convolution and what alone reads its value as one step, if they can be one."""
     if not isinstance(step, Affine):

@@ -21,7 +21,7 @@ from tqdm import tqdm
 from prrmse.engine.program import Program, largest_step
 from prrmse.engine.rewrite import rewrite
 from prrmse.engine.schedule import schedule
-from prrmse.engine.steps import Step
+from prrmse.engine.steps import Call, Step
 from prrmse.engine.trace import TracingError, trace
 from prrmse.learning.device import forward_only
 from prrmse.learning.dice import Counts, Masks
@@ -34,6 +34,8 @@ log = logging.getLogger(__name__)
 # Number of slices that a trace is tried on; it was made of others (`prrmse.engine.trace.BATCHES`). More of them would
 # need more memory than a sweep may be allowed.
 VERIFIED = 2
+# Of the largest output, by which a rewritten network's may differ.
+TOLERANCES = {torch.float32: 1e-3, torch.bfloat16: 1e-1}
 
 
 Change = Mapping[str, torch.Tensor]
@@ -96,15 +98,12 @@ def sweep_changes(
         for change in changes
     ]
     placed = evaluation.placed_copy(network)
-    # What autocast would do anew for every swap: the weights in the dtype they are used in.
-    for module in placed.modules():
-        if type(module) in (nn.Conv2d, nn.Conv3d):
-            module.to(evaluation.dtype)
     try:
         program = _traced(placed, evaluation)
     except TracingError as e:
         log.warning("%s; the whole network is run for each swap", e)
         return _plain(network, changes, evaluation)
+    _cast(program, evaluation.dtype)
     # Of tensors that no step reads nothing is taken for granted: heads that are not run, or what tracing did not see.
     read = {n for names in tensor_names(own).values() if any(map(program.readers, names)) for n in names}
     unread = [i for i, change in enumerate(real) if not read.issuperset(change)]
@@ -143,6 +142,33 @@ def _traced(network: nn.Module, evaluation: Evaluation) -> Program:
     return program
 
 
+def _cast(program: Program, dtype: torch.dtype) -> None:
+    """What autocast would do anew for every swap: the weights of convolutions in the dtype they are used in.
+
+    Not of those that something else reads, too, which may be the weight before it is standardised.
+    """
+    calls = [step for step in program.steps.values() if isinstance(step, Call)]
+    elsewhere = {tensor for call in calls if call.module is None for tensor in call.tensors}
+    for call in calls:
+        module = call.module
+        if isinstance(module, nn.Conv2d | nn.Conv3d) and not elsewhere.intersection(call.tensors):
+            module.to(dtype)
+
+
+def _rewritten(program: Program, evaluation: Evaluation) -> Program:
+    """The program in fewer steps, if it then has the same outputs on two slices, up to rounding."""
+    whole = evaluation.whole.image
+    image = torch.cat([whole[:1]] * (VERIFIED - 1) + [whole[-1:]])
+    made = rewrite(program, program.outline(whole[:1]), evaluation.dtype, evaluation.device)
+    expected, found = (output_of(p.record(()).run({p.image: image})[p.output]).float() for p in (program, made))
+    # Far more than rounding, and far less than what a step that is not understood would bring.
+    allowed = TOLERANCES[evaluation.dtype] * float(expected.abs().max())
+    if float((found - expected).abs().max()) <= allowed:  # False if one is not finite
+        return made
+    log.warning("the network, rewritten for a fast sweep, has other outputs; it is swept as it is written")
+    return program
+
+
 def _plain(network: nn.Module, changes: Sequence[Change], evaluation: Evaluation) -> tuple[Counts, list[Counts]]:
     """The same by evaluating a copy of the whole network for each change."""
     copied = evaluation.placed_copy(network)
@@ -158,10 +184,8 @@ def _run(
 ) -> np.ndarray:
     """Counts int64 ``[1 + changes, 3, P, C]``, the network's own first; ``fixed``: in the batches of the evaluation."""
     whole = evaluation.whole
+    program = program if exact else _rewritten(program, evaluation)
     outline = program.outline(whole.image[:1])
-    if not exact:
-        program = rewrite(program, outline, evaluation.dtype, evaluation.device)
-        outline = program.outline(whole.image[:1])
     changed = [_changed(program, {k: v.to(evaluation.device) for k, v in change.items()}) for change in changes]
     most = len(evaluation.batches[0].image) if fixed else len(whole.image)
     step_bytes = largest_step(program, whole.image[:1]) if evaluation.device.type == "cpu" and not fixed else 0

@@ -6,6 +6,7 @@ import seaborn as sns
 from matplotlib.figure import Figure
 
 from prrmse.figures.style import NET_NAMES, Drawing, Tables, absent, colours, footnote, legend_above, panel_grid
+from prrmse.names import split_model
 
 # What is shown of each task.
 SHOWN = {"seg": ("dice", "Dice of the batch"), "auto": ("loss", "loss of the batch")}
@@ -15,7 +16,8 @@ def training_curves(tables: Tables, settings: Drawing) -> Figure:
     """Dice of segmentation models and loss of auto-encoders against steps: mean and range over seeds."""
     curves = tables["curves"]
     nets, tasks = (list(dict.fromkeys(curves[column])) for column in ("net", "task"))
-    palette = colours(list(dict.fromkeys(curves["model"])), settings.style.palette)
+    curves = curves.assign(dataset=[split_model(model)[0] for model in curves["model"]])
+    palette = colours(list(dict.fromkeys(curves["dataset"])), settings.style.palette)
     figure, axes = panel_grid(len(nets), len(tasks), 2.2)
     places = [(net, task) for net in nets for task in tasks]
     for ax, (net, task) in zip(axes, places, strict=True):
@@ -24,7 +26,7 @@ def training_curves(tables: Tables, settings: Drawing) -> Figure:
         if rows.empty:
             absent(ax, "no such models")
             continue
-        sns.lineplot(rows, x="step", y=column, hue="model", palette=palette, errorbar=("pi", 100), ax=ax)
+        sns.lineplot(rows, x="step", y=column, hue="dataset", palette=palette, errorbar=("pi", 100), ax=ax)
         if (legend := ax.get_legend()) is not None:  # one for all panels stands above them
             legend.remove()
         ax.set_xlabel("step")

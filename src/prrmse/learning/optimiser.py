@@ -33,14 +33,20 @@ class Optimiser:
         trainable = {name: p for name, p in network.named_parameters() if p.requires_grad}
         groups = [list(trainable.values())], [1.0]
         if factors is not None:
-            names = sorted(trainable, key=lambda name: -factors[name])  # the first group has the rate itself
-            groups = [[trainable[name]] for name in names], [factors[name] for name in names]
+            groups = [[parameter] for parameter in trainable.values()], [factors[name] for name in trainable]
         self.adam = adam(*groups, rate, weight_decay, device)
+        self._full = max(range(len(groups[1])), key=groups[1].__getitem__)
         self._rates = cosine_rates(rate, steps)
 
     def set_rate(self, step: int) -> None:
         """The rate of a step, from 0."""
         set_rate(self.adam, self._rates[step])
+
+    @property
+    def rate(self) -> float | torch.Tensor:
+        """That of the step, where the factor is 1; on a GPU a tensor there."""
+        found: float | torch.Tensor = self.adam.param_groups[self._full]["lr"]
+        return found
 
     def step(self, loss: torch.Tensor) -> None:
         """Change the parameters by the gradient of the loss."""

@@ -8,7 +8,6 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from prrmse.nets.layers import fill
 from prrmse.settings import Rates
 
 # As the authors' code has it.
@@ -35,7 +34,7 @@ def factors_of(
     """
     if rates == "equal":
         return None
-    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    before = [(buffer, buffer.clone()) for buffer in network.buffers()]
     trained = {name: parameter for name, parameter in network.named_parameters() if parameter.requires_grad}
     found: dict[str, list[float]] = defaultdict(list)
     for step in range(min(BATCHES, steps)):
@@ -46,7 +45,8 @@ def factors_of(
             if parameter.grad is not None and size:
                 found[name].append(float(parameter.grad.norm()) / size)
     network.zero_grad(set_to_none=True)
-    fill(network.state_dict(), before)
+    for buffer, values in before:
+        buffer.copy_(values)
     means = {name: sum(values) / len(values) for name, values in found.items()}
     largest = max(means.values(), default=0.0)
     return {name: means[name] / largest if name in means and largest else 1.0 for name in trained}

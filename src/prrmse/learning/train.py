@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from prrmse.data.slices import IGNORE, Slices
 from prrmse.errors import InputError
 from prrmse.learning.augment import Augmentation
-from prrmse.learning.cuda import cross_entropy, prepare_step
+from prrmse.learning.cuda import DeterministicResizing, cross_entropy, prepare_step
 from prrmse.learning.device import autocast, choose_device, choose_precision, deterministic
 from prrmse.learning.evaluate import layout_of, output_of, reconstruction_target, with_channels
 from prrmse.learning.freeze import Freezing, batch_norms, reestimate
@@ -114,7 +114,7 @@ def train(
         return loss_of(forward(x), x, y, task, settings.loss)
 
     drawn_on = [device] if device.type == "cuda" else []
-    with deterministic(compute.threads), torch.random.fork_rng(devices=drawn_on):
+    with deterministic(compute.threads), torch.random.fork_rng(devices=drawn_on), DeterministicResizing():
         torch.manual_seed(seed)
         factors = factors_of(network, rates, loss_at, steps)
     optimiser = Optimiser(network, settings.learning_rate, settings.weight_decay, steps, device, factors)
@@ -137,7 +137,7 @@ def train(
                 x, y = augmentation(step, x, y)
             optimiser.set_rate(step)
             loss, output = do_step(x, y)
-            progress.show(step + 1, loss, output, y, optimiser.adam.param_groups[0]["lr"])
+            progress.show(step + 1, loss, output, y, optimiser.rate)
             if rise is not None:
                 rise.look(step + 1)
             snapshot.save(step + 1, network, optimiser, now=stop.made)

@@ -65,7 +65,7 @@ def training_run(
         trained(first, seed, compute, title=f"{title}, first", **fixed)
         for parameter in free:
             parameter.requires_grad_(True)
-        trained(rest, seed, compute, title=title, resume=resume)
+        trained(rest, seed, compute, rates=rates, title=title, resume=resume)
     table = measure(network, evaluation, task)
     if checkpoint is not None:
         ineffective = ineffective_pairs(network, evaluation.whole.image[:1])

@@ -164,7 +164,7 @@ def _choices(search: pd.DataFrame, scores: pd.DataFrame, runs: pd.DataFrame) -> 
             if by_score["value"].min() < by_score["value"].max():
                 yield (*key, f"{SCORE}{SCORES[score][1]}", 0.0, best - dice[_first(by_score, "value")])
         searched, spent, before, pick = _of_run(search, key), 0, 0, ""
-        for number in range(int(search["round"].max()) + 1):
+        for number in range(int(search["round"].max()) + 1 if len(searched) else 0):
             found = searched[searched["round"] == number]
             if len(found):  # else it had its answer before, and spends nothing more
                 spent += (int(found["steps"].max()) - before) * int(found["n_folds"].sum())

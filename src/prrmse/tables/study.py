@@ -178,7 +178,7 @@ def gains_table(runs: pd.DataFrame) -> pd.DataFrame:
     keys = ["net", "target"]
     grouped = pd.concat([_gains(own) for _, own in runs.groupby("seed", sort=False)]).groupby(keys, sort=False)
     found = grouped[[SCRATCH, PRETRAINED, "best", "mean_seg", "mean_auto"]].mean()
-    found.insert(2, "best_source", grouped["best_source"].agg(lambda names: ", ".join(dict.fromkeys(names))))
+    found.insert(2, "best_source", grouped["best_source"].agg(lambda names: ", ".join(dict.fromkeys(names.dropna()))))
     found.insert(0, "n_train", grouped["n_train"].max())
     return found.assign(n_sources=grouped["n_sources"].max()).reset_index()
 
