@@ -302,6 +302,7 @@ def test_a_processed_set_that_asks_for_too_much(sets, tmp_path, monkeypatch):
         ({"image": found["image"] * np.nan}, "NaN"),
         ({"label": found["label"] + 7}, "labels are not among"),
         ({"label": found["label"][:1]}, "of 2 slices"),
+        ({"image": found["image"][:1]}, "of 2 slices"),
         ({"meta": np.array("[]")}, "not a complete processed"),
         ({"index_split": np.array(["train", "dev"])}, "index is not whole"),
         ({"index_patient": np.array(["p1", "p1"])}, "the patient p1 is in two splits"),

@@ -124,6 +124,10 @@ def test_advice_then_warmstart(folder, capsys, tmp_path):
     assert "comes first" not in text, "the noise has features that are not finite"
     assert text.splitlines()[0] in (tmp_path / "advice.html").read_text()
     assert [row["source"] for row in json.loads(advice.read_text())["ranking"]] == ["twin", "noise"]
+    elsewhere = tmp_path / "elsewhere.json"
+    elsewhere.write_text(advice.read_text().replace(json.dumps(str(folder / "twin.pth")), '"."'))
+    message = refused(capsys, "warmstart", folder / "start.safetensors", "--advice", elsewhere, "--out", out)
+    assert "elsewhere.json: its source twin, .: a folder" in message
     printed(capsys, "warmstart", folder / "start.safetensors", "--advice", advice, "--out", out, "--exclude", "W1,RM2")
     twin, start = load_file(folder / "target.safetensors"), load_file(folder / "start.safetensors")
     warm = load_file(out)

@@ -39,7 +39,7 @@ from prrmse.names import OWN_STARTS, USUAL_PLANS, Layer
 from prrmse.nets.arrays import read_header
 from prrmse.nets.build import build_network, seeded_network
 from prrmse.nets.checkpoint import load_network
-from prrmse.nets.foreign import file_of, fit, read_state, state_entries
+from prrmse.nets.foreign import checkpoint_file, file_of, fit, read_state, state_entries
 from prrmse.nets.layers import inventory, outside_of_pairs
 from prrmse.nets.pretrained import load_pretrained
 from prrmse.outputs import check_outputs
@@ -559,6 +559,10 @@ def advised(path: str, source: str | None, layers: list[Layer]) -> Advised:
         steps = advice.get("freeze_steps")
     except (KeyError, TypeError, IndexError, AttributeError) as e:
         raise InputError(f"{path}: not {ADVICE}, or has no such source ({e})") from None
+    try:
+        checkpoint_file(file)
+    except InputError as e:
+        raise InputError(f"{path}: its source {name}, {e}") from None
     # Which convolution is final was found on the data.
     chosen = [layer._replace(final=taken[layer.tensor]) for layer in layers if layer.tensor in taken]
     return Advised(chosen, file, entries, frozen, steps)

@@ -139,7 +139,8 @@ def _check(slices: Slices) -> None:
     """
     image, label, n = slices.image, slices.label, len(slices.index)
     shape = (n, *image.shape[1 if image.ndim == 3 else 2 :])
-    if image.dtype != np.float32 or image.ndim not in (3, 4, 5) or label.dtype != np.uint8 or label.shape != shape:
+    right = image.dtype == np.float32 and image.ndim in (3, 4, 5) and len(image) == n
+    if not right or label.dtype != np.uint8 or label.shape != shape:
         raise ValueError(f"image {image.dtype} {image.shape} and label {label.dtype} {label.shape} of {n} slices")
     if not np.isfinite(image).all():
         raise ValueError("NaN or infinite pixels")

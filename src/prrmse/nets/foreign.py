@@ -58,7 +58,7 @@ def read_state(path: str | Path, entry: str | None = None) -> State:
     Raises:
         InputError: the file is missing, damaged, no checkpoint, has no such entry, or a tensor is not dense and real.
     """
-    path = _regular(file_of(path))
+    path = checkpoint_file(path)
     if path.suffix == ".safetensors" or _is_safetensors(path):
         if entry is not None:
             raise InputError(f"{path}: <entry> {entry}: a safetensors file has one state; leave <entry> out")
@@ -89,7 +89,7 @@ def state_entries(path: str | Path) -> dict[str, int]:
     Raises:
         InputError: as `read_state`.
     """
-    path = _regular(file_of(path))
+    path = checkpoint_file(path)
     if path.suffix == ".safetensors" or _is_safetensors(path):
         return {"": len(_safetensors(path))}
     with _opened(path) as file:
@@ -109,7 +109,7 @@ def file_of(path: str | Path) -> Path:
         if (path / FINAL).is_file():
             return path / FINAL
         found = sorted(path.glob(f"fold_*/{FINAL}"))
-    except (OSError, ValueError):  # a null byte in the path, no permission: `_regular` says so
+    except (OSError, ValueError):  # a null byte in the path, no permission: `checkpoint_file` says so
         return path
     if len(found) > 1:
         names = ", ".join(str(file.relative_to(path)) for file in found)
@@ -117,7 +117,13 @@ def file_of(path: str | Path) -> Path:
     return found[0] if found else path
 
 
-def _regular(path: Path) -> Path:
+def checkpoint_file(path: str | Path) -> Path:
+    """`file_of`, which is a file that can be opened and is not empty.
+
+    Raises:
+        InputError: it is not; names it.
+    """
+    path = file_of(path)
     try:
         status = path.stat()
     except (FileNotFoundError, NotADirectoryError):
