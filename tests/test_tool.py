@@ -256,6 +256,7 @@ def test_what_is_refused_gets_one_line(folder, capsys, tmp_path):
     torch.save({"other.weight": torch.ones(3)}, tmp_path / "other.pth")
     assert "not a complete checkpoint" in refused(capsys, "inspect", tmp_path / "half.pth")
     assert "nothing in it fits" in refused(capsys, "compare", target, tmp_path / "other.pth")
+    assert "/: a folder" in refused(capsys, "advise", target, "/", *data)
     assert "no such file" in refused(capsys, "sweep", target, tmp_path / "none.pth", *data)
     assert "not a checkpoint of this program" in refused(capsys, "sweep", folder / "twin.pth", target, *data)
     assert "does not fit unet" in refused(capsys, "sweep", tmp_path / "other.pth", target, *data, "--network", "unet")

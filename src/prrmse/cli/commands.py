@@ -587,9 +587,9 @@ def short_names(paths: list[str]) -> dict[str, str]:
         raise InputError(f"advise: a source is named twice: {', '.join(paths)}")
     try:
         common = os.path.commonpath([Path(path).absolute().parent for path in paths])
-    except ValueError:  # on two drives
+        names = {str(Path(os.path.relpath(path, common)).with_suffix("")): path for path in paths}
+    except ValueError:  # on two drives; a path without a name, as that of all files
         return {path: path for path in paths}
-    names = {str(Path(os.path.relpath(path, common)).with_suffix("")): path for path in paths}
     return names if len(names) == len(paths) else {path: path for path in paths}
 
 
