@@ -12,6 +12,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pandas as pd
@@ -19,6 +20,8 @@ import torch
 from common import processor
 
 from prrmse.config.params import read_params
+from prrmse.figures.study import draw_study
+from prrmse.figures.style import Drawing
 from prrmse.report.page import base_summary
 from prrmse.report.study import CONNECTED, RAW, study_page
 from prrmse.tables.markdown import markdown_table
@@ -63,11 +66,10 @@ def evidence() -> None:
     page.write_text(page.read_text().partition(HOLDS)[0] + HOLDS + found.partition(HOLDS)[2])
 
 
-def with_pictures(text: str, folder: Path | None) -> str:
-    """A page of the workflow with its pictures as seen from docs/, which are copied if there is a folder of them."""
-    if folder is not None:
-        for name in re.findall(PICTURE, text):
-            shutil.copy(folder / f"{name}.png", IMAGES)
+def with_pictures(text: str, folder: Path) -> str:
+    """A page of the workflow with its pictures, which are copied, as seen from docs/."""
+    for name in re.findall(PICTURE, text):
+        shutil.copy(folder / f"{name}.png", IMAGES)
     return re.sub(PICTURE, r"](images/\1.png)", text)
 
 
@@ -98,8 +100,11 @@ def study(run: Path | None) -> None:
     params = read_params(ROOT / "params.yaml", ROOT / "configs/study.yaml", ROOT / "configs/study_ancestry.yaml")
     raw = {name: read_table(kept / f"{name}.csv") for name in (*RAW, *CONNECTED) if (kept / f"{name}.csv").is_file()}
     assert params.study is not None
-    made, _ = study_page(raw, params.study, params.verdict)
-    found = with_pictures(made, None if run is None else run / "results" / "study")
+    made, tables = study_page(raw, params.study, params.verdict)
+    with tempfile.TemporaryDirectory() as folder:
+        drawing = Drawing(params.figures, params.verdict)
+        draw_study({**raw, **tables}, params.study.nets[0], drawing, Path(folder))
+        found = with_pictures(made, Path(folder))
     page.write_text(f"{hand}{ANSWERS}\n\n{first_line}{found.partition(ANSWERS)[2]}")
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from prrmse.figures.study import draw_study_connect, draw_study_gains, draw_study_ranking, draw_study_regret
+from prrmse.figures.study import draw_study
 from prrmse.figures.style import Drawing
 from prrmse.files import write_text
 from prrmse.names import split_model
@@ -40,12 +40,7 @@ def main(a: Namespace) -> None:
     page, tables = study_page(raw, study, verdict)
     for name, table in {**raw, **tables}.items():
         write_table(table, folder / f"{name}.csv")
-    drawing, first = Drawing(a.params["figures"], verdict), study.nets[0]
-    draw_study_gains(raw["runs"][raw["runs"]["net"] == first], drawing, folder)
-    draw_study_ranking(tables["ranking"][tables["ranking"]["net"] == first], drawing, folder)
-    draw_study_regret(tables["regrets"][tables["regrets"]["net"] == first], drawing, folder)
-    if a.connected:
-        draw_study_connect(raw["connect"], raw["llfc"], drawing, folder)
+    draw_study({**raw, **tables}, study.nets[0], Drawing(a.params["figures"], verdict), folder)
     write_text(page, folder / "study.md")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +15,26 @@ from prrmse.tables.connect import ALL as ALL_THE_WAY
 from prrmse.tables.connect import HALF
 from prrmse.tables.ranking import SCORES
 from prrmse.tables.regret import ALL, SCORE, SEARCH
-from prrmse.tables.study import MODES, arm, dice_of, of_sources
+from prrmse.tables.study import MODES, arm, dice_of, of_sources, seeds_in_words
 
 LISTS = {"verdict": "the verdict's list", "random": "random lists of equal size", "all": "all"}
+
+
+def draw_study(tables: Mapping[str, pd.DataFrame], net: str, settings: Drawing, out: Path) -> None:
+    """Every figure of the study.
+
+    Args:
+        tables: of `prrmse.report.study`, given and computed, by name.
+        net: the network that is shown.
+        settings: style.
+        out: folder.
+    """
+    own = {name: tables[name][tables[name]["net"] == net] for name in ("runs", "ranking", "regrets")}
+    draw_study_gains(own["runs"], settings, out)
+    draw_study_ranking(own["ranking"], settings, out)
+    draw_study_regret(own["regrets"], settings, out)
+    if "connect" in tables:
+        draw_study_connect(tables["connect"], tables["llfc"], settings, out)
 
 
 def draw_study_gains(runs: pd.DataFrame, settings: Drawing, out: Path) -> None:
@@ -45,9 +63,11 @@ def draw_study_gains(runs: pd.DataFrame, settings: Drawing, out: Path) -> None:
     for start, name in ((PRETRAINED, "pretrained weights"), (SCRATCH, "random kernels")):
         own = arm(test, "none", "finetune", start).droplevel("net")
         left.plot(own, own.index.map(heights), "|", markersize=11, color=palette[start], label=name)
+    # Of seeds with lists, if not of all: what is compared has the same seeds.
+    listed = dice_of(runs[runs["seed"].isin(runs.loc[runs["reused"] == "verdict", "seed"])])
     for i, (reused, name) in enumerate(LISTS.items()):
         for mode, marker in zip(MODES, "ox", strict=True):
-            own = arm(test, reused, mode).droplevel("net")
+            own = arm(listed, reused, mode).droplevel("net")
             height = own.index.map(heights) + 0.15 * (i - 1)
             right.plot(own, height, marker, color=palette[reused], label=f"{name}, {mode}")
     for ax, title in ((left, "by start, all reused, fine-tuned"), (right, "by list of reused layers, one source")):
@@ -55,9 +75,8 @@ def draw_study_gains(runs: pd.DataFrame, settings: Drawing, out: Path) -> None:
         ax.set_yticks(range(len(targets)), targets if ax is left else [])
         ax.set_ylim(len(targets) - 0.5, -0.5)
     legend_above(figure, [left, right], 3)
-    seeds, n = runs["seed"].nunique(), runs["n_train"].max()
-    over = "one seed" if seeds == 1 else f"means over {seeds} seeds"
-    footnote(figure, {}, f"Up to {n} training patients; test patients, {over}. Ours.")
+    n = runs["n_train"].max()
+    footnote(figure, {}, f"Up to {n} training patients; test patients, mean over {seeds_in_words(runs)}. Ours.")
     save(figure, "study_gains", out, settings)
 
 

@@ -12,7 +12,15 @@ from prrmse.settings import Study, Verdict
 from prrmse.tables.connect import connect_effects, together_effects
 from prrmse.tables.ranking import SCORES
 from prrmse.tables.regret import SHARE, no_transfer, regrets
-from prrmse.tables.study import RANDOM, ancestry_effects, contrasts, gains_table, ranking_over_targets, study_answers
+from prrmse.tables.study import (
+    RANDOM,
+    ancestry_effects,
+    contrasts,
+    gains_table,
+    ranking_over_targets,
+    seeds_in_words,
+    study_answers,
+)
 
 # The tables that the page is made from.
 RAW = ("data", "base", "runs", "scores", "reuse", "guides", "search", "recipes")
@@ -47,8 +55,7 @@ def _sections(
     raw: Mapping[str, pd.DataFrame], tables: Mapping[str, pd.DataFrame], samples: int, level: str
 ) -> Sequence[Section]:
     runs, base = raw["runs"], raw["base"]
-    seeds = runs["seed"].nunique()
-    over = f"{seeds} seeds" if seeds > 1 else "one seed"
+    over = seeds_in_words(runs)
     data = raw["data"].pivot_table(
         index=["dataset", "provenance"], columns="split", values=["patients", "slices"], sort=False, aggfunc="max"
     )

@@ -114,6 +114,14 @@ def _foreground(runs: pd.DataFrame, split: str) -> pd.DataFrame:
     return runs[(runs["class"] == "mean") & (runs["split"] == split)]
 
 
+def seeds_in_words(runs: pd.DataFrame) -> str:
+    """Over how many seeds the targets' runs are: ``one seed``, ``2 seeds``, ``up to 2 seeds`` where targets differ."""
+    seeds = runs.groupby(["net", "target"])["seed"].nunique()
+    if seeds.max() == 1:
+        return "one seed"
+    return f"{'up to ' if seeds.min() < seeds.max() else ''}{seeds.max()} seeds"
+
+
 def dice_of(runs: pd.DataFrame, split: str = "test") -> pd.DataFrame:
     """Mean foreground Dice over seeds and random draws: net, target, source, reused, mode, dice.
 
