@@ -170,10 +170,9 @@ def on_networks_of_libraries(slices: int, every: int, size: int = 96) -> str:
             took = seconds(lambda: sweep(target, source.state_dict(), layers, evaluation, engine=engine), 2)  # noqa: B023
             rows.append({"network": name, "pairs": len(layers), "engine": engine, "engine, s": f"{took:.2f}",
                          "baseline, s": f"{plain:.1f}", "ratio": f"{plain / took:.2f}"})  # fmt: skip
-    title = f"\n### Networks of other libraries, every {every}th pair, {slices} slices of {size} x {size}"
-    return f"{title}; 3D: {len(patches.image)} patches of {' x '.join(map(str, patches.label[0].shape))}\n\n" + table(
-        rows
-    )
+    shape = " x ".join(map(str, patches.label[0].shape))
+    title = f"\n### Networks of other libraries, one pair in {every}, {slices} slices of {size} x {size}"
+    return f"{title}; 3D: {len(patches.image)} patches of {shape}\n\n" + table(rows)
 
 
 def by_evaluation_precision(slices: int) -> str:

@@ -26,7 +26,7 @@ from torch import fx, nn
 from torch.nn import functional as F
 
 from prrmse.engine.onednn import Activation
-from prrmse.engine.program import Program, users_of
+from prrmse.engine.program import Program, attributes_of, users_of
 from prrmse.engine.steps import Affine, Call, Conv, ConvThenResize, ResizeThenConv, Step, Sum
 from prrmse.engine.winograd import winograd
 from prrmse.learning.separable import matrices
@@ -193,7 +193,7 @@ class _Rewriter:
         self, call: Call, functions: tuple[Any, ...], names: tuple[str, ...], tensors: set[str]
     ) -> _Given | None:
         """The arguments of a call of a function, if it gets these tensors of one module, under its own names."""
-        if call.node.op != "call_function" or call.node.target not in functions:
+        if call.node.target not in functions or attributes_of(call) is None:
             return None
         given = {**dict(zip(names, call.node.args, strict=False)), **call.node.kwargs}
         image = given["input"]
@@ -201,12 +201,9 @@ class _Rewriter:
             return None
         nodes = {key: value for key, value in given.items() if isinstance(value, fx.Node) and key != "input"}
         others = {key: value for key, value in given.items() if key not in nodes and key != "input"}
-        paths = {str(node.target).removesuffix(f".{key}") for key, node in nodes.items()}
-        known = all(
-            node.op == "get_attr" and str(node.target).endswith(f".{key}") and node.name in self.calls
-            for key, node in nodes.items()
-        )
-        if not known or len(paths) != 1 or not set(nodes) <= tensors:
+        paths = {str(node.target).rpartition(".")[0] for node in nodes.values()}
+        own_names = all(str(node.target).rpartition(".")[2] == key for key, node in nodes.items())
+        if not own_names or len(paths) != 1 or not set(nodes) <= tensors:
             return None
         values = {key: self.calls[node.name].constant for key, node in nodes.items()}
         return _Given(paths.pop(), values, {key: value for key, value in others.items() if value is not None})

@@ -131,7 +131,7 @@ def _traced(network: nn.Module, evaluation: Evaluation) -> Program:
     whole = evaluation.whole.image
     with forward_only(evaluation.device, evaluation.dtype):
         program = trace(network, whole[:1])
-        image = torch.cat([whole[:1]] * (VERIFIED - 1) + [whole[-1:]])  # though there may be one slice
+        image = _some(evaluation)
         expected = output_of(network(image))
         try:
             made = output_of(program.record(()).run({program.image: image})[program.output])
@@ -140,6 +140,12 @@ def _traced(network: nn.Module, evaluation: Evaluation) -> Program:
         if made.shape != expected.shape or not torch.allclose(made, expected, rtol=0, atol=0, equal_nan=True):
             raise TracingError(f"{type(network).__name__} has other outputs than its torch.fx trace")
     return program
+
+
+def _some(evaluation: Evaluation) -> torch.Tensor:
+    """Slices on which programs are compared: the first and the last, though there may be one only."""
+    whole = evaluation.whole.image
+    return torch.cat([whole[:1]] * (VERIFIED - 1) + [whole[-1:]])
 
 
 def _cast(program: Program, dtype: torch.dtype) -> None:
@@ -157,9 +163,8 @@ def _cast(program: Program, dtype: torch.dtype) -> None:
 
 def _rewritten(program: Program, evaluation: Evaluation) -> Program:
     """The program in fewer steps, if it then has the same outputs on two slices, up to rounding."""
-    whole = evaluation.whole.image
-    image = torch.cat([whole[:1]] * (VERIFIED - 1) + [whole[-1:]])
-    made = rewrite(program, program.outline(whole[:1]), evaluation.dtype, evaluation.device)
+    image = _some(evaluation)
+    made = rewrite(program, program.outline(image[:1]), evaluation.dtype, evaluation.device)
     expected, found = (output_of(p.record(()).run({p.image: image})[p.output]).float() for p in (program, made))
     # Far more than rounding, and far less than what a step that is not understood would bring.
     allowed = TOLERANCES[evaluation.dtype] * float(expected.abs().max())

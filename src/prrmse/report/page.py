@@ -47,7 +47,7 @@ ALTS = {
     "fig09": "Line charts: mean shift and scale of a layer's output against its number, one line for each source",
     "fig11": "Heatmaps: mean RMSE between every two base models, one map for each network",
     "fig12": "Line charts: RMSE against the number of the layer, pairs grouped by shared data set or task",
-    "curve": "Line charts: Dice or loss of the batch against the step of the training, one line for each base model",
+    "curve": "Line charts: Dice or loss of the batch against the step of the training, one line for each data set",
     "trans": "Dots: Dice of each run by source, arm and patients, the mean as a bar, the paper's as a diamond",
 }
 

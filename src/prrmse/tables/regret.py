@@ -128,9 +128,7 @@ def _cases(search: pd.DataFrame, runs: pd.DataFrame, default: str) -> pd.DataFra
     cases = last[[*keys, "source"]].assign(**{ORDER: last["round"] + gain / 2, GAIN: gain})
     for name, split in (("true", "test"), (ALL, "val")):
         dice = of_starts(runs, split).set_index([*keys, "source"])["dice"]
-        reached = dice.xs(default, level="source").rename("default")
-        full = dice.rename("dice").reset_index().join(reached, on=keys)
-        gained = full.assign(gained=full["dice"] - full["default"]).set_index([*keys, "source"])["gained"]
+        gained = dice - dice.xs(default, level="source")
         cases = cases.join(gained.rename(name), on=[*keys, "source"])
     return cases.dropna(subset=["true", ALL]).reset_index(drop=True)
 
@@ -164,7 +162,9 @@ def _choices(search: pd.DataFrame, scores: pd.DataFrame, runs: pd.DataFrame) -> 
             if by_score["value"].min() < by_score["value"].max():
                 yield (*key, f"{SCORE}{SCORES[score][1]}", 0.0, best - dice[_first(by_score, "value")])
         searched, spent, before, pick = _of_run(search, key), 0, 0, ""
-        for number in range(int(search["round"].max()) + 1 if len(searched) else 0):
+        if searched.empty:
+            continue
+        for number in range(int(search["round"].max()) + 1):
             found = searched[searched["round"] == number]
             if len(found):  # else it had its answer before, and spends nothing more
                 spent += (int(found["steps"].max()) - before) * int(found["n_folds"].sum())
