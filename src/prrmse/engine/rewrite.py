@@ -201,8 +201,9 @@ class _Rewriter:
             return None
         nodes = {key: value for key, value in given.items() if isinstance(value, fx.Node) and key != "input"}
         others = {key: value for key, value in given.items() if key not in nodes and key != "input"}
-        paths = {str(node.target).rpartition(".")[0] for node in nodes.values()}
-        own_names = all(str(node.target).rpartition(".")[2] == key for key, node in nodes.items())
+        paths = {str(node.target).removesuffix(f".{key}") for key, node in nodes.items()}
+        # Not so of a network that is one module: its tensors are in no module of it.
+        own_names = all(str(node.target).endswith(f".{key}") for key, node in nodes.items())
         if not own_names or len(paths) != 1 or not set(nodes) <= tensors:
             return None
         values = {key: self.calls[node.name].constant for key, node in nodes.items()}
