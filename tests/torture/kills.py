@@ -171,6 +171,7 @@ def main(arguments: list[str] | None = None) -> int:
 def torture(root: Path, a: argparse.Namespace, tally: Tally) -> None:
     """Run campaigns until there were enough kills."""
     print(f"seed {a.seed}", flush=True)
+    program = " ".join([a.program, *(f"--{name}" for name in ("checkouts", "clock") if getattr(a, name))])
     reference = prepared(root / "reference")
     must(reference, *COMMANDS[a.program])
     want = hashes(reference.path)
@@ -189,7 +190,7 @@ def torture(root: Path, a: argparse.Namespace, tally: Tally) -> None:
             print(f"campaign {number}: {wrong[:10]}", flush=True)
         counts = {**campaign.counts, **dict.fromkeys(DEFECTS, 0), "campaigns": 1, "files compared": len(want)}
         counts |= {what: campaign.counts[what] for what in DEFECTS} | {"wrong files": len(wrong)}
-        tally.add(*({"program": a.program, "what": what, "n": n} for what, n in counts.items()))
+        tally.add(*({"program": program, "what": what, "n": n} for what, n in counts.items()))
         print(counts, flush=True)
         kills, number = kills + n, number + 1
 
