@@ -2,7 +2,9 @@
 
 import copy
 import json
+import os
 import re
+import time
 from pathlib import Path
 
 import pytest
@@ -16,7 +18,7 @@ from prrmse.config.reference import schema
 from prrmse.data.prepare import check
 from prrmse.errors import InputError
 from prrmse.names import models
-from prrmse.settings import Dataset, Params, Training, Verdict
+from prrmse.settings import Dataset, Networks, Params, Training, Verdict
 
 ROOT = Path(__file__).parents[1]
 DEMO = yaml.safe_load((ROOT / "params.yaml").read_text())
@@ -124,6 +126,17 @@ def test_cases_that_a_pattern_does_not_tell_apart_are_named_before_any_is_read(t
     assert r"(?P<frame>.+)" in line
     check("mms", dataset.model_copy(update={"case_pattern": r"(?P<patient>mmsA\d+)_(?P<frame>.+)"}))
     check("mms", dataset.model_copy(update={"case_pattern": None}))
+
+
+def test_data_from_the_future_are_named_before_any_job_reads_them(tmp_path):
+    root = write_nnunet(tmp_path, ".png", ("a", "b"))
+    dataset = Dataset(format="nnunet", root=str(root))
+    params = Params.model_construct(datasets={"mms": dataset}, nets=Networks(unet=None, pspnet=None))
+    check_data(params)
+    image = sorted((root / "imagesTr").iterdir())[0]
+    os.utime(image, (time.time() + 60,) * 2)
+    with pytest.raises(InputError, match=rf"^datasets\.mms\.root: {image}: its time is in the future.*touch {image}$"):
+        check_data(params)
 
 
 def test_a_section_is_stable_text_with_defaults_and_comes_back_typed():

@@ -65,13 +65,18 @@ def atomic(path: str | Path) -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError):
             partial.unlink()
+    report_written([path])
+
+
+def report_written(paths: Iterable[Path]) -> None:
+    """Let `written` gather files that were put in place, as those that another process wrote for this one."""
     for files in _watching:
-        files.add(path)
+        files.update(paths)
 
 
 @contextmanager
 def written() -> Iterator[set[Path]]:
-    """Context that gathers every file which `atomic` puts in place."""
+    """Context that gathers every file which `atomic` puts in place in this process, and those reported to it."""
     files: set[Path] = set()
     _watching.append(files)
     try:

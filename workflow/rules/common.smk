@@ -50,7 +50,7 @@ if workflow.is_main_process:
     from prrmse.run.kept import FORCED, forget_old
     from prrmse.run.locks import check_writable, hold_run, running
     from prrmse.run.manifest import check_untouched
-    from prrmse.run.records import runs_jobs
+    from prrmse.run.records import bring_to_present, runs_jobs
 
     # A dry run may be asked for by a profile, too.
     EXECUTES = (
@@ -66,6 +66,7 @@ if workflow.is_main_process:
             if other := hold_run():
                 logger.warning(f"another run is at work here ({other})")
             forget_old()
+            bring_to_present((SRC / "prrmse" / "report").glob("*.j2"))
         checked = check_params(config)
         check_tracking(checked.tracking)
         check_container(checked.container)

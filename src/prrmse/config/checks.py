@@ -5,6 +5,8 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import shlex
+import time
 from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
 from pathlib import Path
@@ -201,10 +203,16 @@ def check_data(params: Params) -> None:
     own = {name: spec for name, spec in params.datasets.items() if not spec.phantom}
     if not own:
         return
-    from prrmse.data.prepare import check  # most of a second, at each start of Snakemake
+    from prrmse.data.prepare import check, raw_files  # most of a second, at each start of Snakemake
 
     for name, dataset in own.items():
         found = check(name, dataset)
+        for file in map(Path, raw_files(dataset.format, dataset.root)):
+            if file.is_file() and file.stat().st_mtime > time.time():  # Snakemake fails jobs that read it
+                raise InputError(
+                    f"datasets.{name}.root: {file}: its time is in the future, so that whatever is made of it would look "
+                    f"out of date; set the clock, or: touch {shlex.quote(str(file))}"
+                )
         for net, spec in network_items(params):
             key = f"nets.{net}." if spec.factory else f"nets.{net}.arguments."
             if found.channels not in (1, spec.image_channels):

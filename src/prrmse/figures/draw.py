@@ -15,6 +15,7 @@ from prrmse.figures.outcome import transfer_gain, verdict_map
 from prrmse.figures.style import Drawing, Tables, save, use_style
 from prrmse.figures.swaps import swap_panels
 from prrmse.figures.titles import NUMBERED
+from prrmse.files import report_written, written
 from prrmse.names import BN_KINDS, KINDS
 
 
@@ -29,12 +30,15 @@ def draw_figures(tables: Tables, settings: Drawing, out: Path) -> None:
     tables = {k: t[t["target"] == settings.target] if "target" in t else t for k, t in tables.items()}
     # Two at a time: drawing is what a user waits for after a change of the verdict or of the style.
     with ProcessPoolExecutor(2) as pool:
-        list(pool.map(partial(_write, tables, settings, out), _drawings(tables, settings)))
+        for files in pool.map(partial(_write, tables, settings, out), _drawings(tables, settings)):
+            report_written(files)
 
 
-def _write(tables: Tables, settings: Drawing, out: Path, name: str) -> None:
+def _write(tables: Tables, settings: Drawing, out: Path, name: str) -> set[Path]:
     use_style(settings)
-    save(_drawings(tables, settings)[name](), name, out, settings)
+    with written() as files:
+        save(_drawings(tables, settings)[name](), name, out, settings)
+    return files
 
 
 def _drawings(tables: Tables, settings: Drawing) -> dict[str, Callable[[], Figure]]:

@@ -7,7 +7,10 @@ input may have been replaced since. Here such a file is marked as unfinished, so
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import time
 from base64 import urlsafe_b64encode
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -99,14 +102,29 @@ def runs_jobs(command: Sequence[str]) -> bool:
     return all(asked.get(name) in (None, False) for name in answers)
 
 
+def bring_to_present(templates: Iterable[Path]) -> None:
+    """Give results and templates from the future, made while the clock was ahead, the time of now.
+
+    Snakemake fails a job whose output is older than its input, and deletes the output.
+    """
+    now = time.time()
+    for path in [*_made(), *templates]:
+        with contextlib.suppress(OSError):  # it is gone, or another user's
+            if path.is_file() and path.stat().st_mtime > now:
+                os.utime(path)
+
+
+def _made() -> list[Path]:
+    results, processed, phantoms = MADE
+    return [*results.rglob("*"), *processed.glob("*"), *phantoms.glob("*.sha256")]
+
+
 def unverified_results(rules: Iterable[Any], *, mark: bool) -> list[str]:
     """`mark_unverified` for all that these rules of Snakemake have made so far."""
     from snakemake.persistence import RECORD_FORMAT_VERSION, MetadataRecord
 
     outputs = [output for rule in rules for output in rule.output]
-    results, processed, phantoms = MADE
-    paths = [*results.rglob("*"), *processed.glob("*"), *phantoms.glob("*.sha256")]
-    names = sorted(path.as_posix() for path in paths if not path.name.startswith("."))
+    names = sorted(path.as_posix() for path in _made() if not path.name.startswith("."))
     made = [name for name in names if any(output.match(name) for output in outputs)]
     return mark_unverified(made, MetadataRecord.model_validate, RECORD_FORMAT_VERSION, mark=mark)
 
