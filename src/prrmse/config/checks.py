@@ -210,7 +210,7 @@ def check_data(params: Params) -> None:
         for file in map(Path, raw_files(dataset.format, dataset.root)):
             if file.is_file() and file.stat().st_mtime > time.time():  # Snakemake fails jobs that read it
                 raise InputError(
-                    f"datasets.{name}.root: {file}: its time is in the future, so that whatever is made of it would look "
+                    f"datasets.{name}.root: {file}: its time is in the future, so whatever is made of it would look "
                     f"out of date; set the clock, or: touch {shlex.quote(str(file))}"
                 )
         for net, spec in network_items(params):
