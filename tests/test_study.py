@@ -501,6 +501,8 @@ def test_a_regret_is_what_the_best_start_would_have_given_and_the_cost_what_was_
     assert found["regret"][f"always {SCRATCH}"] == pytest.approx(0.34, abs=0.01)
     assert found["regret"][f"always {PRETRAINED}"] == pytest.approx(0.14, abs=0.01)
     assert found["regret"]["score: LogME"] == pytest.approx(0, abs=0.01)
+    assert found["cost"]["score: LogME"] == 0
+    assert found["cost"]["score: RMSE (PR-RMSE 2)"] == pytest.approx(1 / (len(SOURCES) + 2)), "of a trained target"
     assert found["regret"]["score: RMSE (PR-RMSE 2)"] == pytest.approx(0.14, abs=0.01), "the worst source, as planted"
     assert np.isnan(found["more"]["search, 2 rounds"]), "the reference: the dearest within a quarter of the cost"
     assert found["more_low"][f"always {PRETRAINED}"] > 0

@@ -122,8 +122,8 @@ def draw_study_regret(regrets: pd.DataFrame, settings: Drawing, out: Path) -> No
     close = 0.03 * free["regret"].max()
     others = free[~is_score].sort_values("regret")
     for _, own in others.groupby((others["regret"].diff() > close).cumsum()):
-        place = (0, own["regret"].mean())
-        ax.annotate(", ".join(own["way"]), place, (8, 0), textcoords="offset points", va="center", fontsize="x-small")
+        place, names = (0, own["regret"].mean()), ", ".join(own["way"])
+        ax.annotate(names, place, (-8, 0), textcoords="offset points", va="center", ha="right", fontsize="x-small")
     bars = np.abs(searched[["low", "high"]].to_numpy().T - searched["regret"].to_numpy())
     ax.errorbar(
         searched["cost"],
@@ -136,7 +136,7 @@ def draw_study_regret(regrets: pd.DataFrame, settings: Drawing, out: Path) -> No
     )
     ax.plot(trained["cost"], trained["regret"], "k*", label=ALL)
     ax.set(xlabel="trained steps, as a share of training from every start", ylabel="regret in test Dice")
-    ax.set(xlim=(-0.02, 1.05), ylim=(0, None))
+    ax.set(xlim=(-0.35, 1.05), ylim=(0, None), xticks=np.linspace(0, 1, 6))
     legend_above(figure, [ax], 2)
     footnote(figure, {}, f"Mean over {regrets['n_targets'].max()} targets; bars: interval over targets. Ours.")
     save(figure, "study_regret", out, settings)

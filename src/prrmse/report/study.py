@@ -129,11 +129,12 @@ def _sections(
         Section(
             "What does a search cost, and what does it lose?",
             "Ways to choose one start of all (random kernels, pretrained weights, every base model of another set). "
-            "`cost`: trained steps as a share of those of training from every start; `regret`: test Dice of the best "
-            "start less that of the chosen one, mean over targets with its interval (`worst`: of one target); the best "
-            "of single trainings looks better than it is, so that the right choice has a regret, too. `more`: regret "
-            f"less that of the search that spends at most {SHARE:.0%}, paired over targets. `search`: `prrmse advise "
-            "--budget` on the few training patients alone (docs/advise.md), after each of its rounds.",
+            "`cost`: trained steps as a share of those of training from every start, one training at least for a score "
+            "that compares with a trained target (here a longer one, of all patients); `regret`: test Dice of the "
+            "best start less that of the chosen one, mean over targets with its interval (`worst`: of one target); the "
+            "best of single trainings looks better than it is, so that the right choice has a regret, too. `more`: "
+            f"regret less that of the search that spends at most {SHARE:.0%}, paired over targets. `search`: "
+            "`prrmse advise --budget` on the few training patients alone (docs/advise.md), after each of its rounds.",
             tables["regrets"],
             "study_regret",
             "Regret of every way to choose a start against its cost",

@@ -52,6 +52,13 @@ SCORES = {
     "source_slices": (1, "training slices of the source"),
     "distance_from_initialisation": (1, "distance from its own initialisation"),
 }
+# Those that compare the source with a trained target; the others need its images and labels at most.
+OF_TRAINED_TARGET = {name for name in SCORES if name.startswith("rmse")} | {
+    "swap",
+    "distance_ratio",
+    "task_cosine",
+    "cka",
+}
 
 
 def gain_values(parts: pd.DataFrame) -> tuple[pd.DataFrame, np.ndarray]:

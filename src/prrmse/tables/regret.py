@@ -19,7 +19,7 @@ from prrmse.seeding import derive_seed
 from prrmse.settings import Verdict
 from prrmse.tables.bootstrap import interval
 from prrmse.tables.means import mean_over_patients
-from prrmse.tables.ranking import SCORES
+from prrmse.tables.ranking import OF_TRAINED_TARGET, SCORES
 from prrmse.tables.study import larger_is_better, of_starts, over_targets
 
 RUN = ["net", "target", "seed"]
@@ -53,8 +53,9 @@ def regrets(search: pd.DataFrame, scores: pd.DataFrame, runs: pd.DataFrame, leve
 
     Returns:
         net, way, cost (trained steps as a share of those of training from every start, mean over targets; a score's own
-        computation is not counted), regret (mean over targets), low, high, worst (largest of a target), more (regret
-        less that of the search within `SHARE`, paired), more_low, more_high, n_targets; by regret.
+        computation is not counted, but one training where it compares with a trained target), regret (mean over
+        targets), low, high, worst (largest of a target), more (regret less that of the search within `SHARE`, paired),
+        more_low, more_high, n_targets; by regret.
     """
     rows = pd.DataFrame(_choices(search, scores, runs), columns=[*RUN, "way", "cost", "regret"])
     lines: list[dict[str, Any]] = []
@@ -160,7 +161,8 @@ def _choices(search: pd.DataFrame, scores: pd.DataFrame, runs: pd.DataFrame) -> 
         for score in told["score"].unique():
             by_score = told[told["score"] == score]
             if by_score["value"].min() < by_score["value"].max():
-                yield (*key, f"{SCORE}{SCORES[score][1]}", 0.0, best - dice[_first(by_score, "value")])
+                cost = 1 / len(dice) if score in OF_TRAINED_TARGET else 0.0
+                yield (*key, f"{SCORE}{SCORES[score][1]}", cost, best - dice[_first(by_score, "value")])
         searched, spent, before, pick = _of_run(search, key), 0, 0, ""
         if searched.empty:
             continue
