@@ -10,12 +10,14 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import yaml
+from forked import started
 
 if TYPE_CHECKING:
     from snakemake.rules import Rule
@@ -122,15 +124,10 @@ class Folder:
 
     def run(self, *command: str) -> subprocess.CompletedProcess[str]:
         """A command in this folder, its two streams as one text."""
-        return subprocess.run(
-            command,
-            cwd=self.path,
-            env=self.environment,
-            text=True,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            check=False,
-        )
+        with tempfile.NamedTemporaryFile(mode="r", errors="replace") as log:
+            status = started(self, command, Path(log.name)).wait()
+            assert status is not None
+            return subprocess.CompletedProcess(command, status, log.read())
 
     def must(self, *command: str) -> str:
         """The output of a command that has to succeed."""

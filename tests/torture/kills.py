@@ -27,8 +27,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from forked import Run, started
 from tiny import Folder
-from torture.forked import Run, must, started
 from torture.tally import Tally
 
 from prrmse.files import sha256_of
@@ -173,7 +173,7 @@ def torture(root: Path, a: argparse.Namespace, tally: Tally) -> None:
     print(f"seed {a.seed}", flush=True)
     program = " ".join([a.program, *(f"--{name}" for name in ("checkouts", "clock") if getattr(a, name))])
     reference = prepared(root / "reference")
-    must(reference, *COMMANDS[a.program])
+    reference.must(*COMMANDS[a.program])
     want = hashes(reference.path)
     deadline = time.monotonic() + a.minutes * 60
     kills = number = 0
@@ -183,7 +183,7 @@ def torture(root: Path, a: argparse.Namespace, tally: Tally) -> None:
         for n in campaign.disturbed(a.longest, checkouts=a.checkouts, clock=a.clock):
             if kills + n >= a.kills or time.monotonic() > deadline:
                 break
-        must(folder, *COMMANDS[a.program])
+        folder.must(*COMMANDS[a.program])
         got = hashes(folder.path)
         wrong = sorted(file for file in {*got, *want} if got.get(file) != want.get(file))
         if wrong:

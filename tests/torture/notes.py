@@ -20,7 +20,6 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from tiny import CHANGES, Folder, jobs
-from torture.forked import must
 from torture.tally import Tally
 
 from prrmse.run.records import METADATA
@@ -78,8 +77,8 @@ def campaign(finished: Folder, runs: int, seed: int, path: Path | None = None) -
             for note, kind in zip(chosen, how, strict=True):
                 damage(note, kind, rng)
             # A run looks at the notes before it plans; a dry run changes nothing. This one has nothing to make.
-            must(folder, "snakemake", "--cores", "1", "data/phantom/acdc.sha256")
-            planned = jobs(must(folder, "snakemake", "--cores", "2", "--dry-run").rpartition("Job stats:")[2])
+            folder.must("snakemake", "--cores", "1", "data/phantom/acdc.sha256")
+            planned = jobs(folder.must("snakemake", "--cores", "2", "--dry-run").rpartition("Job stats:")[2])
         missing = {rule: n - planned.get(rule, 0) for rule, n in expected.items() if planned.get(rule, 0) < n}
         if missing:
             print(f"{key}: {missing} not planned; {list(zip([n.name for n in chosen], how, strict=True))}", flush=True)
@@ -96,7 +95,7 @@ def main(arguments: list[str] | None = None) -> int:
     a = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as temporary:
         finished = Folder(Path(temporary) / "finished")
-        must(finished, "snakemake", "--cores", "2")
+        finished.must("snakemake", "--cores", "2")
         tally = campaign(finished, a.runs, a.seed, a.add)
     print(f"\n{tally}")
     return int(tally.count("stale results") > 0)

@@ -1,4 +1,4 @@
-"""Programs started by a fork; snakemake from a process which has imported it, since that takes most of its start."""
+"""Programs started by a fork; snakemake from a process which has imported it, since that takes half of its start."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import sys
 import time
 import traceback
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import snakemake.cli
-import snakemake.workflow
-from tiny import Folder
+if TYPE_CHECKING:
+    from tiny import Folder
 
 
 class Run:
@@ -24,7 +24,8 @@ class Run:
     """
 
     def __init__(self, folder: Folder, command: tuple[str, ...], log: Path) -> None:
-        environment, self.status = folder.environment, None
+        environment = folder.environment
+        self.status: int | None = None
         self.pid = os.fork()
         if self.pid == 0:
             status = 1
@@ -70,23 +71,20 @@ class Run:
 class Snakemake(Run):
     """The real snakemake; our own package is imported anew, from the folder."""
 
+    def __init__(self, folder: Folder, command: tuple[str, ...], log: Path) -> None:
+        import snakemake.cli  # not by those who start other programs: it takes seconds
+        import snakemake.workflow  # noqa: F401
+
+        super().__init__(folder, command, log)
+
     def become(self, command: tuple[str, ...]) -> None:
         for name in [name for name in sys.modules if name.partition(".")[0] == "prrmse"]:
             del sys.modules[name]
         sys.path = [path for path in sys.path if not (Path(path) / "prrmse").is_dir()]
         sys.argv = list(command)
-        snakemake.cli.main()
+        sys.modules["snakemake.cli"].main()
 
 
 def started(folder: Folder, command: tuple[str, ...], log: Path) -> Run:
     """The command, at work."""
     return (Snakemake if command[0] == "snakemake" else Run)(folder, command, log)
-
-
-def must(folder: Folder, *command: str) -> str:
-    """What a command prints that has to succeed."""
-    log = folder.path.with_name(f"{folder.path.name}.log")
-    status = started(folder, command, log).wait()
-    printed = log.read_text(errors="replace")
-    assert status == 0, f"{command}: status {status}: {printed[-6000:]}"
-    return printed
