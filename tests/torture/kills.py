@@ -40,6 +40,8 @@ KINDS = {"kill all": 4, "power off": 4, "terminate all": 2, "interrupt all": 2, 
 SIGNALS = {"terminate all": signal.SIGTERM, "interrupt all": signal.SIGINT}
 # A run that was asked to end and has not is taken for one that hangs; other programs may be at work beside it.
 LONGEST_END = 900
+# Kills of a run that was only planning.
+IDLE = "without a job"
 DEFECTS = ("wrong files", "refused or failed", "did not end", "finished work done again")
 
 
@@ -103,7 +105,8 @@ class Campaign:
                 os.kill(victim, signal.SIGKILL)
         if kind not in victims:
             os.killpg(run.pid, SIGNALS.get(kind, signal.SIGKILL))
-        self.counts[f"{kind}, {'jobs' if at_work else 'no job'} at work"] += 1
+        self.counts[kind] += 1
+        self.counts[IDLE] += not at_work
 
     def disturbed_once(self, longest: float) -> bool:
         """One start of the command and a kill, or two; whether it ended well by itself."""
@@ -144,7 +147,7 @@ class Campaign:
                 self.counts["checkouts"] += 1
                 after = {file: number for file, number in finished(self.folder.path).items() if str(KEPT) in file}
             before = after
-            yield sum(n for what, n in self.counts.items() if what.endswith("at work"))
+            yield sum(self.counts[kind] for kind in KINDS)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -161,11 +164,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--clock", action="store_true", help="draw the times of all files anew between two starts")
     parser.add_argument("--add", type=Path, help="a CSV file of outcomes to add to")
     a = parser.parse_args(arguments)
-    tally = Tally(["program", "what"], a.seed, a.add)
+    tally = Tally(["program"], a.seed, a.add)
     with tempfile.TemporaryDirectory() as temporary:
         torture(Path(temporary), a, tally)
     print(f"\n{tally}")
-    return int(tally.table[tally.table["what"].isin(DEFECTS)]["n"].sum() > 0)
+    return int(any(tally.count(defect) for defect in DEFECTS))
 
 
 def torture(root: Path, a: argparse.Namespace, tally: Tally) -> None:
@@ -188,10 +191,10 @@ def torture(root: Path, a: argparse.Namespace, tally: Tally) -> None:
         wrong = sorted(file for file in {*got, *want} if got.get(file) != want.get(file))
         if wrong:
             print(f"campaign {number}: {wrong[:10]}", flush=True)
-        counts = {**campaign.counts, **dict.fromkeys(DEFECTS, 0), "campaigns": 1, "files compared": len(want)}
-        counts |= {what: campaign.counts[what] for what in DEFECTS} | {"wrong files": len(wrong)}
-        tally.add(*({"program": program, "what": what, "n": n} for what, n in counts.items()))
-        print(counts, flush=True)
+        campaign.counts["wrong files"] = len(wrong)
+        counted = {what: campaign.counts[what] for what in (*KINDS, IDLE, "checkouts", *DEFECTS)}
+        tally.add({"program": program, "campaigns": 1, "files compared": len(want), **counted})
+        print(counted, flush=True)
         kills, number = kills + n, number + 1
 
 
