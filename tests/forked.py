@@ -82,6 +82,7 @@ class Snakemake(Run):
             del sys.modules[name]
         sys.path = [path for path in sys.path if not (Path(path) / "prrmse").is_dir()]
         sys.argv = list(command)
+        vars(sys.modules["snakemake.shell"])["STDOUT"] = sys.stdout  # what jobs print; it was that of the import
         sys.modules["snakemake.cli"].main()
 
 

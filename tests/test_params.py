@@ -12,7 +12,7 @@ import yaml
 from damage import write_nnunet
 from jsonschema import Draft202012Validator
 
-from prrmse.config.checks import check_data, check_networks, check_params
+from prrmse.config.checks import check_container, check_data, check_networks, check_params
 from prrmse.config.params import PARAMETERS, parse_sections, read_params, section
 from prrmse.config.reference import schema
 from prrmse.data.prepare import check
@@ -126,6 +126,14 @@ def test_cases_that_a_pattern_does_not_tell_apart_are_named_before_any_is_read(t
     assert r"(?P<frame>.+)" in line
     check("mms", dataset.model_copy(update={"case_pattern": r"(?P<patient>mmsA\d+)_(?P<frame>.+)"}))
     check("mms", dataset.model_copy(update={"case_pattern": None}))
+
+
+@pytest.mark.parametrize("key", ["nets.unet.pretrained", "container"])
+def test_a_name_that_no_file_can_have_is_no_such_file(key):
+    with pytest.raises(InputError, match=rf"^{key.replace('.', '[.]')}: x+: "):
+        params = check_params(changed(key, "x" * 5000))
+        check_networks(params)
+        check_container(params.container)
 
 
 def test_data_from_the_future_are_named_before_any_job_reads_them(tmp_path):

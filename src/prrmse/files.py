@@ -94,6 +94,14 @@ def _remedy(number: int | None, path: Path) -> str:
     return f"; make room on {folder} and run again: nothing that was finished is lost"
 
 
+def is_file(path: str | Path) -> bool:
+    """Whether there is such a file; there is none of a name that no file can have."""
+    try:
+        return Path(path).is_file()
+    except OSError:
+        return False
+
+
 def package_file(name: str) -> Path:
     """The path that ``file`` or ``package:file`` means, the latter below an installed package, which is not imported.
 
@@ -101,7 +109,7 @@ def package_file(name: str) -> Path:
         InputError: there is no such package.
     """
     package, colon, inner = name.partition(":")
-    if not colon or not package.isidentifier() or Path(name).exists():
+    if not colon or not package.isidentifier() or is_file(name):
         return Path(name)
     found = find_spec(package)
     if found is None or not found.submodule_search_locations:

@@ -61,11 +61,8 @@ FLAGS = {
     "freeze": "--freeze",
     "freeze_steps": "--freeze-steps",
     "pretrained": "--pretrained",
-    "plans": "--plans",
     "verdicts": "--verdicts",
     "entry": "--entry",
-    "in_channels": "--arguments in_channels",
-    "out_channels": "--arguments out_channels",
 }
 
 

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from prrmse.errors import InputError
 from prrmse.failures import did_you_mean, one_line
-from prrmse.files import package_file
+from prrmse.files import is_file, package_file
 from prrmse.names import models, split_model
 from prrmse.settings import ForeignNetwork, Network, Params, Section
 
@@ -58,7 +58,7 @@ def check_container(image: str | None) -> None:
     Raises:
         InputError: names it.
     """
-    if image is not None and "://" not in image and not Path(image).is_file():
+    if image is not None and "://" not in image and not is_file(image):
         raise InputError(
             f"container: {image}: no such file; build it (docs/cluster.md), name an image by its URL, or leave it out"
         )
@@ -246,7 +246,7 @@ def check_networks(params: Params, *, run_trusted: bool = True) -> list[str]:
                 path = package_file(spec.weights.file)
             except InputError as e:
                 raise InputError(f"nets.{name}.pretrained: {e}") from None
-            if not path.is_file():
+            if not is_file(path):
                 raise InputError(f"nets.{name}.pretrained: {path}: no such file; name a .safetensors, .pt or .pth file")
     foreign: Mapping[str, ForeignNetwork] = params.nets.foreign
     left = []

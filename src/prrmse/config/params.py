@@ -17,7 +17,7 @@ from prrmse.config.checks import check_params, unknown_key
 from prrmse.data.reading import read_bytes
 from prrmse.errors import InputError
 from prrmse.failures import one_line
-from prrmse.files import package_file, sha256_of, write_text
+from prrmse.files import is_file, package_file, sha256_of, write_text
 from prrmse.settings import ForeignNetwork, Networks, Params, StartingNetwork
 
 # How the settings that errors speak of are called in ``params.yaml``.
@@ -27,8 +27,6 @@ PARAMETERS = {
     "frames": "datasets.{}.frames",
     "split": "datasets.{}.split",
     "spacing_mm": "datasets.{}.spacing_mm",
-    "in_channels": "nets.{}.in_channels",
-    "out_channels": "nets.{}.out_channels",
     "pretrained": "nets.{}.pretrained",
     "trust": "nets.{}.trust: true",
     "memory_mb": "swap.memory_mb",
@@ -236,7 +234,7 @@ def _with_hash(network: StartingNetwork) -> StartingNetwork:
     found = {}
     if weights.file != "imagenet":
         found["sha256"] = weights.sha256 or sha256_of(package_file(weights.file))
-    if Path(weights.match).is_file() and weights.match not in MATCHES:
+    if is_file(weights.match) and weights.match not in MATCHES:
         found["match_sha256"] = sha256_of(weights.match)
     return network.model_copy(update={"pretrained": weights.model_copy(update=found)}) if found else network
 

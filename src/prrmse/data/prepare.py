@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -63,7 +64,7 @@ def check(name: str, dataset: Dataset) -> Contents:
     """
     root, reader = Path(dataset.root), READERS[dataset.format]
     with _naming_files(root):
-        if not root.exists():
+        if not os.path.exists(root):  # noqa: PTH110 - Path.exists raises for a name that no file can have
             raise InputError(
                 f"<root:{name}>: {root} does not exist; set it to the data set's folder (to be had from "
                 f"{reader.SOURCE}), or in params.yaml add `phantom: {{patients: 60, seed: 0}}` beside it to run on a "

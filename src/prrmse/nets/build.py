@@ -34,7 +34,7 @@ ELSEWHERE = ("hf-hub:", "hf_hub:", "local-dir:")
 
 
 def build(net: str, **arguments: Any) -> UNet | PSPNet:
-    """One of our networks by its name, with torch's own initialisation (unseeded: see `initialise`)."""
+    """One of our networks by its name, with torch's own initialisation (unseeded: see `seeded_network`)."""
     if net not in NETS:
         raise InputError(f"unknown network {net!r}; known are {', '.join(NETS)}, others need a factory")
     return NETS[net](**arguments)
