@@ -738,8 +738,9 @@ def outcome(name: str, base: Path, work: Path, number: int, seed: int, *, show: 
     except (InputError, RefusedError) as e:
         text = str(e)
         found = "one line" if is_good(text, name, work, reader) else "vague"
-        # Options may ask for more than there is (images of 4096 x 4096 pixels), if that is then said.
-        if is_of_memory(text) and not (name == "command line" and text.startswith("error: out of memory")):
+        # Options may ask for more than there is (images of 4096 x 4096 pixels, a network), if that is then said.
+        said = text.startswith(("error: out of memory", "error: network "))
+        if is_of_memory(text) and not (name == "command line" and said):
             found = "memory"
     except TooLongError:
         found, text = "hang", " < ".join(f.name for f in reversed(traceback.extract_tb(sys.exc_info()[2])[-6:]))

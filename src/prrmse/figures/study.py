@@ -64,7 +64,8 @@ def draw_study_gains(runs: pd.DataFrame, settings: Drawing, out: Path) -> None:
         own = arm(test, "none", "finetune", start).droplevel("net")
         left.plot(own, own.index.map(heights), "|", markersize=11, color=palette[start], label=name)
     # Of seeds with lists, if not of all: what is compared has the same seeds.
-    listed = dice_of(runs[runs["seed"].isin(runs.loc[runs["reused"] == "verdict", "seed"])])
+    of_lists = runs[runs["seed"].isin(runs.loc[runs["reused"] == "verdict", "seed"])]
+    listed = dice_of(of_lists)
     for i, (reused, name) in enumerate(LISTS.items()):
         for mode, marker in zip(MODES, "ox", strict=True):
             own = arm(listed, reused, mode).droplevel("net")
@@ -76,7 +77,8 @@ def draw_study_gains(runs: pd.DataFrame, settings: Drawing, out: Path) -> None:
         ax.set_ylim(len(targets) - 0.5, -0.5)
     legend_above(figure, [left, right], 3)
     n = runs["n_train"].max()
-    footnote(figure, {}, f"Up to {n} training patients; test patients, mean over {seeds_in_words(runs)}. Ours.")
+    over = f"{seeds_in_words(runs)} (left) and {seeds_in_words(of_lists)} (right)"
+    footnote(figure, {}, f"Up to {n} training patients; test patients, mean over {over}. Ours.")
     save(figure, "study_gains", out, settings)
 
 
