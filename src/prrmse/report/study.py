@@ -100,8 +100,8 @@ def _sections(
             "Differences in test Dice, one number for each target: mean, interval, smallest and largest. Lists: of the "
             "source that follows the target in the list of targets; a random list has nearly as many scalars (table "
             "Lists). With all of that source: the head trained for a third of the steps before the rest (Kumar et al. "
-            "2022), one of three blocks of layers alone trained beside the head, and each tensor's rate by how large its "
-            "gradients are beside its values (Auto-RGN; both Lee et al. 2023).",
+            "2022), one of three blocks of layers alone trained beside the head, and each tensor's rate by how large "
+            "its gradients are beside its values (Auto-RGN; both Lee et al. 2023).",
             tables["contrasts"],
         ),
         Section(
