@@ -6,12 +6,14 @@ payload creates a witness file. ``python tests/malice.py`` prints how many files
 
 from __future__ import annotations
 
+import contextlib
 import io
 import marshal
 import pickle
 import struct
 import sys
 import tarfile
+import time
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -402,6 +404,7 @@ def try_each(folder: Path, names: list[str], witness: Path, action: Callable[[Pa
         reading, writing = os.pipe()
         child = os.fork()
         if not child:
+            os.setsid()
             os.close(reading)
             os.dup2(os.open(os.devnull, os.O_RDWR), 1)
             pages = int(Path("/proc/self/statm").read_text().split()[0])
@@ -421,6 +424,11 @@ def try_each(folder: Path, names: list[str], witness: Path, action: Callable[[Pa
         _, status = os.waitpid(child, 0)
         if os.WIFSIGNALED(status):
             text = f"signal {os.WTERMSIG(status)}"
+        deadline = time.monotonic() + 60
+        with contextlib.suppress(ProcessLookupError):  # none is left of those that the file started, waited for or not
+            while time.monotonic() < deadline:
+                os.killpg(child, 0)
+                time.sleep(0.01)
         results[name] = "ran" if witness.exists() else text
     return results
 
