@@ -28,8 +28,10 @@ class Tally:
             raise SystemExit(f"{path} has seed {seed} already; take another")
 
     def add(self, *rows: dict[str, str | int]) -> None:
-        """Count, and write the file: what is added stays if the harness is stopped."""
-        self.table = pd.concat([self.table, pd.DataFrame([{**row, **self.origin} for row in rows])])
+        """Add to the counts, and write the file: what is added stays if the harness is stopped."""
+        table = pd.concat([self.table, pd.DataFrame([{**row, **self.origin} for row in rows])])
+        summed = table.groupby([*self.keys, *self.origin], sort=False).sum().reset_index()
+        self.table = summed[table.columns]
         if self.path:
             write_table(self.table, self.path)
 
