@@ -71,6 +71,8 @@ def changed(path, value):
         ("nets.unet.pretrained", {"path": "resnet18.pth"}, "nets.unet.pretrained"),
         ("transfer.samples", [10, 10], "has an entry twice"),
         ("datasets.t1.root", "data/phantom/acdc", "is that of the phantom acdc"),
+        ("datasets.t1.phantom.options", {"nois": 0.1}, "datasets.t1.phantom.options: phantom option 'nois' is unknown"),
+        ("datasets.acdc.phantom.options", {"noise": 2}, "datasets.acdc.phantom.options: phantom option noise: 2; give"),
         ("datasets.acdc.size", 50, "multiple of 16"),
         ("seeds", [], "seeds"),
         ("nets.unet.arguments.depth", 3, "nets.unet.arguments"),

@@ -460,6 +460,13 @@ def test_every_run_of_the_study_is_planned_and_without_its_section_one_line_says
     assert {"## Steps towards the source", "## How much can be reused at once?"} <= set(page.splitlines())
     assert not list(folder.path.glob("results/study/search/**/.*.resume")), "trainings are kept until the table is safe"
     assert folder.planned("study") == {}
+    # One target more, of which lists are not asked for.
+    params["datasets"]["other"] = {**params["datasets"]["t1"], "root": "data/phantom/other"}
+    params["study"] |= {"targets": ["acdc-seg", "t1-seg", "other-seg"], "listed": ["acdc-seg", "t1-seg"]}
+    folder.write(params)
+    more = folder.planned("study")
+    assert (more["study_start"], more["study_run"], more["study_search"], more["study_scores"]) == (1, 4, 1, 4)
+    assert not {"study_connect", "study_together", "study_guide", "swap"} & set(more)
 
 
 def test_the_page_in_docs_is_what_the_tables_beside_it_give():

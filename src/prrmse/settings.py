@@ -107,6 +107,11 @@ class Phantom(Section):
 
     patients: int = Field(ge=2, le=100_000, description="size of the cohort")
     seed: Seed = Field(description="of the cohort")
+    options: dict[str, Any] = Field(
+        {},
+        description="of the format: matrix and slices; acdc, rvsc: noise and myocardium_to_blood; rvsc: landscape; "
+        "t1: snr and motion_mm (src/prrmse/phantom/options.py says what they mean); what is not named has its default",
+    )
 
 
 class Dataset(Section):
@@ -417,6 +422,11 @@ class Study(Section):
     )
     sources: Annotated[tuple[str, ...], Field(min_length=2), Unique] = Field(
         description="base models to start from; a target takes those of other data sets"
+    )
+    listed: Annotated[tuple[str, ...], Field(min_length=2), Unique] | None = Field(
+        None,
+        description="targets of which lists of layers are trained, too, from the one behind it in this list (its "
+        "neighbour); none: all of them",
     )
     samples: Count = Field(10, description="training patients of the target")
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1), Unique] = Field(

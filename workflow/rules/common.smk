@@ -360,8 +360,9 @@ def study_section():
 
 
 def study_neighbours():
-    """(target, source): each target with the one behind it in the list, so that each is a source once."""
-    targets = study_section()["targets"]
+    """(target, source): each listed target with the one behind it in the list, so that each is a source once."""
+    s = study_section()
+    targets = s["listed"] or s["targets"]
     return list(zip(targets, [*targets[1:], targets[0]]))
 
 
@@ -386,15 +387,17 @@ def study_guide_of(wildcards):
 def study_runs(wildcards):
     """Every training of the study: each start with all reused; of a neighbour also lists of layers, and frozen."""
     s = study_section()
+    neighbours = dict(study_neighbours())
+    lists = ["verdict", *(f"random{i}" for i in range(s["draws"]))]
     found = []
     for net in s["nets"]:
-        for target, neighbour in study_neighbours():
+        for target in s["targets"]:
             arms = [(start, "none", "finetune") for start in study_starts(net)]
             arms += [(source, "all", "finetune") for source in study_sources(target)]
-            lists = ["verdict", *(f"random{i}" for i in range(s["draws"]))]
-            arms += [(neighbour, reused, "finetune") for reused in lists]
-            arms += [(neighbour, reused, "freeze") for reused in lists]
-            arms += [(neighbour, "all", mode) for mode in STUDY_PLANS]
+            if neighbour := neighbours.get(target):
+                arms += [(neighbour, reused, "finetune") for reused in lists]
+                arms += [(neighbour, reused, "freeze") for reused in lists]
+                arms += [(neighbour, "all", mode) for mode in STUDY_PLANS]
             found += [(net, target, *arm) for arm in dict.fromkeys(arms)]
     return [
         f"results/study/runs/{net}/{target}/{start}/{reused}-{mode}/seed{seed}.csv"

@@ -12,7 +12,9 @@ def main(a: Namespace) -> None:
     root = Path(a.params[f"datasets.{a.dataset}.root"])
     if root.exists():
         remove(root)
-    generate(a.params[f"datasets.{a.dataset}.format"], root, **a.params[f"datasets.{a.dataset}.phantom"].model_dump())
+    cohort = a.params[f"datasets.{a.dataset}.phantom"]
+    of_format = a.params[f"datasets.{a.dataset}.format"]
+    generate(of_format, root, patients=cohort.patients, seed=cohort.seed, **cohort.options)
     files = sorted(path for path in root.rglob("*") if path.is_file())
     lines = [f"{sha256_of(path)}  {path.relative_to(root)}\n" for path in files]
     write_text("".join(lines), a.manifest)

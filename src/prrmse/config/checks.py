@@ -18,6 +18,7 @@ from prrmse.errors import InputError
 from prrmse.failures import did_you_mean, one_line
 from prrmse.files import is_file, package_file
 from prrmse.names import models, split_model
+from prrmse.phantom.options import OPTIONS, checked_options
 from prrmse.settings import ForeignNetwork, Network, Params, Section
 
 
@@ -140,6 +141,12 @@ def _check_references(params: Params, where: str) -> None:
         if not name.endswith("-seg"):
             raise InputError(f"{where}: {key}: {name} is no segmentation model; Dice needs one, e.g. acdc-seg")
 
+    for name, spec in params.datasets.items():
+        if spec.phantom and (options := OPTIONS.get(spec.format)):
+            try:
+                checked_options(options, spec.phantom.options)
+            except InputError as error:
+                raise InputError(f"{where}: datasets.{name}.phantom.options: {error}") from None
     roots = {name: Path(os.path.normpath(Path.cwd() / dataset.root)) for name, dataset in params.datasets.items()}
     for one, other in itertools.combinations(params.datasets, 2):
         first, second = roots[one], roots[other]
@@ -185,6 +192,9 @@ def _check_references(params: Params, where: str) -> None:
     for name, recipe in study.recipes.items():
         must_have(f"study.recipes.{name}", recipe.net)
         must_segment(f"study.recipes.{name}", recipe.model)
+    for target in study.listed or ():
+        if target not in study.targets:
+            raise InputError(f"{where}: study.listed: {target} is not among study.targets")
     for target in study.targets:
         must_segment("study.targets", target)
         dataset = split_model(target)[0]

@@ -32,7 +32,8 @@ def draw_study(tables: Mapping[str, pd.DataFrame], net: str, settings: Drawing, 
     own = {name: tables[name][tables[name]["net"] == net] for name in ("runs", "ranking", "regrets")}
     draw_study_gains(own["runs"], settings, out)
     draw_study_ranking(own["ranking"], settings, out)
-    draw_study_regret(own["regrets"], settings, out)
+    regrets = own["regrets"]
+    draw_study_regret(regrets[regrets["targets"].isin(regrets["targets"].unique()[:1])], settings, out)
     if "connect" in tables:
         draw_study_connect(tables["connect"], tables["llfc"], settings, out)
 
@@ -86,18 +87,27 @@ def draw_study_ranking(ranking: pd.DataFrame, settings: Drawing, out: Path) -> N
     """Kendall's tau of each score with what the sources gain: mean over targets with its interval.
 
     Args:
-        ranking: of `prrmse.tables.study.ranking_over_targets`, of one network.
+        ranking: of `prrmse.tables.study.ranking_over_targets`, of one network, with ``targets``, their kind.
         settings: style.
         out: folder.
     """
     use_style(settings)
-    rows = ranking.sort_values("tau", ascending=False)
-    figure, (ax,) = panel_grid(1, 1, 0.8 + 0.17 * len(rows))
-    errors = np.abs(rows[["low", "high"]].to_numpy().T - rows["tau"].to_numpy())
-    ax.errorbar(rows["tau"], np.arange(len(rows)), xerr=errors, fmt="o", elinewidth=0.8)
+    kinds = list(ranking["targets"].unique())
+    first = ranking[ranking["targets"].isin(kinds[:1])].sort_values("tau", ascending=False)
+    scores = list(first["score"])
+    figure, (ax,) = panel_grid(1, 1, 0.8 + (0.1 + 0.07 * len(kinds)) * len(scores))
+    palette = colours(kinds, settings.style.palette)
+    for i, kind in enumerate(kinds):
+        rows = ranking[(ranking["targets"] == kind) & ranking["score"].isin(scores)]
+        heights = rows["score"].map(scores.index) + 0.22 * (i - (len(kinds) - 1) / 2)
+        errors = np.abs(rows[["low", "high"]].to_numpy().T - rows["tau"].to_numpy())
+        label = f"{kind}, {rows['n_targets'].max()} targets"
+        ax.errorbar(rows["tau"], heights, xerr=errors, fmt="o", color=palette[kind], elinewidth=0.8, label=label)
     ax.axvline(0, color="0.6", linewidth=0.8, linestyle="--")
-    ax.set_yticks(range(len(rows)), [SCORES[score][1] for score in rows["score"]])
-    ax.set(ylim=(max(len(rows), 1) - 0.5, -0.5), xlabel="Kendall's tau with the test Dice of a target's sources")
+    ax.set_yticks(range(len(scores)), [SCORES[score][1] for score in scores])
+    ax.set(ylim=(max(len(scores), 1) - 0.5, -0.5), xlabel="Kendall's tau with the test Dice of a target's sources")
+    if len(kinds) > 1:
+        legend_above(figure, [ax], len(kinds))
     n = f"{ranking['n_targets'].max()} targets, up to {ranking['n_sources'].max()} sources each"
     footnote(figure, {}, f"{n}; bars: interval over targets. Ours.")
     save(figure, "study_ranking", out, settings)

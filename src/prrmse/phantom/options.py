@@ -40,6 +40,12 @@ class T1Options:
     motion_mm: float = 1.8
 
 
+OPTIONS: dict[str, type[AcdcOptions | RvscOptions | T1Options]] = {
+    "acdc": AcdcOptions,
+    "rvsc": RvscOptions,
+    "t1": T1Options,
+}
+
 # Limits that hold for every format: beyond them the heart leaves the image or drowns.
 _LIMITS = {
     "slices": (2, 40),
@@ -51,7 +57,7 @@ _LIMITS = {
 }
 _SMALLEST, _LARGEST = 96, 512
 
-Options = TypeVar("Options", AcdcOptions, RvscOptions, T1Options)
+Options = TypeVar("Options", bound=AcdcOptions | RvscOptions | T1Options)
 
 
 def checked_options(kind: type[Options], given: dict[str, Any]) -> Options:

@@ -6,10 +6,11 @@ from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
-from prrmse.names import MARGIN, PRETRAINED, SCRATCH
+from prrmse.names import MARGIN, PRETRAINED, SCRATCH, split_model
 from prrmse.report.evidence import Section, sections_markdown
 from prrmse.settings import Study, Verdict
 from prrmse.tables.connect import connect_effects, together_effects
+from prrmse.tables.inference import Interval
 from prrmse.tables.ranking import SCORES
 from prrmse.tables.regret import SHARE, no_transfer, regrets
 from prrmse.tables.study import (
@@ -26,6 +27,9 @@ from prrmse.tables.study import (
 RAW = ("data", "base", "runs", "scores", "reuse", "guides", "search", "recipes")
 # Those of a study in which targets are connected with their neighbours.
 CONNECTED = ("connect", "llfc", "together")
+# What is computed over the targets of one provenance, and over all of them.
+BY_KIND = ("contrasts", "ranking", "regrets", "no_transfer")
+ALL_KINDS = "all"
 
 
 def study_page(raw: Mapping[str, pd.DataFrame], study: Study, verdict: Verdict) -> tuple[str, dict[str, pd.DataFrame]]:
@@ -36,19 +40,52 @@ def study_page(raw: Mapping[str, pd.DataFrame], study: Study, verdict: Verdict) 
         study, verdict: the parameters of these names.
     """
     level = verdict.level
-    effects = contrasts(raw["runs"], level)
-    ancestry = ancestry_effects(raw["reuse"], dict(study.ancestry), level) if len(raw["reuse"]) else pd.DataFrame()
-    ranking = ranking_over_targets(raw["scores"], raw["runs"], verdict)
-    regret = regrets(raw["search"], raw["scores"], raw["runs"], level)
-    answers = study_answers(effects, ancestry, ranking, level)
-    tables = {"contrasts": effects, "ancestry": ancestry, "ranking": ranking, "regrets": regret, "answers": answers}
-    tables["no_transfer"] = no_transfer(raw["search"], raw["runs"], verdict)
-    sections = list(_sections(raw, tables, study.samples, f"{level:.0%}"))
+    kinds = kinds_of_targets(raw)
+    of_kinds = {kind: _over(raw, targets, verdict) for kind, targets in kinds.items()}
+    own = next(iter(of_kinds.values()))
+    reuse = raw["reuse"]
+    ancestry = ancestry_effects(reuse, dict(study.ancestry), level) if len(reuse) else pd.DataFrame()
+    own["ancestry"] = ancestry
+    own["answers"] = study_answers(own["contrasts"], ancestry, own["ranking"], level)
+    sections = list(_sections(raw, own, study.samples, f"{level:.0%}"))
     if "connect" in raw:
-        tables["connect_effects"] = connect_effects(raw["connect"], raw["llfc"], verdict)
-        tables["together_effects"] = together_effects(raw["together"], level)
-        sections += _connected(raw, tables, verdict)
+        own["connect_effects"] = connect_effects(raw["connect"], raw["llfc"], verdict)
+        own["together_effects"] = together_effects(raw["together"], level)
+        sections += _connected(raw, own, verdict)
+    tables = own | {name: _by_kind(of_kinds, name) for name in BY_KIND}
+    if len(kinds) > 1:
+        sections += _kinds(tables, list(kinds))
     return sections_markdown([section for section in sections if len(section.table)]), tables
+
+
+def kinds_of_targets(raw: Mapping[str, pd.DataFrame]) -> dict[str, list[str]]:
+    """The targets by the provenance of their data, that of the first target first; `ALL_KINDS` where they are several.
+
+    Args:
+        raw: the tables data and runs.
+    """
+    provenance = raw["data"].groupby("dataset")["provenance"].first()
+    targets = list(raw["runs"]["target"].unique())
+    kinds: dict[str, list[str]] = {}
+    for target in targets:
+        kinds.setdefault(provenance[split_model(target)[0]], []).append(target)
+    return kinds | ({ALL_KINDS: targets} if len(kinds) > 1 else {})
+
+
+def _over(raw: Mapping[str, pd.DataFrame], targets: list[str], verdict: Verdict) -> dict[str, pd.DataFrame]:
+    """The tables `BY_KIND`, over some of the targets."""
+    runs, scores, search = (raw[name][raw[name]["target"].isin(targets)] for name in ("runs", "scores", "search"))
+    return {
+        "contrasts": contrasts(runs, verdict.level),
+        "ranking": ranking_over_targets(scores, runs, verdict),
+        "regrets": regrets(search, scores, runs, verdict.level),
+        "no_transfer": no_transfer(search, runs, verdict),
+    }
+
+
+def _by_kind(of_kinds: Mapping[str, Mapping[str, pd.DataFrame]], name: str) -> pd.DataFrame:
+    """One table of every kind of targets, with the column ``targets``."""
+    return pd.concat([own[name].assign(targets=kind) for kind, own in of_kinds.items()], ignore_index=True)
 
 
 def _sections(
@@ -198,3 +235,55 @@ def _connected(
             tables["together_effects"],
         ),
     ]
+
+
+def _kinds(tables: Mapping[str, pd.DataFrame], kinds: Sequence[str]) -> Sequence[Section]:
+    """The questions asked of all targets at once, beside those of one provenance."""
+    both = "Everything above is over the targets of the first kind; `all` takes every target for one more of the same."
+    return [
+        Section(
+            "Contrasts by kind of target",
+            f"{both} Mean difference in test Dice, and its interval.",
+            _side_by_side(tables["contrasts"], "contrast", "value", kinds, "+.3f"),
+        ),
+        Section(
+            "Which score ranks the sources, by kind of target?",
+            "Kendall's tau, mean over targets with its interval; `p_any` of all.",
+            _side_by_side(
+                tables["ranking"].assign(score=[SCORES[score][1] for score in tables["ranking"]["score"]]),
+                *("score", "tau", kinds, ".2f", ["p_any"]),
+            ),
+        ),
+        Section(
+            "Regret by kind of target",
+            "Mean regret of every way with its interval; its cost, and its regret less that of the search, of all.",
+            _side_by_side(tables["regrets"], "way", "regret", kinds, ".3f", ["cost", "more", "more_low", "more_high"]),
+        ),
+        Section(
+            "When not to transfer, by kind of target",
+            "As above.",
+            tables["no_transfer"][["targets", *tables["no_transfer"].columns.drop("targets")]],
+        ),
+    ]
+
+
+def _side_by_side(
+    table: pd.DataFrame, row: str, value: str, kinds: Sequence[str], form: str, more: Sequence[str] = ()
+) -> pd.DataFrame:
+    """One line for each ``row``, a column for each kind of target, and some columns of all targets.
+
+    Args:
+        table: net, ``row``, ``value``, low, high, n_targets, targets.
+        row, value: names of columns.
+        kinds: of targets, `ALL_KINDS` last: its order of lines is kept.
+        form: of the numbers.
+        more: columns of all targets.
+    """
+    keys = ["net", row]
+    last = table[table["targets"] == kinds[-1]].set_index(keys)
+    found = last[[]].copy()
+    for kind in kinds:
+        own = table[table["targets"] == kind].set_index(keys)
+        texts = [f"{Interval(*numbers):{form}}" for numbers in own[[value, "low", "high"]].itertuples(index=False)]
+        found[f"{kind}, n = {own['n_targets'].max()}"] = pd.Series(texts, own.index, dtype=object)
+    return found.join(last[list(more)]).reset_index()
