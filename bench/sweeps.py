@@ -32,6 +32,7 @@ from prrmse.engine.trace import trace
 from prrmse.learning.device import choose_device, set_up_process
 from prrmse.learning.dice import Counts, dice
 from prrmse.learning.evaluate import Evaluation
+from prrmse.learning.reach import reaching
 from prrmse.names import Layer
 from prrmse.nets.layers import inventory
 from prrmse.settings import Compute
@@ -163,7 +164,8 @@ def on_networks_of_libraries(slices: int, every: int, size: int = 96) -> str:
     for name, build in built.items():
         target, source = build()
         data = patches if name.endswith("3D") else flat
-        layers, evaluation = inventory(target)[::every], Evaluation(data, COMPUTE, CLASSES)
+        evaluation = Evaluation(data, COMPUTE, CLASSES)
+        layers = reaching(target, evaluation.whole.image[:1])[::every]
         plain = seconds(lambda: plain_way(target, source.state_dict(), layers[0], data, BATCH), 2)  # noqa: B023
         plain *= len(layers)
         for engine in ("exact", "fast"):

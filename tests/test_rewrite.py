@@ -157,6 +157,42 @@ def test_3d_is_rewritten_too():
     assert [type(step).__name__ for step in steps.values()][:4] == ["Conv", "Affine", "Conv", "Affine"]
 
 
+@pytest.mark.parametrize("affine", [False, True])
+@pytest.mark.parametrize("dimensions", [2, 3])
+def test_instance_normalisation_is_as_exact_as_torchs_own_far_from_zero(dimensions, affine):
+    """Of values whose mean is a hundred times their deviation: a difference of mean squares would lose them."""
+    torch.manual_seed(0)
+    conv, norm = ((nn.Conv2d, nn.InstanceNorm2d), (nn.Conv3d, nn.InstanceNorm3d))[dimensions - 2]
+    network = nn.Sequential(conv(1, 6, 3, padding=1), norm(6, eps=1e-3, affine=affine), nn.Dropout(), nn.LeakyReLU(0.1))
+    if affine:
+        nn.init.normal_(network[1].weight)
+        nn.init.normal_(network[1].bias)
+    nn.init.constant_(network[0].bias, 7)
+    image = 100 + torch.rand(2, 1, *(20, 24, 8)[:dimensions])
+    traced = trace(network.eval(), image[:1])
+    program = rewrite(traced, traced.outline(image[:1]), torch.float32, image.device)
+    assert [type(step).__name__ for step in program.steps.values()][:2] == ["Conv", "InstanceNorm"]
+    with torch.inference_mode():
+        found = both(network, image)[1]
+        raw = network[0](image)
+        expected = network.double()(image.double())
+        of_torch = (network.float()[1:](raw) - expected).abs().max()
+    assert (found - expected).abs().max() < max(3 * float(of_torch), 1e-4)
+
+
+def test_instance_normalisation_is_left_alone_where_it_is_not_by_the_images_own_statistics_or_not_on_a_cpu():
+    network = nn.Sequential(nn.Conv2d(1, 4, 3), nn.InstanceNorm2d(4, track_running_stats=True), nn.ReLU()).eval()
+    image = torch.zeros(1, 1, 8, 8)
+    traced = trace(network, image)
+    for program_of, dtype in (
+        (network, torch.float32),
+        (nn.Sequential(network[0], nn.InstanceNorm2d(4)), torch.bfloat16),
+    ):
+        traced = trace(program_of.eval(), image)
+        steps = rewrite(traced, traced.outline(image), dtype, image.device).steps
+        assert "InstanceNorm" not in {type(step).__name__ for step in steps.values()}
+
+
 def test_a_rewrite_that_goes_wrong_is_noticed(slices, monkeypatch, caplog):
     torch.manual_seed(0)
     target, source = Ends(nn.BatchNorm2d(16)).eval(), Ends(nn.BatchNorm2d(16)).eval()

@@ -241,15 +241,56 @@ def test_fast_knows_how_libraries_write(slices):
     target, _ = networks("written", slices)
     program = rewritten(target, 32)
     kinds = {name: type(step).__name__ for name, step in program.steps.items()}
-    affine, six = program.steps["leaky"], program.steps["six"]
-    assert (kinds["stem:raw"], kinds["conv2d:raw"], kinds["conv2d"]) == ("Conv", "Conv", "Affine")
+    affine, instance, six = (program.steps[name] for name in ("leaky", "silu", "six"))
+    assert (kinds["stem:raw"], kinds["conv2d:raw"], kinds["silu"]) == ("Conv", "Conv", "InstanceNorm")
+    assert (instance.norm, instance.activation) == ("instance", Activation("swish"))
     assert (affine.norm, affine.activation) == ("norm", Activation("leaky_relu", (0.2,)))
     assert (six.norm, six.activation) == (None, Activation("hardtanh", (0.0, 6.0)))
-    assert not {"batch_norm", "drop", "drop_1", "norm_weight"} & set(kinds), "they are done with the rest"
+    assert not {"batch_norm", "drop", "drop_1", "norm_weight", "instance", "none"} & set(kinds), (
+        "they are done with the rest"
+    )
     kept = {"conv2d_1": "its weight is computed", "tracked": "by running statistics", "hooked": "it has a hook",
             "batch_norm_1": "by the statistics of the batch"}  # fmt: skip
     for name, why in kept.items():
         assert kinds[name] == "Call", why
+
+
+class Heads(nn.Module):
+    """Three heads of which one is the output; ``reads`` makes another take part, unseen by tracing."""
+
+    def __init__(self, reads=False):
+        super().__init__()
+        self.stem, self.out = nn.Conv2d(1, 4, 3, padding=1), nn.Conv2d(4, 4, 1)
+        self.first, self.second, self.reads = nn.Conv2d(4, 4, 1), nn.Conv2d(4, 4, 1), reads
+
+    def forward(self, x):
+        x = self.stem(x).relu()
+        return self.out(x * dict(self.named_parameters())["first.bias"].data.view(-1, 1, 1) if self.reads else x)
+
+
+@pytest.mark.parametrize("engine", ["fast", "exact"])
+@pytest.mark.parametrize("reads", [False, True])
+def test_heads_that_do_not_run_cost_two_passes_and_what_tracing_did_not_see_counts(engine, reads, slices, monkeypatch):
+    torch.manual_seed(0)
+    target, source = disturbed(Heads(reads)), disturbed(Heads(reads))
+    nn.init.zeros_(target.out.bias)  # else one class is everywhere the largest
+    layers, passes = inventory(target), []
+    forward = Heads.forward
+    monkeypatch.setattr(Heads, "forward", lambda self, x: (passes.append(x.shape[0]), forward(self, x))[1])
+    evaluation = Evaluation(slices.split("val"), COMPUTE, 4)
+    plain = sweep(target, source.state_dict(), layers, evaluation, engine="plain")
+    of_plain, passes[:] = len(passes), []
+    base, found = sweep(target, source.state_dict(), layers, evaluation, engine=engine)
+    for mine, other in zip((base, *found), (plain[0], *plain[1]), strict=True):
+        np.testing.assert_array_equal(mine.predicted, other.predicted)
+    ineffective = [np.array_equal(c.predicted, base.predicted) for c in found]
+    named = dict(zip((x.tensor for x in layers), ineffective, strict=True))
+    assert named["second.weight"]
+    assert named["first.bias"] is not reads
+    of_batches = of_plain // (1 + len(layers))
+    # The check of a trace takes a pass of two images; that of what is not read one of all of them, twice.
+    of_images = [n for n in passes if isinstance(n, int) and n != 2]
+    assert (len(of_images) == 2 * of_batches) is not reads
 
 
 @pytest.mark.parametrize("name", ["smp Unet", "smp PSPNet", "smp Unet, resnet18"])

@@ -11,7 +11,7 @@ re-run only what lies downstream of each change (`prrmse.engine`):
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -106,6 +106,9 @@ def sweep_changes(
     _cast(program, evaluation.dtype)
     # Of tensors that no step reads nothing is taken for granted: heads that are not run, or what tracing did not see.
     read = {n for names in tensor_names(own).values() if any(map(program.readers, names)) for n in names}
+    unseen = {n for change in real for n in change} - read
+    if unseen and _without_effect(placed, unseen, evaluation):
+        real = [{n: value for n, value in change.items() if n in read} for change in real]
     unread = [i for i, change in enumerate(real) if not read.issuperset(change)]
     swept = [i for i, change in enumerate(real) if change and i not in unread]
     exact = engine == "exact"
@@ -140,6 +143,19 @@ def _traced(network: nn.Module, evaluation: Evaluation) -> Program:
         if made.shape != expected.shape or not torch.allclose(made, expected, rtol=0, atol=0, equal_nan=True):
             raise TracingError(f"{type(network).__name__} has other outputs than its torch.fx trace")
     return program
+
+
+def _without_effect(network: nn.Module, tensors: Collection[str], evaluation: Evaluation) -> bool:
+    """Whether the outputs for all slices are the same, bit for bit, if all of these tensors hold NaN."""
+    own = network.state_dict()
+    nothing = {name: torch.full_like(own[name], torch.nan) for name in tensors if own[name].is_floating_point()}
+    with forward_only(evaluation.device, evaluation.dtype):
+        for batch in evaluation.batches:
+            expected = output_of(network(batch.image)).clone()
+            with replaced(network, nothing):
+                if not torch.equal(output_of(network(batch.image)), expected):
+                    return False
+    return len(nothing) == len(tensors)
 
 
 def _some(evaluation: Evaluation) -> torch.Tensor:
