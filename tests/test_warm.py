@@ -91,6 +91,25 @@ def test_runs_in_its_own_process_where_a_fork_is_not_wanted(place, switch):
     assert (err, job.returncode) == ("a warning\n", 5)
 
 
+def test_a_script_that_only_uses_a_server_forks_it_and_is_given_what_the_shell_has_open(place):
+    place.script(SEEN)
+    command = [sys.executable, "-m", "prrmse.run.warm", "--if-running", "script.py", "--net"]
+    told = {"cwd": place.folder, "env": {**place.environment, "COLOUR": "green"}, "text": True, "input": "typed"}
+    shell = ["bash", "-c", '"$@" @<(echo unet; echo "two words")', "bash", *command]
+    made = subprocess.run(shell, capture_output=True, check=False, **told)
+    assert made.stdout == f"['script.py', '--net', 'unet', 'two words'] {place.folder} green typed True\n"
+    assert made.returncode == 5
+
+
+def test_a_script_that_only_uses_a_server_starts_none(tmp_path):
+    place = Place(tmp_path)
+    place.script(SEEN)
+    job = place.python("-m", "prrmse.run.warm", "--if-running", "script.py", COLOUR="green")
+    out, err = job.communicate("typed")
+    assert (out, err) == (f"['script.py'] {tmp_path} green typed False\n", "a warning\n")
+    assert (job.returncode, [*tmp_path.glob("tmp/prrmse-*/*")]) == (5, [])
+
+
 def test_an_exception_is_a_traceback_and_status_1(place):
     place.script("raise ValueError('no such layer')")
     job = place.warm()

@@ -56,4 +56,5 @@ rule base_table:
     message:
         "base_table: how good the base models are"
     shell:
-        "python workflow/scripts/base_table.py --table {output:q} --parts @<(lines {input.parts:q}) --code {params.code:q} 2>&1 | tee {log:q}"
+        "python -m prrmse.run.warm --if-running workflow/scripts/base_table.py"
+        " --table {output:q} --parts @<(lines {input.parts:q}) --code {params.code:q} 2>&1 | tee {log:q}"

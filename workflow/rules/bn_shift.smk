@@ -30,5 +30,6 @@ rule bn_shift:
     message:
         "bn_shift: shift and scale of every BN output"
     shell:
-        "python workflow/scripts/bn_shift.py --table {output:q} --targets @<(lines {input.targets:q})"
+        "python -m prrmse.run.warm --if-running workflow/scripts/bn_shift.py"
+        " --table {output:q} --targets @<(lines {input.targets:q})"
         " --sources @<(lines {input.sources:q}) --code {params.code:q} 2>&1 | tee {log:q}"

@@ -22,5 +22,6 @@ rule claims:
     message:
         "claims: what holds, what does not"
     shell:
-        "python workflow/scripts/claims.py --target {params.target:q} --params {params.json:q} --table {output:q}"
+        "python -m prrmse.run.warm --if-running workflow/scripts/claims.py"
+        " --target {params.target:q} --params {params.json:q} --table {output:q}"
         " --tables @<(lines {input.tables:q} {input.drops:q}) --code {params.code:q} 2>&1 | tee {log:q}"

@@ -55,5 +55,6 @@ rule controls:
     message:
         "controls: every swap and its controls"
     shell:
-        "python workflow/scripts/controls.py --params {params.json:q} --swaps {input.swaps:q} --out results/evidence"
+        "python -m prrmse.run.warm --if-running workflow/scripts/controls.py"
+        " --params {params.json:q} --swaps {input.swaps:q} --out results/evidence"
         " --parts @<(lines {input.parts:q}) --code {params.code:q} 2>&1 | tee {log:q}"

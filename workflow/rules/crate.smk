@@ -21,5 +21,6 @@ rule crate:
     message:
         "crate: results/run.crate.zip"
     shell:
-        "python workflow/scripts/crate.py --manifest {input.manifest:q} --crate {output:q} --code {params.code:q}"
+        "python -m prrmse.run.warm --if-running workflow/scripts/crate.py"
+        " --manifest {input.manifest:q} --crate {output:q} --code {params.code:q}"
         " 2>&1 | tee {log:q}"

@@ -61,4 +61,5 @@ rule data_table:
     message:
         "data_table: what each set holds"
     shell:
-        "python workflow/scripts/data_table.py --table {output:q} --data @<(lines {input.data:q}) --code {params.code:q} 2>&1 | tee {log:q}"
+        "python -m prrmse.run.warm --if-running workflow/scripts/data_table.py"
+        " --table {output:q} --data @<(lines {input.data:q}) --code {params.code:q} 2>&1 | tee {log:q}"

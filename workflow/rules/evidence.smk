@@ -26,5 +26,6 @@ rule evidence:
     message:
         "evidence: results/evidence/evidence.html"
     shell:
-        "python workflow/scripts/evidence.py --params {params.json:q} --data {input.data:q} --folder results/evidence"
+        "python -m prrmse.run.warm --if-running workflow/scripts/evidence.py"
+        " --params {params.json:q} --data {input.data:q} --folder results/evidence"
         " --code {params.code:q} 2>&1 | tee {log:q}"

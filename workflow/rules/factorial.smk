@@ -72,5 +72,6 @@ rule factorial:
     message:
         "factorial: initialisation against architecture"
     shell:
-        "python workflow/scripts/factorial.py --params {params.json:q} --inits {params.inits:q}"
+        "python -m prrmse.run.warm --if-running workflow/scripts/factorial.py"
+        " --params {params.json:q} --inits {params.inits:q}"
         " --out results/evidence --own @<(lines {input.own:q}) --other @<(lines {input.other:q}) --code {params.code:q} 2>&1 | tee {log:q}"

@@ -28,5 +28,6 @@ rule figures:
     message:
         "figures: draw them all"
     shell:
-        "python workflow/scripts/figures.py --params {params.json:q} --out results/figures"
+        "python -m prrmse.run.warm --if-running workflow/scripts/figures.py"
+        " --params {params.json:q} --out results/figures"
         " --tables @<(lines {input.tables:q}) --curves @<(lines {input.curves:q}) --code {params.code:q} 2>&1 | tee {log:q}"

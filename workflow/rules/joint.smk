@@ -55,5 +55,6 @@ rule joint_table:
     message:
         "joint_table: what fits alone, and what fits together"
     shell:
-        "python workflow/scripts/joint_table.py --params {params.json:q} --swaps {input.swaps:q} --out results/evidence"
+        "python -m prrmse.run.warm --if-running workflow/scripts/joint_table.py"
+        " --params {params.json:q} --swaps {input.swaps:q} --out results/evidence"
         " --parts @<(lines {input.parts:q}) --code {params.code:q} 2>&1 | tee {log:q}"

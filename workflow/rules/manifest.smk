@@ -34,5 +34,6 @@ rule manifest:
     message:
         "manifest: results/manifest.json"
     shell:
-        "python workflow/scripts/manifest.py --params {params.json:q} --manifest {output:q}"
+        "python -m prrmse.run.warm --if-running workflow/scripts/manifest.py"
+        " --params {params.json:q} --manifest {output:q}"
         " --files @<(lines {input.files:q}) --code {params.code:q} 2>&1 | tee {log:q}"

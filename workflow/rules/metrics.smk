@@ -24,5 +24,6 @@ rule metrics:
     message:
         "metrics: results/metrics.json"
     shell:
-        "python workflow/scripts/metrics.py --metrics {output.metrics:q} --plots results/plots"
+        "python -m prrmse.run.warm --if-running workflow/scripts/metrics.py"
+        " --metrics {output.metrics:q} --plots results/plots"
         " --tables @<(lines {input.tables:q}) --curves @<(lines {input.curves:q}) --code {params.code:q} 2>&1 | tee {log:q}"

@@ -117,7 +117,8 @@ rule ranking:
     message:
         "ranking: scores against gains"
     shell:
-        "python workflow/scripts/ranking.py --params {params.json:q} --base {input.base:q} --data {input.data:q}"
+        "python -m prrmse.run.warm --if-running workflow/scripts/ranking.py"
+        " --params {params.json:q} --base {input.base:q} --data {input.data:q}"
         " --out results/evidence --scores @<(lines {input.scores:q}) --layers @<(lines {input.layers:q})"
         " --score-seconds @<(lines {input.score_seconds:q}) --gains @<(lines {input.gains:q})"
         " --gain-seconds @<(lines {input.gain_seconds:q}) --controls @<(lines {input.controls:q})"

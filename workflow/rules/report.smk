@@ -23,5 +23,6 @@ rule report:
     message:
         "report: results/report.html"
     shell:
-        "python workflow/scripts/report.py --params {params.json:q} --figures results/figures"
+        "python -m prrmse.run.warm --if-running workflow/scripts/report.py"
+        " --params {params.json:q} --figures results/figures"
         " --report {output:q} --tables @<(lines {input.tables:q}) --code {params.code:q} 2>&1 | tee {log:q}"

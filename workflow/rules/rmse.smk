@@ -21,5 +21,5 @@ rule rmse:
     message:
         "rmse: kernels and biases of every two base models"
     shell:
-        "python workflow/scripts/rmse.py --table {output:q}"
+        "python -m prrmse.run.warm --if-running workflow/scripts/rmse.py --table {output:q}"
         " --checkpoints @<(lines {input.checkpoints:q}) --code {params.code:q} 2>&1 | tee {log:q}"

@@ -333,7 +333,8 @@ rule study:
     message:
         "study: results/study/study.md"
     shell:
-        "python workflow/scripts/study.py --params {params.json:q} --data {input.data:q} --folder results/study"
+        "python -m prrmse.run.warm --if-running workflow/scripts/study.py"
+        " --params {params.json:q} --data {input.data:q} --folder results/study"
         " --runs @<(lines {input.runs:q}) --base @<(lines {input.base:q}) --scores @<(lines {input.scores:q})"
         " --sweeps @<(lines {input.sweeps:q}) --guides @<(lines {input.guides:q})"
         " --searches @<(lines {input.searches:q}) --connected @<(lines {input.connected:q})"

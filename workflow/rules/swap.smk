@@ -53,5 +53,6 @@ rule swap_table:
     message:
         "swap_table: means over patients"
     shell:
-        "python workflow/scripts/swap_table.py --table {output.table:q} --drops {output.drops:q}"
+        "python -m prrmse.run.warm --if-running workflow/scripts/swap_table.py"
+        " --table {output.table:q} --drops {output.drops:q}"
         " --parts @<(lines {input.parts:q}) --code {params.code:q} 2>&1 | tee {log:q}"

@@ -61,5 +61,6 @@ rule transfer_table:
     message:
         "transfer_table: the paper's table, its numbers and ours"
     shell:
-        "python workflow/scripts/transfer_table.py --table {output.table:q} --markdown {output.markdown:q}"
+        "python -m prrmse.run.warm --if-running workflow/scripts/transfer_table.py"
+        " --table {output.table:q} --markdown {output.markdown:q}"
         " --latex {output.latex:q} --data {input.data:q} --parts @<(lines {input.parts:q}) --code {params.code:q} 2>&1 | tee {log:q}"

@@ -21,5 +21,6 @@ rule verdict:
     message:
         "verdict: reusable layers, reusable networks"
     shell:
-        "python workflow/scripts/verdict.py --params {params.json:q} --drops {input.drops:q}"
+        "python -m prrmse.run.warm --if-running workflow/scripts/verdict.py"
+        " --params {params.json:q} --drops {input.drops:q}"
         " --verdict {output.verdict:q} --network {output.network:q} --code {params.code:q} 2>&1 | tee {log:q}"

@@ -4,7 +4,7 @@
 folder, environment, streams and exit status. Importing torch and what it pulls in takes seconds, which is longer
 than many sweeps take; here one process of this user, interpreter and folder imports them once and forks for each job.
 It imports third-party packages only, never this one, so a change of our code is always seen. It exits when it
-has had nothing to do for a while.
+has had nothing to do for a while. With ``--if-running`` before SCRIPT it is not started: for scripts without torch.
 
 The script runs in this process instead wherever a fork is no gain or not safe: not on Linux, inside a SLURM job or a
 container (whose processes must stay below it), with ``PRRMSE_WARM=0``, or when the other process cannot be started.
@@ -45,16 +45,24 @@ def main(arguments: list[str]) -> int:
     if arguments[:1] == ["--serve"]:
         serve(Path(arguments[1]))
         return 0
+    starts = arguments[:1] != ["--if-running"]
+    arguments = _expanded(arguments if starts else arguments[1:])
     if not arguments:
-        print("usage: python -m prrmse.run.warm SCRIPT [ARGUMENTS...]", file=sys.stderr)
+        print("usage: python -m prrmse.run.warm [--if-running] SCRIPT [ARGUMENTS...]", file=sys.stderr)
         return 2
-    connection = _connect() if _wanted() else None
+    connection = _connect(starts) if _wanted() else None
     status = _ask(connection, arguments) if connection else None
     return _run(arguments) if status is None else status
 
 
 def _wanted() -> bool:
     return sys.platform == "linux" and os.environ.get("PRRMSE_WARM") != "0" and not CONFINED & os.environ.keys()
+
+
+def _expanded(arguments: list[str]) -> list[str]:
+    """With the lines of files that only this process has open (``@<(...)`` of a shell) in their place."""
+    given = [(Path(a[1:]).read_text().splitlines() if a.startswith("@/dev/fd/") else [a]) for a in arguments]
+    return [argument for several in given for argument in several]
 
 
 def _run(arguments: list[str]) -> int:
@@ -97,11 +105,17 @@ def _ask(connection: socket.socket, arguments: list[str]) -> int | None:
     return DIED
 
 
-def _connect() -> socket.socket | None:
-    """A connection to the server of this user, interpreter and folder, started if need be; None if that fails."""
+def _connect(starts: bool = True) -> socket.socket | None:
+    """A connection to the server of this user, interpreter and folder; None if there is none.
+
+    Args:
+        starts: it, if there is none yet.
+    """
     address = _address()
     if address is None:
         return None
+    if not starts:
+        return _try(address)
     with open(address.with_suffix(".lock"), "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # of several jobs that start at once, one starts the server
         if connection := _try(address):
