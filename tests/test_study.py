@@ -23,7 +23,7 @@ from prrmse.learning.train import train
 from prrmse.names import BLOCKS, MARGIN, PRETRAINED, SCRATCH, STUDY_PLANS
 from prrmse.nets.checkpoint import load_network, save_checkpoint
 from prrmse.nets.layers import inventory
-from prrmse.report.study import CONNECTED, RAW, study_page
+from prrmse.report.study import ALL_KINDS, BY_KIND, CONNECTED, RAW, kinds_of_targets, study_page
 from prrmse.settings import Training, UNet, Verdict
 from prrmse.tables.answer import FAILS, HOLDS, UNDECIDED
 from prrmse.tables.regret import ALL, GAIN, ORDER, no_transfer, regrets, search_table
@@ -483,6 +483,34 @@ def test_the_page_in_docs_is_what_the_tables_beside_it_give():
     left_out = {"## Recipes", "## Architecture or ancestor", "## Effects on reuse"}
     assert left_out <= set(made.splitlines())
     assert not left_out & set(less.splitlines()), "of a study without configs/study_ancestry.yaml"
+
+
+def test_targets_of_another_kind_stand_beside_the_others_and_change_nothing_about_them():
+    params = read_params(ROOT / "params.yaml", ROOT / "configs/study.yaml", ROOT / "configs/study_ancestry.yaml")
+    kept = {name: read_table(ROOT / f"docs/study/{name}.csv") for name in RAW}
+    kinds = kinds_of_targets(kept)
+    assert list(kinds) == ["real", "phantom", ALL_KINDS]
+    assert kinds[ALL_KINDS] == [*kinds["real"], *kinds["phantom"]]
+    verdict = params.verdict.model_copy(update={"resamples": 100})
+    page, tables = study_page(kept, params.study, verdict)
+    of_real = {
+        name: table[table["target"].isin(kinds["real"])] if name in ("runs", "scores", "search") else table
+        for name, table in kept.items()
+    }
+    alone, of_alone = study_page(of_real, params.study, verdict)
+    assert "by kind of target" in page
+    assert "by kind of target" not in alone
+    pd.testing.assert_frame_equal(tables["answers"], of_alone["answers"])
+    for name in BY_KIND:
+        of_kind = tables[name][tables[name]["targets"] == "real"]
+        pd.testing.assert_frame_equal(of_kind.reset_index(drop=True), of_alone[name].reset_index(drop=True))
+        assert set(tables[name]["targets"]) == set(kinds)
+    ranking = tables["ranking"].set_index(["targets", "score"])
+    n = {kind: len(targets) for kind, targets in kinds.items()}
+    assert {kind: ranking.loc[kind, "n_targets"].max() for kind in kinds} == n
+    # A mean over all targets is that of the kinds, by their numbers.
+    mean = (n["real"] * ranking.loc["real", "tau"] + n["phantom"] * ranking.loc["phantom", "tau"]) / n[ALL_KINDS]
+    pd.testing.assert_series_equal(ranking.loc[ALL_KINDS, "tau"], mean)
 
 
 def searched(costs, picks):

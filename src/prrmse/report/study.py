@@ -239,11 +239,15 @@ def _connected(
 
 def _kinds(tables: Mapping[str, pd.DataFrame], kinds: Sequence[str]) -> Sequence[Section]:
     """The questions asked of all targets at once, beside those of one provenance."""
-    both = "Everything above is over the targets of the first kind; `all` takes every target for one more of the same."
+    both = (
+        f"Everything above is over the {kinds[0]} targets. `{ALL_KINDS}` takes every target for one more of the same."
+    )
+    told = tables["no_transfer"]
+    told = told[told["seeds"] == told.groupby("targets")["seeds"].transform("first")]
     return [
         Section(
             "Contrasts by kind of target",
-            f"{both} Mean difference in test Dice, and its interval.",
+            f"{both} Mean difference in test Dice with its interval; lists have been trained for the {kinds[0]} ones.",
             _side_by_side(tables["contrasts"], "contrast", "value", kinds, "+.3f"),
         ),
         Section(
@@ -261,8 +265,8 @@ def _kinds(tables: Mapping[str, pd.DataFrame], kinds: Sequence[str]) -> Sequence
         ),
         Section(
             "When not to transfer, by kind of target",
-            "As above.",
-            tables["no_transfer"][["targets", *tables["no_transfer"].columns.drop("targets")]],
+            "As above, of all seeds that a kind of target has.",
+            told[["targets", *told.columns.drop("targets")]],
         ),
     ]
 
