@@ -12,6 +12,7 @@ from unittest import mock
 
 import torch
 from common import CLASSES, NETS, PAPER, noise, pair, table
+from sweeps import both, of_nnunet
 from torch import nn
 
 from prrmse.engine import onednn, schedule
@@ -46,7 +47,7 @@ PARTS: dict[str, Context] = {
 
 
 def ablation(slices: int, every: int, rounds: int) -> str:
-    """For the widths of the demo and of the paper, on every so many pairs; on one thread."""
+    """For the widths of the demo and of the paper, and nnU-Net's network, on every so many pairs; on one thread."""
     columns: dict[str, dict[str, str]] = {}
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -56,6 +57,8 @@ def ablation(slices: int, every: int, rounds: int) -> str:
                 evaluation = Evaluation(noise(max(1, slices // share)), COMPUTE, CLASSES)
                 title = " ".join([net, *map(str, arguments.values())])
                 columns[title] = _ratios(*pair(net, arguments), every * share, evaluation, rounds)
+        evaluation = Evaluation(noise(slices), COMPUTE, CLASSES)
+        columns["nnU-Net PlainConvUNet"] = _ratios(*both(partial(of_nnunet, 2)), every, evaluation, rounds)
     finally:
         torch.set_num_threads(threads)
     found = [{"without": name, **{title: column[name] for title, column in columns.items()}} for name in PARTS]

@@ -4,7 +4,7 @@ Each rewrite has a name, by which it can be left out (`python bench/run.py --onl
 
 - ``normalisation``: a convolution, the batch normalisation and the activation after it become two steps, with the
   convolution's raw value between them: a swap of its bias or of a BN tensor re-runs the second only.
-  So with instance normalisation, in float32 on a CPU, where it is computed faster, too.
+- ``instance``: so with instance normalisation, in float32 on a CPU, where it is computed faster, too.
 - ``folding``: where neither of the two is swapped they become one.
 - ``concatenation``: a convolution over concatenated feature maps becomes a sum of convolutions of each: the part that a
   skip connection brings does not change when something deeper is swapped.
@@ -32,7 +32,7 @@ from prrmse.engine.steps import Affine, Call, Conv, ConvThenResize, InstanceNorm
 from prrmse.engine.winograd import winograd
 from prrmse.learning.separable import matrices
 
-REWRITES = ("normalisation", "folding", "concatenation", "resize_1x1", "resize", "winograd")
+REWRITES = ("normalisation", "instance", "folding", "concatenation", "resize_1x1", "resize", "winograd")
 # Less work by this factor, or the small matrices are not worth it (`make bench` on two cores).
 RESIZED_GAIN = 2.5
 # A product of Winograd's transforms takes the time of this many of a convolution's; and less work by this factor.
@@ -199,7 +199,7 @@ class _Rewriter:
         return _Norm(path, {f"{path}.{key}": value.detach().float() for key, value in state.items()}, eps)
 
     def _instance_norm(self, path: str, module: Any) -> _Norm | None:
-        if not self._float32_on_cpu:
+        if "instance" in self.without or not self._float32_on_cpu:
             return None
         state = {f"{path}.{key}": value.detach() for key, value in module.state_dict().items()}
         return _Norm(path, state, module.eps, instance=True)
