@@ -99,6 +99,15 @@ def test_a_raw_file_that_snakemake_takes_for_a_wildcard_is_named(tmp_path):
     assert "Snakemake takes braces in a name for a wildcard; rename the file" in done.stdout
 
 
+def test_options_of_a_phantom_reach_it_and_a_change_of_them_draws_it_anew(tmp_path):
+    folder = Folder(tmp_path / "run")
+    folder.change("datasets.t1.phantom.options", {"snr": 9.0})
+    folder.must("snakemake", "--cores", "1", "data/phantom/t1.sha256")
+    assert "- snr: 9.0\n" in (folder.path / "data/phantom/t1/PHANTOM.md").read_text()
+    folder.change("datasets.t1.phantom.options", {"snr": 8.0})
+    assert folder.planned("data/phantom/t1.sha256") == {"phantom": 1}
+
+
 def test_another_way_to_match_the_tensors_of_a_file_is_another_training(tmp_path):
     weights, mapping = tmp_path / "weights.pt", tmp_path / "names.json"
     weights.touch()

@@ -14,13 +14,13 @@ from typing import Any
 
 from prrmse.errors import InputError
 from prrmse.phantom.acdc import write_acdc
-from prrmse.phantom.options import AcdcOptions, RvscOptions, T1Options, checked_options
+from prrmse.phantom.options import OPTIONS, AcdcOptions, RvscOptions, T1Options, checked_options
 from prrmse.phantom.rvsc import write_rvsc
 from prrmse.phantom.t1 import write_t1
 
 __all__ = ["FORMATS", "generate", "write_acdc", "write_rvsc", "write_t1"]
 
-FORMATS = ("acdc", "rvsc", "t1")
+FORMATS = tuple(OPTIONS)
 # The names of RVSC have two digits for the patient.
 _MOST_PATIENTS = {"acdc": 999, "rvsc": 99, "t1": 9999}
 
