@@ -159,16 +159,17 @@ def test_3d_is_rewritten_too():
 
 @pytest.mark.parametrize("affine", [False, True])
 @pytest.mark.parametrize("dimensions", [2, 3])
-def test_instance_normalisation_is_as_exact_as_torchs_own_far_from_zero(dimensions, affine):
-    """Of values whose mean is a hundred times their deviation: a difference of mean squares would lose them."""
+def test_instance_normalisation_rounds_no_more_than_five_times_torchs_own_far_from_zero(dimensions, affine):
+    """Of a mean a hundred times the deviation, or none: a difference of mean squares would lose it."""
     torch.manual_seed(0)
     conv, norm = ((nn.Conv2d, nn.InstanceNorm2d), (nn.Conv3d, nn.InstanceNorm3d))[dimensions - 2]
-    network = nn.Sequential(conv(1, 6, 3, padding=1), norm(6, eps=1e-3, affine=affine), nn.Dropout(), nn.LeakyReLU(0.1))
+    network = nn.Sequential(conv(1, 6, 3), norm(6, eps=1e-3, affine=affine), nn.Dropout(), nn.LeakyReLU(0.1))
     if affine:
         nn.init.normal_(network[1].weight)
         nn.init.normal_(network[1].bias)
     nn.init.constant_(network[0].bias, 7)
-    image = 100 + torch.rand(2, 1, *(20, 24, 8)[:dimensions])
+    image = 100 + torch.rand(3, 1, *(20, 24, 8)[:dimensions])
+    image[2] = 100.0  # blank
     traced = trace(network.eval(), image[:1])
     program = rewrite(traced, traced.outline(image[:1]), torch.float32, image.device)
     assert [type(step).__name__ for step in program.steps.values()][:2] == ["Conv", "InstanceNorm"]
@@ -177,7 +178,7 @@ def test_instance_normalisation_is_as_exact_as_torchs_own_far_from_zero(dimensio
         raw = network[0](image)
         expected = network.double()(image.double())
         of_torch = (network.float()[1:](raw) - expected).abs().max()
-    assert (found - expected).abs().max() < max(3 * float(of_torch), 1e-4)
+    assert (found - expected).abs().max() < max(5 * float(of_torch), 1e-4)
 
 
 def test_instance_normalisation_is_left_alone_where_it_is_not_by_the_images_own_statistics_or_not_on_a_cpu():
