@@ -14,6 +14,7 @@ import io
 import json
 import subprocess
 import sys
+import sysconfig
 import tarfile
 import zipfile
 from pathlib import Path
@@ -72,7 +73,9 @@ def main(folder: str, python: str = sys.executable) -> None:
     real, version, site = (Path(x) for x in subprocess.check_output([python, "-c", ASK], text=True).splitlines())
     minor = ".".join(str(version).split(".")[:2])
     home = real.parent
-    (wheel,) = home.parent.glob(f"lib/python{minor}/ensurepip/_bundled/pip-*.whl")
+    bundled = home.parent / f"lib/python{minor}/ensurepip/_bundled"
+    folders = [bundled, Path(sysconfig.get_config_var("WHEEL_PKG_DIR") or bundled)]  # Debian's are elsewhere
+    wheel = next(path for folder in folders for path in folder.glob("pip-*.whl"))
     with zipfile.ZipFile(wheel) as z:
         pip: dict[str, Content] = {
             f"lib/python{minor}/site-packages/{name}": z.read(name) for name in z.namelist() if not name.endswith("/")
