@@ -266,16 +266,21 @@ class Heads(nn.Module):
     def forward(self, x):
         x, bias = self.stem(x).relu(), dict(self.named_parameters())["first.bias"].data
         if self.reads == "checks":
-            assert bias.isfinite().all()
+            {True: "finite"}[bool(bias.isfinite().all())]
+        if self.reads == "compares":
+            return self.out(x * torch.where(bias > 5, -1.0, 1.0).view(-1, 1, 1))
         return self.out(x * bias.view(-1, 1, 1) if self.reads == "computes" else x)
 
 
 @pytest.mark.parametrize("engine", ["fast", "exact"])
-@pytest.mark.parametrize("reads", ["nothing", "computes", "checks"])
-def test_heads_that_do_not_run_cost_two_passes_and_what_tracing_did_not_see_counts(engine, reads, slices, monkeypatch):
+@pytest.mark.parametrize("reads", ["nothing", "computes", "checks", "compares"])
+def test_heads_that_do_not_run_cost_three_passes_and_what_tracing_did_not_see_counts(
+    engine, reads, slices, monkeypatch
+):
     torch.manual_seed(0)
     target, source = disturbed(Heads(reads)), disturbed(Heads(reads))
     nn.init.zeros_(target.out.bias)  # else one class is everywhere the largest
+    nn.init.constant_(source.first.bias, 9.0)
     layers, passes = inventory(target), []
     forward = Heads.forward
     monkeypatch.setattr(Heads, "forward", lambda self, x: (passes.append(x.shape[0]), forward(self, x))[1])
@@ -288,11 +293,11 @@ def test_heads_that_do_not_run_cost_two_passes_and_what_tracing_did_not_see_coun
     ineffective = [np.array_equal(c.predicted, base.predicted) for c in found]
     named = dict(zip((x.tensor for x in layers), ineffective, strict=True))
     assert named["second.weight"]
-    assert named["first.bias"] is (reads != "computes")
+    assert named["first.bias"] is (reads not in ("computes", "compares"))
     of_batches = of_plain // (1 + len(layers))
-    # The check of a trace takes a pass of two images; that of what is not read one of all of them, twice.
+    # The check of a trace takes a pass of two images; that of what is not read one of all of them, three times.
     of_images = [n for n in passes if isinstance(n, int) and n != 2]
-    assert (len(of_images) == 2 * of_batches) is (reads == "nothing")
+    assert (len(of_images) == 3 * of_batches) is (reads == "nothing")
 
 
 @pytest.mark.parametrize("name", ["smp Unet", "smp PSPNet", "smp Unet, resnet18"])

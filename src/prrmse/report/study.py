@@ -43,6 +43,9 @@ def study_page(raw: Mapping[str, pd.DataFrame], study: Study, verdict: Verdict) 
     kinds = kinds_of_targets(raw)
     of_kinds = {kind: _over(raw, targets, verdict) for kind, targets in kinds.items()}
     own = next(iter(of_kinds.values()))
+    first = next(iter(kinds.values()))
+    of_pairs = [name for name in ("reuse", *CONNECTED) if name in raw and len(raw[name])]
+    raw = {**raw, **{name: raw[name][raw[name]["target"].isin(first)] for name in of_pairs}}
     reuse = raw["reuse"]
     ancestry = ancestry_effects(reuse, dict(study.ancestry), level) if len(reuse) else pd.DataFrame()
     own["ancestry"] = ancestry
@@ -240,14 +243,16 @@ def _connected(
 def _kinds(tables: Mapping[str, pd.DataFrame], kinds: Sequence[str]) -> Sequence[Section]:
     """The questions asked of all targets at once, beside those of one provenance."""
     both = (
-        f"Everything above is over the {kinds[0]} targets. `{ALL_KINDS}` takes every target for one more of the same."
+        f"Every mean over targets above is over the {kinds[0]} ones. `{ALL_KINDS}` takes every target for one more of "
+        "the same."
     )
     told = tables["no_transfer"]
-    told = told[told["seeds"] == told.groupby("targets")["seeds"].transform("first")]
+    told = told[told["seeds"] == told.groupby(["net", "targets"])["seeds"].transform("first")]
     return [
         Section(
             "Contrasts by kind of target",
-            f"{both} Mean difference in test Dice with its interval; lists have been trained for the {kinds[0]} ones.",
+            f"{both} Mean difference in test Dice with its interval, over the targets that have it (lists: those "
+            "listed).",
             _side_by_side(tables["contrasts"], "contrast", "value", kinds, "+.3f"),
         ),
         Section(
