@@ -6,7 +6,7 @@ import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import torch
 from torch import fx, nn
@@ -270,24 +270,16 @@ class Sum:
 
 
 @dataclass(frozen=True)
-class Affine:
-    """What follows a convolution: its bias, batch normalisation in evaluation mode, activation; each of them optional.
+class _AfterConvolution:
+    """What alone reads the value of a convolution, with tensors of its own.
 
     Args:
         source: value of the convolution, ``(N, C, ...)``.
         state: float32 tensors ``(C,)`` by name.
-        bias: name of the convolution's bias, or None.
-        norm, eps: path of the normalisation, or None.
-        activation: the last, or None.
     """
 
     source: str
     state: Mapping[str, torch.Tensor]
-    bias: str | None
-    norm: str | None
-    eps: float
-    activation: Activation | None
-    heavy: bool = False
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -296,8 +288,30 @@ class Affine:
 
     @property
     def tensors(self) -> tuple[str, ...]:
-        """Bias, running statistics, weight and bias of the normalisation, as far as there are."""
+        """Those of the state."""
         return tuple(self.state)
+
+    def replaced(self, tensor: str, value: torch.Tensor) -> Self:
+        """With another value of one of its tensors."""
+        return replace(self, state={**self.state, tensor: value.to(self.state[tensor])})
+
+
+@dataclass(frozen=True)
+class Affine(_AfterConvolution):
+    """What follows a convolution: its bias, batch normalisation in evaluation mode, activation; each of them optional.
+
+    Args:
+        source, state: bias, running statistics, weight and bias of the normalisation, as far as there are.
+        bias: name of the convolution's bias, or None.
+        norm, eps: path of the normalisation, or None.
+        activation: the last, or None.
+    """
+
+    bias: str | None
+    norm: str | None
+    eps: float
+    activation: Activation | None
+    heavy: bool = False
 
     def run(self, values: Values) -> torch.Tensor:
         """``(N, C, ...)``."""
@@ -314,10 +328,6 @@ class Affine:
         mean, var = self.state[f"{self.norm}.running_mean"], self.state[f"{self.norm}.running_var"]
         one, zero = torch.ones_like(mean), torch.zeros_like(mean)
         return mean, var, self.state.get(f"{self.norm}.weight", one), self.state.get(f"{self.norm}.bias", zero)
-
-    def replaced(self, tensor: str, value: torch.Tensor) -> Affine:
-        """With another value of one of its tensors."""
-        return replace(self, state={**self.state, tensor: value.to(self.state[tensor])})
 
     def folded_into(self, conv: Conv) -> Conv:
         """The convolution that does both at once."""
@@ -338,7 +348,7 @@ class Affine:
 
 
 @dataclass(frozen=True)
-class InstanceNorm:
+class InstanceNorm(_AfterConvolution):
     """What follows a convolution: instance normalisation by the image's own statistics, and an activation if there is.
 
     The means of channels-last values are sums over rows first, which is what a processor adds fastest: half to a third
@@ -346,29 +356,15 @@ class InstanceNorm:
     it. A bias before it changes nothing but what is rounded, so it is left out.
 
     Args:
-        source: value of the convolution, ``(N, C, ...)``.
-        state: float32 tensors ``(C,)`` by name: weight and bias of the normalisation, where it has them, and the
-            convolution's bias.
+        source, state: weight and bias of the normalisation, and the convolution's bias, as far as there are.
         norm, eps: path of the normalisation, and what is added to the variance.
         activation: the last, or None.
     """
 
-    source: str
-    state: Mapping[str, torch.Tensor]
     norm: str
     eps: float
     activation: Activation | None
     heavy: bool = False
-
-    @property
-    def inputs(self) -> tuple[str, ...]:
-        """The convolution's value."""
-        return (self.source,)
-
-    @property
-    def tensors(self) -> tuple[str, ...]:
-        """Weight and bias of the normalisation, and the convolution's bias, as far as there are."""
-        return tuple(self.state)
 
     def run(self, values: Values) -> torch.Tensor:
         """``(N, C, ...)``."""
@@ -389,10 +385,6 @@ class InstanceNorm:
         y = y.mul_(scale) if bias is None else torch.addcmul(bias, y, scale, out=y)
         y = y.view(last.shape).movedim(-1, 1)
         return y if self.activation is None else self.activation(y)
-
-    def replaced(self, tensor: str, value: torch.Tensor) -> InstanceNorm:
-        """With another value of one of its tensors."""
-        return replace(self, state={**self.state, tensor: value.to(self.state[tensor])})
 
 
 def folded(before: Step, step: Step) -> Step | None:
