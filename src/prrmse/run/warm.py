@@ -61,7 +61,9 @@ def _wanted() -> bool:
 
 def _expanded(arguments: list[str]) -> list[str]:
     """With the lines of files that only this process has open (``@<(...)`` of a shell) in their place."""
-    given = [(Path(a[1:]).read_text().splitlines() if a.startswith("@/dev/fd/") else [a]) for a in arguments]
+    given = [
+        (os.fsdecode(Path(a[1:]).read_bytes()).splitlines() if a.startswith("@/dev/fd/") else [a]) for a in arguments
+    ]
     return [argument for several in given for argument in several]
 
 
