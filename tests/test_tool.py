@@ -20,7 +20,7 @@ from prrmse import api
 from prrmse.cli.commands import best_fit
 from prrmse.cli.main import main
 from prrmse.data import prepare as data
-from prrmse.data.slices import load_slices, save_slices
+from prrmse.data.slices import Slices, load_slices, save_slices
 from prrmse.learning.train import train
 from prrmse.nets.arrays import read_header
 from prrmse.nets.checkpoint import load_network, save_checkpoint
@@ -111,6 +111,64 @@ def test_sweep_of_a_foreign_source(folder, capsys, tmp_path):
     assert max(row["drop"] for row in rows) > 0.2
     assert len((tmp_path / "rows.csv").read_text().splitlines()) == 1 + 110 * 2
     assert (tmp_path / "sweep.svg").stat().st_size > 5000
+
+
+@pytest.fixture(scope="module")
+def many(folder, slices):
+    """The slices as those of 12 patients, all to be measured on."""
+    index = slices.index.assign(patient=[f"p{i:02d}" for i in range(12)], split="val")
+    path = folder / "many.npz"
+    save_slices(Slices(slices.image, slices.label, index, slices.meta), path)
+    return path
+
+
+def test_a_sweep_until_decided_measures_fewer_patients(folder, many, capsys, tmp_path):
+    command = ["sweep", folder / "target.safetensors", folder / "noise.pt", "--data", many, *RUN]
+    whole = pd.DataFrame(json.loads(printed(capsys, *command, "--json")))
+    early = pd.DataFrame(json.loads(printed(capsys, *command, "--json", "--until-decided", "0.05")))
+    assert (whole["n_patients"] == 12).all()
+    assert set(early["n_patients"]) <= {3, 6, 12}
+    assert early["n_patients"].mean() < 9
+    assert (early["reusable"] == whole["reusable"]).mean() > 0.95
+    text = printed(capsys, *command, "--until-decided", "0.05", "--table", tmp_path / "early.csv")
+    found = re.search(r"measured on (.*) of 12 patients in the mean", text)
+    assert found and float(found[1]) == pytest.approx(early["n_patients"].mean(), abs=0.05)
+    assert len(pd.read_csv(tmp_path / "early.csv")) == early["n_patients"].sum()
+    own = re.search(r"of at most 0.05 from (\S+);", text)
+    assert own and float(own[1]) == pytest.approx(whole["baseline"].mean(), abs=5e-4), "the target's own, on all"
+
+
+def test_advice_until_decided_has_intervals_of_what_was_measured_on_all(folder, many, capsys, tmp_path):
+    out, page = tmp_path / "advice.json", tmp_path / "advice.html"
+    command = ["advise", folder / "target.safetensors", folder / "noise.pt", "--data", many, *RUN]
+    printed(capsys, *command, "--until-decided", "0.05", "--out", out, "--page", page)
+    advice = json.loads(out.read_text())
+    rows = pd.DataFrame(advice["verdicts"])
+    stopped = rows["n_cases"] < 12
+    assert 0 < stopped.sum() < len(rows)
+    assert rows.loc[stopped, ["drop_low", "drop_high"]].isna().all(axis=None)
+    assert rows.loc[~stopped, ["drop_low", "drop_high"]].notna().all(axis=None)
+    assert "patients in the mean, each with a probability of at most 0.05" in advice["sentence"]
+    assert "nan" not in re.sub(r"<script.*?</script>", "", page.read_text(), flags=re.DOTALL).lower()
+    assert "until_decided: decides by the mean drop" in refused(
+        capsys, *command, "--until-decided", "0.05", "--rule", "upper"
+    )
+
+
+def test_screen_puts_swaps_in_an_order_by_one_backward_pass(folder, capsys, tmp_path):
+    data = ["--data", folder / "slices.npz", *RUN]
+    sources = [folder / "noise.pt", folder / "twin.pth"]
+    command = ["screen", folder / "target.safetensors", *sources, *data]
+    rows = pd.DataFrame(json.loads(printed(capsys, *command, "--json")))
+    assert rows.groupby("source").size().to_dict() == {"noise": 110, "twin": 110}
+    assert rows["first_order"].is_monotonic_increasing
+    assert (rows.loc[rows["source"] == "twin", "first_order"] == 0).all(), "the target itself"
+    swept = pd.DataFrame(json.loads(printed(capsys, "sweep", *command[1:3], *data, "--json")))
+    both = rows[rows["source"] == "noise"].merge(swept, on=["kind", "layer"])
+    assert both[["first_order", "drop"]].corr("spearman").iloc[0, 1] > 0.5
+    text = printed(capsys, *command, "--table", tmp_path / "screen.csv")
+    assert text.startswith("220 swaps by one backward pass (")
+    assert len(pd.read_csv(tmp_path / "screen.csv")) == 220
 
 
 def test_advice_then_warmstart(folder, capsys, tmp_path):

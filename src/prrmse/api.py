@@ -32,8 +32,10 @@ from tqdm import tqdm
 
 from prrmse.compare.distance import distance_table
 from prrmse.compare.features import Pixels, sample_pixels
+from prrmse.compare.first_order import screen_table
 from prrmse.data.slices import Slices, draw_patients
 from prrmse.engine.sweep import sweep as swept_counts
+from prrmse.engine.until import sweep_until_decided
 from prrmse.errors import InputError
 from prrmse.experiments.transferability import Watch, feature_scores
 from prrmse.files import atomic
@@ -122,6 +124,8 @@ def sweep(
     layers: Iterable[Layer] | None = None,
     engine: str = "fast",
     memory_mb: float = 2000,
+    until_decided: float | None = None,
+    tolerance: float | None = None,
     progress: bool = False,
 ) -> pd.DataFrame:
     """Take each pair from the source, alone, and evaluate.
@@ -134,10 +138,16 @@ def sweep(
         layers: the pairs; all that fit, if not given.
         engine: see `prrmse.engine.sweep.sweep`; for an `Evaluation` only.
         memory_mb: the same.
+        until_decided: measure each pair on as many cases as it takes to tell whether its mean drop is within the
+            tolerance, and no more; this is the probability of telling it otherwise than all cases would
+            (`prrmse.engine.until`). All cases if None. For an `Evaluation` only.
+        tolerance: of ``until_decided``; that of `prrmse.settings.Verdict` if None.
         progress: show a bar.
 
     Returns:
-        One row per (pair, case): kind, layer, module, tensor, scalars, final, effect, case, score, baseline.
+        One row per (pair, case): kind, layer, module, tensor, scalars, final, effect, case, score, baseline; with
+        ``until_decided`` no row for a case on which a pair was not measured. ``attrs["baseline"]``: the model's own
+        score by case, of all cases.
         ``effect`` is False for a tensor that cannot change the network's output (`prrmse.learning.reach`): heads of
         deep supervision, auxiliary classifiers. Then an unchanged score says nothing. For an ``evaluate`` of your own,
         it is found out with the input of its first call of the model; True where it does not call it. It is True for a
@@ -146,7 +156,12 @@ def sweep(
 
     Raises:
         ValueError: nothing of the source fits; or ``evaluate`` changes the model.
+        InputError: ``until_decided`` is no error rate, or asked for an ``evaluate`` of your own.
     """
+    if until_decided is not None:
+        check_error_rate(until_decided)
+        if not isinstance(evaluate, Evaluation):
+            raise InputError("<until_decided>: needs a prrmse.learning.evaluate.Evaluation, whose cases are patients")
     fitted, _ = fit(model.state_dict(), state_of(source))
     wanted = inventory(model) if layers is None else list(layers)
     chosen = [layer for layer in wanted if layer.tensor in fitted]
@@ -154,8 +169,19 @@ def sweep(
         raise ValueError("nothing of the source fits the model; prrmse compare shows what is there")
     every = [layer.tensor for layer in inventory(model)]
     if isinstance(evaluate, Evaluation):
-        swept = swept_counts(model, fitted, chosen, evaluate, engine=engine, memory_mb=memory_mb)
-        baseline, counts = evaluate.rebased(model, *swept)
+        if until_decided is None:
+            swept = swept_counts(model, fitted, chosen, evaluate, engine=engine, memory_mb=memory_mb)
+            baseline, counts = evaluate.rebased(model, *swept)
+        else:
+            baseline, counts = sweep_until_decided(
+                model,
+                [{layer.tensor: fitted[layer.tensor]} for layer in chosen],
+                evaluate,
+                tolerance=Verdict().tolerance if tolerance is None else tolerance,
+                error=until_decided,
+                engine=engine,
+                memory_mb=memory_mb,
+            )
         scores = [_mean_dice(evaluate, found) for found in (baseline, *counts)]
         ineffective = without_effect(model, every, evaluate.whole.image[:1])
     else:
@@ -170,7 +196,44 @@ def sweep(
         table["baseline"] = table["case"].map(scores[0])
         named = {**layer._asdict(), "final": layer.tensor in final, "effect": layer.tensor not in ineffective}
         tables.append(table.assign(**named))
-    return pd.concat(tables, ignore_index=True)[[*PAIR, "case", "score", "baseline"]]
+    found = pd.concat(tables, ignore_index=True)[[*PAIR, "case", "score", "baseline"]]
+    found.attrs["baseline"] = scores[0]
+    return found
+
+
+def check_error_rate(rate: float) -> None:
+    """Refuse what is no rate of wrong verdicts.
+
+    Raises:
+        InputError: it is not between 0 and 0.5.
+    """
+    if not 0 < rate < 0.5:
+        raise InputError(f"<until_decided>: {rate:g} is no rate of wrong verdicts; name one between 0 and 0.5, as 0.05")
+
+
+def screen(model: nn.Module, sources: Mapping[str, StateLike], evaluation: Evaluation) -> pd.DataFrame:
+    """In which order would swaps harm? One backward pass of the target, for all pairs of all sources.
+
+    Args:
+        model: the target.
+        sources: states or files by name; what does not fit the model is left out.
+        evaluation: labelled slices of the target.
+
+    Returns:
+        `prrmse.compare.first_order.screen_table` of the pairs that reach the output: ``first_order`` is how far taking
+        the pair could move the mean cross-entropy, to first order. A larger one is a larger drop in nine of ten
+        comparisons of a reusable with another pair (docs/screen.md); it is no drop, and decides nothing.
+
+    Raises:
+        ValueError: nothing of the sources fits.
+        InputError: as `screen_table`.
+    """
+    own = model.state_dict()
+    fitted = {name: fit(own, state_of(source))[0] for name, source in sources.items()}
+    table = screen_table(model, fitted, evaluation, reaching(model, evaluation.whole.image[:1]))
+    if table.empty:
+        raise ValueError("nothing of the sources fits the model; prrmse compare shows what is there")
+    return table
 
 
 class Advice(NamedTuple):
@@ -194,6 +257,7 @@ def advise(
     settings: Verdict | None = None,
     engine: str = "fast",
     memory_mb: float = 2000,
+    until_decided: float | None = None,
 ) -> Advice:
     """Which source, and which of its pairs, can be taken without a drop above the tolerance.
 
@@ -204,8 +268,8 @@ def advise(
         settings: tolerance, the largest drop of the score at which a pair counts as reusable; rule, whether the mean
             drop is compared with it or the upper end of its interval; level and resamples of the bootstrap over cases.
             Defaults of the class if None.
-        engine: as for `sweep`.
-        memory_mb: as for `sweep`.
+        engine, memory_mb, until_decided: as for `sweep`. A pair that was not measured on all cases has no interval,
+            and is reusable by the rule ``mean`` only.
 
     Returns:
         The ranking: source, reusable_pairs, reusable_scalars (shares, the final convolution and what has no effect left
@@ -218,6 +282,8 @@ def advise(
         and none predicts a gain safely (docs/evidence.md).
     """
     settings = settings or Verdict()
+    if until_decided is not None and settings.rule != "mean":
+        raise InputError("<until_decided>: decides by the mean drop; leave out <rule>, or until_decided")
     everything = inventory(model)
     own = model.state_dict()
     pixels = (
@@ -228,13 +294,24 @@ def advise(
     for done, (name, source) in enumerate(sources.items(), start=1):
         begun = time.monotonic()
         fitted, _ = fit(own, state_of(source))
-        table = sweep(model, fitted, evaluate, engine=engine, memory_mb=memory_mb)
-        own_scores = table.groupby("case")["baseline"].first()
+        table = sweep(
+            model,
+            fitted,
+            evaluate,
+            engine=engine,
+            memory_mb=memory_mb,
+            until_decided=until_decided,
+            tolerance=settings.tolerance,
+        )
+        own_scores = pd.Series(table.attrs["baseline"])
         baseline = float(own_scores.mean())
         if not verdicts and isinstance(evaluate, Evaluation) and len(own_scores) < 2:
             log.warning("one patient only: intervals over patients say nothing; evaluate on more")
         drops = drops_by_patient(table.rename(columns={"case": "patient", "score": "dice"}), PAIR)
         verdict = mean_drops(drops, settings, "advise", name)
+        verdict["n_cases"] = drops.notna().sum(axis=1).to_numpy()
+        if until_decided is not None:
+            verdict.loc[verdict["n_cases"] < len(own_scores), ["drop_low", "drop_high"]] = np.nan
         verdict["reusable"] = is_reusable(verdict, settings)
         verdict.insert(0, "source", name)
         verdicts.append(verdict)

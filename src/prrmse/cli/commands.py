@@ -192,14 +192,19 @@ def sweep(a: argparse.Namespace) -> None:
     """Print the change of Dice when each pair is taken from the source."""
     check_outputs({"table": a.table, "figure": a.figure}, (a.target, a.source, *data_files(a)))
     tolerance, memory_mb = checked(Verdict, tolerance=a.tolerance).tolerance, memory_of(a)
+    if a.until_decided is not None:
+        api.check_error_rate(a.until_decided)
     states = opened([a.target, a.source], a.entry)
     network, evaluation = target_on_data(a, states[a.target])
     source = fitting(network, a.source, states[a.source], a.target)
     tell_without_kind(outside_of_pairs(network), "they stay the target's own")
     tell_duration(network, evaluation, sum(layer.tensor in source for layer in inventory(network)))
-    table = api.sweep(network, source, evaluation, engine=a.engine, memory_mb=memory_mb)
-    means = table.groupby(api.PAIR, sort=False)[["baseline", "score"]].mean().reset_index()
+    how = {"engine": a.engine, "memory_mb": memory_mb, "until_decided": a.until_decided, "tolerance": tolerance}
+    table = api.sweep(network, source, evaluation, **how)
+    grouped = table.groupby(api.PAIR, sort=False)
+    means = grouped[["baseline", "score"]].mean().reset_index()
     means["drop"] = means["baseline"] - means["score"]
+    means["n_patients"] = grouped["case"].nunique().to_numpy()
     if a.table:
         write_table(table, a.table)
     if a.figure:
@@ -207,7 +212,7 @@ def sweep(a: argparse.Namespace) -> None:
 
         drops_by_layer(means, tolerance, a.figure)
     means["reusable"] = means["drop"] <= tolerance
-    worst, own = means.nlargest(1, "drop").iloc[0], means["baseline"].mean()
+    worst, own = means.nlargest(1, "drop").iloc[0], float(np.mean(list(table.attrs["baseline"].values())))
     if is_untrained(own, tolerance):
         log.warning(untrained(own, tolerance))
     show(
@@ -215,8 +220,43 @@ def sweep(a: argparse.Namespace) -> None:
         a,
         f"{means['reusable'].sum()} of {len(means)} pairs can each be taken alone with a mean drop of at most "
         f"{tolerance:g} from {own:.3f}; the largest is {worst['drop']:.3f} "
-        f"({worst['kind']}{worst['layer']}, {worst['module']})",
+        f"({worst['kind']}{worst['layer']}, {worst['module']})"
+        + stopped(means["n_patients"], len(evaluation.patients), a.until_decided),
         first="drop",
+    )
+
+
+def stopped(measured: pd.Series[int], patients: int, error: float | None) -> str:
+    """Of a sweep that stops early, on how many patients pairs were measured; nothing of any other."""
+    if error is None:
+        return ""
+    return (
+        f"; measured on {measured.mean():.1f} of {patients} patients in the mean, each with a probability of at most "
+        f"{error:g} of a verdict other than that on all of them"
+    )
+
+
+def screen(a: argparse.Namespace) -> None:
+    """Print how far each swap could move the target's loss, to first order, the least first."""
+    check_outputs({"table": a.table}, (a.target, *a.sources, *data_files(a)))
+    paths = short_names(a.sources)
+    states = opened([a.target, *a.sources], a.entry)
+    network, evaluation = target_on_data(a, states[a.target])
+    sources = that_fit(network, {name: states[path] for name, path in paths.items()}, a.target)
+    tell_without_kind(outside_of_pairs(network), "they stay the target's own")
+    begun = time.perf_counter()
+    table = api.screen(network, sources, evaluation)
+    seconds = time.perf_counter() - begun
+    if a.table:
+        write_table(table, a.table)
+    ordered = table.sort_values("first_order", kind="stable", ignore_index=True)
+    least, most = (ordered[~ordered["final"]].iloc[row] for row in (0, -1))
+    show(
+        ordered,
+        a,
+        f"{len(table)} swaps by one backward pass ({seconds:.1f} s), the least harmful first, from "
+        f"{least['kind']}{least['layer']} ({least['module']}, {least['source']}) to {most['kind']}{most['layer']} "
+        f"({most['module']}, {most['source']}). This is their order, not their drop, which prrmse sweep measures",
     )
 
 
@@ -231,7 +271,7 @@ def untrained(dice: float, tolerance: float) -> str:
 # Options of `advise` that only a search reads, and those that only a sweep of a target reads.
 OF_SEARCH = {"plans", "verdicts", "figure", "samples", "augment", "steps", "learning_rate", "folds", "rounds"}
 OF_SEARCH |= {"pretrained", "pretrained_part", "pretrained_match"}
-OF_TARGET = {"tolerance", "rule", "engine", "memory_mb", "partial"}
+OF_TARGET = {"tolerance", "rule", "engine", "memory_mb", "partial", "until_decided"}
 
 
 def advise(a: argparse.Namespace) -> None:
@@ -246,6 +286,10 @@ def advise(a: argparse.Namespace) -> None:
     if a.page:
         from prrmse.report.advice import write_advice  # what is not installed is missed before anything takes minutes
     settings, memory_mb = checked(Verdict, tolerance=a.tolerance, rule=a.rule), memory_of(a)
+    if a.until_decided is not None:
+        api.check_error_rate(a.until_decided)
+        if a.rule != "mean":
+            raise InputError("<until_decided>: decides by the mean drop; leave out <rule> or <until_decided>")
     paths = short_names(a.sources)
     states = opened([a.target, *a.sources], a.entry)
     network, evaluation = target_on_data(a, states[a.target])
@@ -254,11 +298,21 @@ def advise(a: argparse.Namespace) -> None:
     outside = outside_of_pairs(network)
     tell_without_kind(outside, "they stay the target's own")
     tell_duration(network, evaluation, len(inventory(network)) * len(sources))
-    advice = api.advise(network, sources, evaluation, settings=settings, engine=a.engine, memory_mb=memory_mb)
+    advice = api.advise(
+        network,
+        sources,
+        evaluation,
+        settings=settings,
+        engine=a.engine,
+        memory_mb=memory_mb,
+        until_decided=a.until_decided,
+    )
     if is_untrained(advice.baseline, a.tolerance):
         sentence = untrained(advice.baseline, a.tolerance)
     else:
         sentence = best_fit(advice.ranking, a.tolerance, "parameters in pairs" if outside else "parameters")
+    measured = stopped(advice.verdicts["n_cases"], len(evaluation.patients), a.until_decided)
+    sentence += f" Pairs were {measured.removeprefix('; ')}." if measured else ""
     found = {
         "target": str(a.target),
         "sentence": sentence,

@@ -196,6 +196,11 @@ def _add_tools(commands: Any) -> None:
         "take each pair of a target from a source, alone, and measure Dice again",
         "prrmse sweep target.safetensors source.pth --data data/processed/acdc.npz --figure sweep.png",
     )
+    screen = command(
+        "screen",
+        "put the pairs of sources in an order by how much harm a swap would do, by one backward pass of the target",
+        "prrmse screen target.safetensors pretrained/*.pth --data nnUNet_raw/Dataset001 --spacing 1.5 --size 128",
+    )
     advise = command(
         "advise",
         "rank sources for a target: what fits, what all of it together does",
@@ -210,9 +215,14 @@ def _add_tools(commands: Any) -> None:
     _add_network(evaluate)
     _add_data(evaluate)
     _add_plans(evaluate)
-    for tool in (sweep, advise):
+    for tool in (sweep, screen, advise):
         tool.add_argument("target", help="checkpoint of the target, trained on your data")
     sweep.add_argument("source")
+    screen.add_argument("sources", nargs="+", metavar="source")
+    _add_network(screen)
+    _add_data(screen)
+    screen.add_argument("--table", help="write one row per source and pair here (.csv)")
+    _add_plans(screen)
     advise.add_argument("sources", nargs="*", metavar="source", help="with --budget all are sources, the first one too")
     for tool in (sweep, advise):
         _add_network(tool)
@@ -225,6 +235,13 @@ def _add_tools(commands: Any) -> None:
         )
         tool.add_argument(
             "--memory-mb", type=float, default=_default(Swap, "memory_mb"), help="bound on what a sweep holds, MiB"
+        )
+        tool.add_argument(
+            "--until-decided",
+            type=float,
+            metavar="RATE",
+            help="measure each pair on no more patients than it takes to tell whether its mean drop is within the "
+            "tolerance; the rate, e.g. 0.05, of verdicts that may differ from that on all of them (docs/screen.md)",
         )
     sweep.add_argument("--table", help="write one row per pair and patient here (.csv)")
     sweep.add_argument("--figure", help="draw the drops here (.png, .svg or .pdf)")

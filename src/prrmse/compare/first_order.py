@@ -34,7 +34,7 @@ def loss_gradients(network: nn.Module, evaluation: Evaluation, tensors: Collecti
 
     Args:
         network: in evaluation mode, so normalised by its running statistics; unchanged afterwards.
-        evaluation: the slices, with their labels; float32, whatever its dtype.
+        evaluation: the slices, with their labels.
         tensors: names in the network's state.
 
     Returns:
@@ -49,11 +49,11 @@ def loss_gradients(network: nn.Module, evaluation: Evaluation, tensors: Collecti
         state = placed.state_dict(keep_vars=True)
         wanted = [state[name].requires_grad_(True) for name in tensors]
         totals = [torch.zeros_like(tensor, dtype=torch.float64) for tensor in wanted]
-        whole = evaluation.whole
+        whole, device, dtype = evaluation.whole, evaluation.device, evaluation.dtype
         counted = int((whole.label != IGNORE).sum())
         for part in whole.parts(min(BATCH, len(evaluation.batches[0].image))):
             try:
-                with _DifferentiableStatistics():
+                with torch.autocast(device.type, dtype, enabled=dtype != torch.float32), _DifferentiableStatistics():
                     output = output_of(placed(part.image.clone())).float()
                     loss = F.cross_entropy(output, part.label.clone(), ignore_index=IGNORE, reduction="sum") / counted
                 found = torch.autograd.grad(loss, wanted, allow_unused=True)

@@ -112,8 +112,7 @@ def sweep_changes(
     unread = [i for i, change in enumerate(real) if not read.issuperset(change)]
     swept = [i for i, change in enumerate(real) if change and i not in unread]
     exact = engine == "exact"
-    # Normalised by the statistics of the batch, slices must be those that are evaluated together.
-    batched = any(isinstance(m, nn.modules.batchnorm._BatchNorm) and m.running_mean is None for m in placed.modules())
+    batched = normalises_by_batch(placed)
     del placed  # the program has its own copy
     with forward_only(evaluation.device, evaluation.dtype):
         unchanged, *counts = _run(program, [real[i] for i in swept], evaluation, exact, exact or batched, memory_mb)
@@ -122,6 +121,11 @@ def sweep_changes(
         base, others = _plain(network, [real[i] for i in unread], evaluation)
         found |= {i: c for i, c in zip(unread, others, strict=True) if not np.array_equal(c, base)}
     return Counts(*unchanged), [found.get(i, Counts(*unchanged)) for i in range(len(changes))]
+
+
+def normalises_by_batch(network: nn.Module) -> bool:
+    """Whether outputs depend on which slices are evaluated together: a normalisation has no running statistics."""
+    return any(isinstance(m, nn.modules.batchnorm._BatchNorm) and m.running_mean is None for m in network.modules())
 
 
 def _traced(network: nn.Module, evaluation: Evaluation) -> Program:

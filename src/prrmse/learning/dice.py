@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import NamedTuple
 
 import numpy as np
@@ -87,6 +88,15 @@ def dice(counts: Counts) -> np.ndarray:
     total = counts.predicted + counts.true
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.where(total > 0, 2.0 * counts.both / total, np.nan)
+
+
+def mean_dice(counts: Counts, classes: Collection[int]) -> np.ndarray:
+    """Dice ``[P]``: mean over these classes of those that a patient has; NaN for one who has none."""
+    values = dice(counts)[:, list(classes)]
+    known = np.isfinite(values)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        mean: np.ndarray = np.where(known, values, 0.0).sum(1) / known.sum(1)
+    return mean
 
 
 def dice_table(counts: Counts, patients: list[str], classes: dict[int, str]) -> pd.DataFrame:

@@ -122,6 +122,19 @@ class Evaluation:
         """On a split of a data set, for a network of ``nets``."""
         return cls(slices.split(split), compute, spec.classes, spec.image_channels)
 
+    def of_patients(self, rows: Sequence[int] | np.ndarray) -> Evaluation:
+        """The same on the slices of some patients only, whose rows in ``patients`` are given in ascending order."""
+        other = copy.copy(self)
+        other.patients = [self.patients[row] for row in rows]
+        position = torch.full((len(self.patients),), -1, device=self.device)
+        position[torch.as_tensor(rows, device=self.device)] = torch.arange(len(rows), device=self.device)
+        chosen = position[self.whole.patient] >= 0
+        image = self.whole.image[chosen]
+        if self.layout is not torch.preserve_format:
+            image = image.contiguous(memory_format=self.layout)
+        other.whole = Batch(image, self.whole.label[chosen], position[self.whole.patient[chosen]])
+        return other
+
     def as_written(self) -> Evaluation:
         """The same, with images and networks in the memory format in which they come instead of the fastest one.
 

@@ -124,14 +124,15 @@ def kind_rows(verdict: pd.DataFrame) -> list[tuple[str, list[Cell]]]:
     """Drops of one source as rows of a map: by kind, a cell for each layer.
 
     Args:
-        verdict: kind, layer, module, drop, drop_low, drop_high, reusable.
+        verdict: kind, layer, module, drop, drop_low, drop_high (no number where a sweep stopped early), reusable.
     """
     kinds = {
         kind: [
             Cell(
                 round(float(np.clip(row["drop"] / LARGEST_DROP, 0, 1)), 3),
-                f"{kind} {row['layer']}, {row['module']}: drop {row['drop']:.3f} ({row['drop_low']:.3f} to "
-                f"{row['drop_high']:.3f})" + (", reusable" if row["reusable"] else ""),
+                f"{kind} {row['layer']}, {row['module']}: drop {row['drop']:.3f}"
+                + (f" ({row['drop_low']:.3f} to {row['drop_high']:.3f})" if pd.notna(row["drop_low"]) else "")
+                + (", reusable" if row["reusable"] else ""),
                 "•" if row["reusable"] else "",
             )
             for row in verdict[verdict["kind"] == kind].sort_values("layer").to_dict("records")
