@@ -1,7 +1,7 @@
 """evidence: one page of what holds of the paper, what does not, and at which n.
 
 Run by `snakemake evidence`, not by default.
-REQUIRED INPUTS: tables and figures of controls, joint, factorial and ranking
+REQUIRED INPUTS: tables and figures of controls, joint, screen, factorial and ranking
 OUTPUTS: results/evidence/evidence.html, evidence.md, findings.csv
 """
 
@@ -10,6 +10,7 @@ rule evidence:
     input:
         *rules.controls.output,
         *rules.joint_table.output,
+        *rules.screen_table.output,
         *rules.factorial.output,
         *rules.ranking.output,
         data="results/tables/data.csv",

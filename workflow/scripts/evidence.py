@@ -15,6 +15,7 @@ TABLES = (
     "relative",
     "joint",
     "joint_effects",
+    "screen",
     "factorial",
     "effects",
     "layers",

@@ -20,6 +20,7 @@ from prrmse.figures.style import (
     save,
     use_style,
 )
+from prrmse.names import KINDS
 from prrmse.tables.controls import ranked
 from prrmse.tables.ranking import NO_SOURCE, SCORES
 
@@ -92,6 +93,33 @@ def draw_joint(joint: pd.DataFrame, settings: Drawing, out: Path) -> None:
     text = f"Left: one layer; mean and range over sources. Right: all layers up to this one. Means over {n}. "
     footnote(figure, {}, f"{text}Dashed: tolerance. Ours.")
     save(figure, "joint", out, settings)
+
+
+def draw_screen(pairs: pd.DataFrame, settings: Drawing, out: Path) -> None:
+    """Drop in Dice of every pair and source (a point) against its first-order estimate and its RMSE, a row a network.
+
+    Args:
+        pairs: of `prrmse.tables.screen.predicted`.
+        settings: style and verdict.
+        out: folder.
+    """
+    use_style(settings)
+    rows = pairs[~pairs["final"]]
+    nets, kinds = list(dict.fromkeys(rows["net"])), [kind for kind in KINDS if kind in set(rows["kind"])]
+    palette = colours(list(KINDS), settings.style.palette)
+    figure, axes = panel_grid(len(nets), 2, 2.4)
+    labels = {"first_order": "first-order estimate (change of cross-entropy)", "rmse": "RMSE of the tensors"}
+    for net, both in zip(nets, zip(axes[::2], axes[1::2], strict=True), strict=True):
+        for ax, (column, label) in zip(both, labels.items(), strict=True):
+            ax.axhspan(min(0.0, rows["drop"].min()), settings.verdict.tolerance, color="0.93", zorder=0)
+            for kind in kinds:
+                own = rows[(rows["net"] == net) & (rows["kind"] == kind) & (rows[column] > 0)]
+                ax.plot(own[column], own["drop"], ".", markersize=4, alpha=0.7, color=palette[kind], label=kind)
+            ax.set(xscale="log", title=NET_NAMES.get(net, net), xlabel=label, ylabel="drop in Dice")
+    legend_above(figure, axes[:1], 6)
+    n = f"{rows['n_seeds'].max()} seeds and {rows['n_patients'].max()} validation patients"
+    footnote(figure, {}, f"A point: one pair and source, mean over {n}. Band: tolerance. Ours.")
+    save(figure, "screen", out, settings)
 
 
 def draw_factorial(cells: pd.DataFrame, settings: Drawing, out: Path) -> None:

@@ -28,7 +28,7 @@ def evidence_sections(tables: Mapping[str, pd.DataFrame], params: Mapping[str, A
     """The sections of the page, in order.
 
     Args:
-        tables: findings, controls, relative, joint, factorial, effects, layers, gain, ranking, seconds by name.
+        tables: findings, controls, relative, joint, screen, factorial, effects, layers, gain, ranking, seconds by name.
         params: verdict, evidence, transfer.target.
     """
     verdict, evidence = params["verdict"], params["evidence"]
@@ -86,6 +86,16 @@ def evidence_sections(tables: Mapping[str, pd.DataFrame], params: Mapping[str, A
             "Spearman correlation over kernels, mean over sources; 1: the larger the distance, the larger the drop. "
             f"Intervals ({level}) over kernels. Baseline: `drop_random`, which knows nothing of the source.",
             tables["layers"],
+        ),
+        Section(
+            "Can harm be told before the swap?",
+            "How well a number that is known before a swap tells pairs that are not reusable from those that are "
+            f"(AUROC; 0.5 is a guess), mean over sources; intervals ({level}) over pairs. `first_order`: one backward "
+            "pass of the target for all pairs of all sources (`src/prrmse/compare/first_order.py`); `rmse`: the "
+            "paper's distance; `scalars`: how many numbers the tensor has. `rho`: Spearman correlation with the drop.",
+            tables["screen"],
+            "screen",
+            "Drop in Dice of every pair against its first-order estimate and its RMSE",
         ),
         Section(
             "Gains",
