@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from prrmse.compare.first_order import loss_gradients, screen_table
-from prrmse.data.slices import IGNORE
+from prrmse.data.slices import IGNORE, Slices
 from prrmse.engine.sweep import sweep
 from prrmse.errors import InputError
 from prrmse.learning.dice import dice
@@ -59,10 +59,12 @@ def normalised():
 
 
 def loss_of(network, evaluation):
-    """Mean cross-entropy over all pixels that count, in double precision, by torch alone."""
+    """Cross-entropy for each pixel of foreground, in double precision, by torch alone."""
+    label = evaluation.whole.label
     with torch.no_grad():
         output = copy.deepcopy(network).double()(evaluation.whole.image.double())
-        return float(F.cross_entropy(output, evaluation.whole.label, ignore_index=IGNORE))
+        total = F.cross_entropy(output, label, ignore_index=IGNORE, reduction="sum")
+        return float(total / ((label > 0) & (label < IGNORE)).sum())
 
 
 def test_gradients_are_those_of_finite_differences(normalised, slices):
@@ -136,6 +138,23 @@ def test_it_puts_the_pairs_of_a_trained_network_in_the_order_of_their_drops(trai
     table = screen_table(network, {"noise": source}, validation, layers)
     told, distance = (stats.spearmanr(table[column], drops) for column in ("first_order", "rmse_relative"))
     assert told.pvalue < 1e-6 and told.statistic > distance.statistic + 0.3
+
+
+def test_background_that_is_told_apart_does_not_count(slices):
+    network = nn.Sequential(nn.Conv2d(1, 4, 1))
+    network.load_state_dict({"0.weight": torch.tensor([-5.0, 1, 2, 3]).view(4, 1, 1, 1), "0.bias": -torch.arange(4.0)})
+    around = ((0, 0), (32, 32), (32, 32))
+    image, label = np.pad(slices.image, around, constant_values=-20), np.pad(slices.label, around)
+    wide = Slices(image, label, slices.index, slices.meta)
+    small, large = (loss_gradients(network, Evaluation(s, COMPUTE, 4), ["0.weight", "0.bias"]) for s in (slices, wide))
+    assert all(torch.allclose(small[name], large[name], rtol=1e-4) for name in small)
+    assert min(float(gradient.abs().min()) for gradient in small.values()) > 0.01
+
+
+def test_slices_without_foreground_are_one_line(normalised, slices):
+    empty = Slices(slices.image, np.zeros_like(slices.label), slices.index, slices.meta)
+    with pytest.raises(InputError, match="no pixel of these slices is labelled as foreground"):
+        loss_gradients(normalised, Evaluation(empty, COMPUTE, 4), ["out.weight"])
 
 
 def test_a_source_may_lack_pairs(normalised, slices):

@@ -221,8 +221,9 @@ def screen(model: nn.Module, sources: Mapping[str, StateLike], evaluation: Evalu
 
     Returns:
         `prrmse.compare.first_order.screen_table` of the pairs that reach the output: ``first_order`` is how far taking
-        the pair could move the mean cross-entropy, to first order. A larger one is a larger drop in nine of ten
-        comparisons of a reusable with another pair (docs/screen.md); it is no drop, and decides nothing.
+        the pair could move the cross-entropy for each pixel of foreground, to first order. It is no drop: of a pair
+        that is reusable and one that is not, the latter has the larger estimate in nine of ten comparisons, and below
+        `prrmse.compare.first_order.HARMLESS` none was harmful (docs/screen.md).
 
     Raises:
         ValueError: nothing of the sources fits.

@@ -20,6 +20,7 @@ import torch
 from torch import nn
 
 from prrmse import api
+from prrmse.compare.first_order import HARMLESS
 from prrmse.config.checks import checked
 from prrmse.data import nnunet
 from prrmse.data.prepare import check, raw_files, summary
@@ -250,13 +251,13 @@ def screen(a: argparse.Namespace) -> None:
     if a.table:
         write_table(table, a.table)
     ordered = table.sort_values("first_order", kind="stable", ignore_index=True)
-    least, most = (ordered[~ordered["final"]].iloc[row] for row in (0, -1))
+    most = ordered[~ordered["final"]].iloc[-1]
     show(
         ordered,
         a,
-        f"{len(table)} swaps by one backward pass ({seconds:.1f} s), the least harmful first, from "
-        f"{least['kind']}{least['layer']} ({least['module']}, {least['source']}) to {most['kind']}{most['layer']} "
-        f"({most['module']}, {most['source']}). This is their order, not their drop, which prrmse sweep measures",
+        f"{len(table)} swaps by one backward pass ({seconds:.1f} s), the least harmful first; the most: {most['kind']}"
+        f"{most['layer']} ({most['module']}) of {most['source']}. {(table['first_order'] < HARMLESS).sum()} are below "
+        f"{HARMLESS:g}, where none was harmful so far (docs/screen.md). This is an order; prrmse sweep measures drops",
     )
 
 

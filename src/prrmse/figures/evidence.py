@@ -108,7 +108,7 @@ def draw_screen(pairs: pd.DataFrame, settings: Drawing, out: Path) -> None:
     nets, kinds = list(dict.fromkeys(rows["net"])), [kind for kind in KINDS if kind in set(rows["kind"])]
     palette = colours(list(KINDS), settings.style.palette)
     figure, axes = panel_grid(len(nets), 2, 2.4)
-    labels = {"first_order": "first-order estimate (change of cross-entropy)", "rmse": "RMSE of the tensors"}
+    labels = {"first_order": "first-order estimate (cross-entropy per foreground pixel)", "rmse": "RMSE of the tensors"}
     for net, both in zip(nets, zip(axes[::2], axes[1::2], strict=True), strict=True):
         for ax, (column, label) in zip(both, labels.items(), strict=True):
             ax.axhspan(min(0.0, rows["drop"].min()), settings.verdict.tolerance, color="0.93", zorder=0)
