@@ -163,7 +163,7 @@ def test_instance_normalisation_rounds_no_more_than_five_times_torchs_own_far_fr
     """Of a mean a hundred times the deviation, or none: a difference of mean squares would lose it."""
     torch.manual_seed(0)
     conv, norm = ((nn.Conv2d, nn.InstanceNorm2d), (nn.Conv3d, nn.InstanceNorm3d))[dimensions - 2]
-    network = nn.Sequential(conv(1, 6, 3), norm(6, eps=1e-3, affine=affine), nn.Dropout(), nn.LeakyReLU(0.1))
+    network = nn.Sequential(conv(1, 6, 3), norm(6, affine=affine), nn.Dropout(), nn.LeakyReLU(0.1))
     if affine:
         nn.init.normal_(network[1].weight)
         nn.init.normal_(network[1].bias)
@@ -177,8 +177,10 @@ def test_instance_normalisation_rounds_no_more_than_five_times_torchs_own_far_fr
         found = both(network, image)[1]
         raw = network[0](image)
         expected = network.double()(image.double())
-        of_torch = (network.float()[1:](raw) - expected).abs().max()
-    assert (found - expected).abs().max() < max(5 * float(of_torch), 1e-4)
+        of_torch = network.float()[1:](raw)
+    # Image by image: what is rounded on a blank slice has nothing to do with the others.
+    error, allowed = ((output - expected).abs().flatten(1).amax(1) for output in (found, of_torch))
+    assert (error <= 5 * allowed + 1e-6).all(), (error, allowed)
 
 
 def test_instance_normalisation_is_left_alone_where_it_is_not_by_the_images_own_statistics_or_not_on_a_cpu():

@@ -378,11 +378,14 @@ class InstanceNorm(_AfterConvolution):
 
         y = last.reshape(images, count, channels)
         y = y - mean(y)
-        scale = torch.rsqrt(mean(y.square()) + self.eps)
+        # What rounding left of the mean: of a blank slice it is all there is, and becomes large by the scale.
+        rest = mean(y)
+        scale = torch.rsqrt((mean(y.square()) - rest.square()).clamp_(min=0) + self.eps)
         weight, bias = (self.state.get(f"{self.norm}.{name}") for name in ("weight", "bias"))
         if weight is not None:
             scale *= weight
-        y = y.mul_(scale) if bias is None else torch.addcmul(bias, y, scale, out=y)
+        shift = -rest * scale if bias is None else bias - rest * scale
+        y = torch.addcmul(shift, y, scale, out=y)
         y = y.view(last.shape).movedim(-1, 1)
         return y if self.activation is None else self.activation(y)
 
