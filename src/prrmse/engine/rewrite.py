@@ -13,7 +13,8 @@ Each rewrite has a name, by which it can be left out (`python bench/run.py --onl
 - ``winograd``: a 3x3 convolution of many channels is done by Winograd's transforms, on a CPU.
 
 Convolutions and batch normalisations, of 2D and 3D, are recognised as torch's modules, and as calls of its functions
-with tensors of the network (so timm writes them). Resizing and Winograd's transforms are for 2D.
+with tensors of the network (so timm writes them). Instance normalisation is recognised as a module only. Resizing and
+Winograd's transforms are for 2D.
 """
 
 from __future__ import annotations
@@ -201,7 +202,7 @@ class _Rewriter:
     def _instance_norm(self, path: str, module: Any) -> _Norm | None:
         if "instance" in self.without or not self._float32_on_cpu:
             return None
-        state = {f"{path}.{key}": value.detach() for key, value in module.state_dict().items()}
+        state = {f"{path}.{key}": value.detach().float() for key, value in module.state_dict().items()}
         return _Norm(path, state, module.eps, instance=True)
 
     def _tensors_of(
