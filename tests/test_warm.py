@@ -110,6 +110,17 @@ def test_a_script_that_only_uses_a_server_starts_none(tmp_path):
     assert (job.returncode, [*tmp_path.glob("tmp/prrmse-*/*")]) == (5, [])
 
 
+@pytest.mark.parametrize("name", ["OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "VECLIB_MAXIMUM_THREADS"])
+def test_a_script_does_not_fork_a_server_that_has_other_threads(place, name):
+    """As a job of one thread beside those of more: a fork keeps the number that the libraries were imported with."""
+    place.script("import sys\nprint('xml.dom' in sys.modules)")
+    found = [
+        place.python("-m", "prrmse.run.warm", "--if-running", "script.py", **more).communicate()[0]
+        for more in ({name: "7"}, {})
+    ]
+    assert found == ["False\n", "True\n"]
+
+
 def test_an_exception_is_a_traceback_and_status_1(place):
     place.script("raise ValueError('no such layer')")
     job = place.warm()

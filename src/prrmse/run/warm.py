@@ -2,9 +2,10 @@
 
 ``python -m prrmse.run.warm SCRIPT [ARGUMENTS...]`` does what ``python SCRIPT [ARGUMENTS...]`` does: same working
 folder, environment, streams and exit status. Importing torch and what it pulls in takes seconds, which is longer
-than many sweeps take; here one process of this user, interpreter and folder imports them once and forks for each job.
-It imports third-party packages only, never this one, so a change of our code is always seen. It exits when it
-has had nothing to do for a while. With ``--if-running`` before SCRIPT it is not started: for scripts without torch.
+than many sweeps take; here one process of this user, interpreter, folder and number of threads imports them once and
+forks for each job. It imports third-party packages only, never this one, so a change of our code is always seen. It
+exits when it has had nothing to do for a while. With ``--if-running`` before SCRIPT it is not started: for scripts
+without torch.
 
 The script runs in this process instead wherever a fork is no gain or not safe: not on Linux, inside a SLURM job or a
 container (whose processes must stay below it), with ``PRRMSE_WARM=0``, or when the other process cannot be started.
@@ -108,7 +109,7 @@ def _ask(connection: socket.socket, arguments: list[str]) -> int | None:
 
 
 def _connect(starts: bool = True) -> socket.socket | None:
-    """A connection to the server of this user, interpreter and folder; None if there is none.
+    """A connection to the server of `_address`; None if there is none.
 
     Args:
         starts: it, if there is none yet.
@@ -143,7 +144,9 @@ def _address() -> Path | None:
     folder = own_folder()
     if folder is None:
         return None
-    identity = [sys.executable, str(Path.cwd()), os.environ.get("PYTHONPATH", "")]
+    # OpenMP and BLAS read their threads when they are imported; a fork would round sums as the server's number does.
+    threads = sorted((name, value) for name, value in os.environ.items() if name.endswith("_THREADS"))
+    identity = [sys.executable, str(Path.cwd()), os.environ.get("PYTHONPATH", ""), threads]
     return folder / hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16]
 
 
