@@ -467,6 +467,7 @@ def test_every_run_of_the_study_is_planned_and_without_its_section_one_line_says
     more = folder.planned("study")
     assert (more["study_start"], more["study_run"], more["study_search"], more["study_scores"]) == (1, 4, 1, 4)
     assert not {"study_connect", "study_together", "study_guide", "swap"} & set(more)
+    assert (more["base"], more["study_base"]) == (1, 1), "not of the network that is there for the ancestry alone"
 
 
 def test_the_page_in_docs_is_what_the_tables_beside_it_give():

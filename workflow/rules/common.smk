@@ -407,15 +407,18 @@ def study_runs(wildcards):
 
 
 def study_bases(wildcards):
-    """The segmentation models of the study on validation and test patients."""
+    """Segmentation models on validation and test patients; of networks for the ancestry alone those that are swept."""
     s = study_section()
-    nets = dict.fromkeys(
-        [*s["nets"], *(n for pair in s["ancestry"].values() for n in pair)]
-    )
+    models = [(net, model) for net in s["nets"] for model in s["targets"]]
+    models += [
+        (net, target)
+        for pair in s["ancestry"].values()
+        for net in pair
+        for target, _ in study_neighbours()
+    ]
     return [
         f"results/study/base/{net}/{model}/seed{SEEDS[0]}.csv"
-        for net in nets
-        for model in s["targets"]
+        for net, model in dict.fromkeys(models)
     ]
 
 
