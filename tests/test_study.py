@@ -512,6 +512,13 @@ def test_targets_of_another_kind_stand_beside_the_others_and_change_nothing_abou
     # A mean over all targets is that of the kinds, by their numbers.
     mean = (n["real"] * ranking.loc["real", "tau"] + n["phantom"] * ranking.loc["phantom", "tau"]) / n[ALL_KINDS]
     pd.testing.assert_series_equal(ranking.loc[ALL_KINDS, "tau"], mean)
+    # What is over fewer targets than its column is headed by says so: lists are of the real ones alone.
+    lines = page.partition("## Contrasts by kind of target")[2].splitlines()
+    starts, lists = (next(x for x in lines if name in x) for name in ("start - random start", "verdict's list - all"))
+    assert any(f"{ALL_KINDS}, n = {n[ALL_KINDS]} |" in x for x in lines)
+    assert "n =" not in starts
+    assert lists.endswith(f", n = {n['real']} |")
+    assert lists.count("n =") == 1
 
 
 def searched(costs, picks):

@@ -251,8 +251,8 @@ def _kinds(tables: Mapping[str, pd.DataFrame], kinds: Sequence[str]) -> Sequence
     return [
         Section(
             "Contrasts by kind of target",
-            f"{both} Mean difference in test Dice with its interval, over the targets that have it (lists: those "
-            "listed).",
+            f"{both} Mean difference in test Dice with its interval; where only some of a column's targets have it "
+            "(lists: those listed), over how many.",
             _side_by_side(tables["contrasts"], "contrast", "value", kinds, "+.3f"),
         ),
         Section(
@@ -281,6 +281,8 @@ def _side_by_side(
 ) -> pd.DataFrame:
     """One line for each ``row``, a column for each kind of target, and some columns of all targets.
 
+    A column is headed by the largest number of targets, and what is over fewer says so itself.
+
     Args:
         table: net, ``row``, ``value``, low, high, n_targets, targets.
         row, value: names of columns.
@@ -293,6 +295,10 @@ def _side_by_side(
     found = last[[]].copy()
     for kind in kinds:
         own = table[table["targets"] == kind].set_index(keys)
-        texts = [f"{Interval(*numbers):{form}}" for numbers in own[[value, "low", "high"]].itertuples(index=False)]
-        found[f"{kind}, n = {own['n_targets'].max()}"] = pd.Series(texts, own.index, dtype=object)
+        most = own["n_targets"].max()
+        texts = [
+            f"{Interval(*numbers):{form}}{'' if n == most else f', n = {n}'}"
+            for *numbers, n in own[[value, "low", "high", "n_targets"]].itertuples(index=False)
+        ]
+        found[f"{kind}, n = {most}"] = pd.Series(texts, own.index, dtype=object)
     return found.join(last[list(more)]).reset_index()
