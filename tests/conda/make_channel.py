@@ -75,7 +75,10 @@ def main(folder: str, python: str = sys.executable) -> None:
     home = real.parent
     bundled = home.parent / f"lib/python{minor}/ensurepip/_bundled"
     folders = [bundled, Path(sysconfig.get_config_var("WHEEL_PKG_DIR") or bundled)]  # Debian's are elsewhere
-    wheel = next(path for folder in folders for path in folder.glob("pip-*.whl"))
+    wheel = next((path for folder in folders for path in folder.glob("pip-*.whl")), None)
+    if wheel is None:
+        looked = " or ".join(map(str, dict.fromkeys(folders)))
+        sys.exit(f"error: no wheel of pip in {looked}; it comes with ensurepip (Debian: python3-venv)")
     with zipfile.ZipFile(wheel) as z:
         pip: dict[str, Content] = {
             f"lib/python{minor}/site-packages/{name}": z.read(name) for name in z.namelist() if not name.endswith("/")
