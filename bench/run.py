@@ -56,7 +56,7 @@ def main() -> None:
         "libraries": lambda: on_networks_of_libraries(*((2, 60, 64) if quick else (48, 3))),
         "compiled": lambda: against_compiled(*((16, 60, 64) if quick else (48, 9))),
         "floor": lambda: against_the_floor(8 if quick else 64),
-        "precision": lambda: by_evaluation_precision(2 if quick else 50),
+        "precision": lambda: by_evaluation_precision(*((2, 40) if quick else (48, 9))),
         "training": lambda: against_others(2 if quick else 24),
         "sharing": lambda: side_by_side(4 if quick else 60),
         "growth": lambda: growth(options.folder, 4 if quick else 50),

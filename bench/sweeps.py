@@ -29,7 +29,7 @@ from prrmse.engine import onednn
 from prrmse.engine.rewrite import rewrite
 from prrmse.engine.sweep import sweep
 from prrmse.engine.trace import trace
-from prrmse.learning.device import choose_device, set_up_process
+from prrmse.learning.device import choose_device, has_bfloat16, set_up_process
 from prrmse.learning.dice import Counts, dice
 from prrmse.learning.evaluate import Evaluation
 from prrmse.learning.reach import reaching
@@ -41,7 +41,14 @@ BATCH = 16
 COMPUTE = Compute(evaluation_precision="float32", evaluation_batch_size=BATCH)
 
 
-def plain_way(target: nn.Module, source: dict[str, torch.Tensor], layer: Layer, data: Slices, batch: int) -> Counts:
+def plain_way(
+    target: nn.Module,
+    source: dict[str, torch.Tensor],
+    layer: Layer,
+    data: Slices,
+    batch: int,
+    dtype: torch.dtype = torch.float32,
+) -> Counts:
     """What one would write: deepcopy, load_state_dict, evaluate the network with a DataLoader. No code of ours."""
     device = choose_device("auto")
     network = copy.deepcopy(target)
@@ -55,7 +62,8 @@ def plain_way(target: nn.Module, source: dict[str, torch.Tensor], layer: Layer, 
     with torch_as_it_comes(), torch.inference_mode():
         torch.backends.cudnn.allow_tf32 = False  # what is compared is float32
         for image, label, row in DataLoader(dataset, batch_size=batch):
-            found = network(image.to(device)).argmax(dim=1).cpu()
+            with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+                found = network(image.to(device)).argmax(dim=1).cpu()
             for c in range(CLASSES):
                 p, t = found == c, label == c
                 for total, mask in ((both, p & t), (predicted, p), (true, t)):
@@ -121,7 +129,8 @@ def at_paper_width(slices: int, every: int) -> str:
 def of_libraries() -> dict[str, Callable[[], nn.Module]]:
     """Networks that people take from a library, at small widths."""
     import segmentation_models_pytorch as smp
-    from monai.networks.nets import BasicUNet
+    from dynamic_network_architectures.architectures.unet import ResidualEncoderUNet
+    from monai.networks.nets import BasicUNet, DynUNet
 
     encoder = {"encoder_name": "tu-tf_efficientnet_lite0", "encoder_weights": None}
     channels = {"in_channels": 1, "classes": CLASSES}
@@ -129,18 +138,20 @@ def of_libraries() -> dict[str, Callable[[], nn.Module]]:
         "smp PSPNet, EfficientNet-Lite0": lambda: smp.PSPNet(**encoder, **channels),
         "smp Unet, EfficientNet-Lite0": lambda: smp.Unet(**encoder, **channels, decoder_channels=(64, 32, 16, 16, 8)),
         "MONAI BasicUNet": lambda: BasicUNet(2, 1, CLASSES, (8, 8, 16, 32, 64, 8)),
+        "MONAI DynUNet": lambda: DynUNet(2, 1, CLASSES, [3] * 4, [1, 2, 2, 2], [2] * 3, (8, 16, 32, 64)),
         "nnU-Net PlainConvUNet": lambda: of_nnunet(2),
+        "nnU-Net ResidualEncoderUNet": lambda: of_nnunet(2, ResidualEncoderUNet),
     }
 
 
-def of_nnunet(dimensions: int) -> nn.Module:
-    """nnU-Net's PlainConvUNet as its plans have it, but narrow."""
+def of_nnunet(dimensions: int, kind: type[nn.Module] | None = None) -> nn.Module:
+    """A network as nnU-Net's plans have it, but narrow; PlainConvUNet, if no other is named."""
     from dynamic_network_architectures.architectures.unet import PlainConvUNet
 
-    kinds = {2: (nn.Conv2d, nn.InstanceNorm2d), 3: (nn.Conv3d, nn.InstanceNorm3d)}[dimensions]
-    made: nn.Module = PlainConvUNet(
-        *(1, 5, [8, 16, 32, 64, 64], kinds[0], 3, [1, 2, 2, 2, 2], 2, CLASSES, 2),
-        **{"conv_bias": True, "norm_op": kinds[1], "norm_op_kwargs": {"affine": True}, "nonlin": nn.LeakyReLU},
+    convolution, norm = {2: (nn.Conv2d, nn.InstanceNorm2d), 3: (nn.Conv3d, nn.InstanceNorm3d)}[dimensions]
+    made: nn.Module = (kind or PlainConvUNet)(
+        *(1, 5, [8, 16, 32, 64, 64], convolution, 3, [1, 2, 2, 2, 2], 2, CLASSES, [1] * 4 if kind else 2),
+        **{"conv_bias": True, "norm_op": norm, "norm_op_kwargs": {"affine": True}, "nonlin": nn.LeakyReLU},
     )
     return made
 
@@ -177,23 +188,34 @@ def on_networks_of_libraries(slices: int, every: int, size: int = 96) -> str:
     return f"{title}; 3D: {len(patches.image)} patches of {shape}\n\n" + table(rows)
 
 
-def by_evaluation_precision(slices: int) -> str:
-    """What `compute.evaluation_precision` costs: float32, the default, over the dtype that trainings use."""
+def by_evaluation_precision(slices: int, every: int) -> str:
+    """`fast` and the baseline in float32, the default of `compute.evaluation_precision`, and in bfloat16."""
+    if not has_bfloat16(choose_device("auto")):
+        return "\n### bfloat16\n\nThis machine has no instructions for bfloat16."
     data = noise(slices)
     rows: list[dict[str, object]] = []
-    for net, arguments in NETS.items():
+    for net, arguments in [*NETS.items(), *PAPER.items()]:
         target, source = pair(net, arguments)
-        layers = inventory(target)
-        own, swept = [], []
-        for precision in ("float32", "auto"):
-            evaluation = Evaluation(data, COMPUTE.model_copy(update={"evaluation_precision": precision}), CLASSES)
-            own.append(seconds(lambda: evaluation.own_counts(target), 2))  # noqa: B023
-            swept.append(seconds(lambda: sweep(target, source.state_dict(), layers, evaluation), 2))  # noqa: B023
-        rows.append({"network": f"{net} {arguments}", "dtype of training": str(evaluation.dtype).removeprefix("torch."),
-                     "one evaluation, float32, s": f"{own[0]:.2f}", "ratio": f"{own[0] / own[1]:.2f}",
-                     "sweep, float32, s": f"{swept[0]:.1f}",
-                     "ratio of sweeps": f"{swept[0] / swept[1]:.2f}"})  # fmt: skip
-    return f"\n### Evaluation in float32 over the dtype of training, {slices} slices of 128 x 128\n\n" + table(rows)
+        layers, state = inventory(target)[::every], source.state_dict()
+        ours, plain, found = {}, {}, {}
+        for name, dtype in (("float32", torch.float32), ("bfloat16", torch.bfloat16)):
+            evaluation = Evaluation(data, COMPUTE.model_copy(update={"evaluation_precision": name}), CLASSES)
+            ours[name] = seconds(lambda: sweep(target, state, layers, evaluation), 2)  # noqa: B023
+            own, swaps = sweep(target, state, layers, evaluation)
+            found[name] = [dice(own) - dice(counts) for counts in swaps]
+            one = partial(plain_way, target, state, layers[0], data, BATCH, dtype)
+            plain[name] = seconds(one, 2) * len(layers)
+        apart = max(float(np.nanmax(np.abs(a - b))) for a, b in zip(*found.values(), strict=True))
+        rows.append({
+            "network": f"{net} {arguments}", "pairs": len(layers), "fast, float32, s": f"{ours['float32']:.2f}",
+            "fast, bfloat16, s": f"{ours['bfloat16']:.2f}", "baseline, float32, s": f"{plain['float32']:.1f}",
+            "baseline, bfloat16, s": f"{plain['bfloat16']:.1f}",
+            "ratio to float32": f"{plain['float32'] / ours['bfloat16']:.2f}",
+            "ratio to bfloat16": f"{plain['bfloat16'] / ours['bfloat16']:.2f}",
+            "largest difference of a drop in Dice": f"{apart:.0e}",
+        })  # fmt: skip
+    title = f"\n### bfloat16: `fast` in it against the baseline in both, every {every}th pair, {slices} slices"
+    return f"{title} of 128 x 128\n\n" + table(rows)
 
 
 def against_the_floor(slices: int, nets: dict[str, dict[str, Any]] = NETS) -> str:
