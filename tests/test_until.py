@@ -45,7 +45,8 @@ def test_clear_drops_are_decided_at_the_first_looks():
     for drops, truth in ((small, 1), (large, 0)):
         found, seen = verdicts(drops)
         assert (found == truth).all()
-        assert seen.mean() < 6
+        assert set(seen) <= {3, 6}
+        assert (seen == 3).any()
 
 
 def test_levels_add_up_to_less_than_the_error():
