@@ -196,7 +196,8 @@ def main() -> None:
     parser.add_argument("--time", action="store_true")
     options = parser.parse_args()
     if options.time:
-        print(f"{machine()}\n\n{timed(options.folders[0])}")
+        measured = timed(options.folders[0])  # sets the number of threads
+        print(f"{machine()}\n\n{measured}")
         return
     found = [sweep for folder in options.folders for sweep in sweeps(folder)]
     if not found:

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from prrmse.figures.evidence import draw_controls, draw_factorial, draw_joint, draw_ranking
+from prrmse.figures.evidence import draw_controls, draw_factorial, draw_joint, draw_ranking, draw_screen
 from prrmse.figures.style import Drawing
 from prrmse.report.evidence import evidence_html, evidence_markdown, evidence_sections
 from prrmse.settings import Figures, Verdict
@@ -92,6 +92,7 @@ def planted(permuted, seed, network, initialisation, cumulative, fixed, layer, r
         "joint": pd.DataFrame(joint, columns=["net", "source", "variant", "layer", "drop"]).assign(
             target="acdc-seg", n_patients=10, n_seeds=2
         ),
+        "screen": pd.DataFrame({"net": list(kinds), "kinds": "all", "predictor": "rmse", "auroc": 0.5, "n_sources": 3}),
         "effects": pd.DataFrame(
             effects, columns=["effect", "measure", "value", "low", "high", "n_seeds", "n_patients"]
         ),
@@ -229,9 +230,15 @@ def page(tmp_path):
     ).assign(target="acdc-seg", kind="W", final=False)
     real = swaps["source"].isin(SOURCES)
 
+    pairs = pd.DataFrame(
+        {"net": NETS[0], "kind": [*"WB"] * 5, "final": False, "rmse": 0.1, "n_seeds": 1, "n_patients": 2}
+    )
+    pairs["first_order"] = pairs["drop"] = np.linspace(0.0, 0.3, 10)
+
     def draw(out):
         draw_controls(swaps[~real], swaps[real], STYLE, out)
         draw_joint(tables["joint"], STYLE, out)
+        draw_screen(pairs, STYLE, out)
         draw_factorial(tables["factorial"], STYLE, out)
         draw_ranking(tables["ranking"], tables["gain"], STYLE, out)
 
@@ -245,13 +252,13 @@ def test_the_page_says_everything_once_and_needs_nothing_else(page):
     html = evidence_html(sections, ["phantom"], folder)
     text = evidence_markdown(sections, ["phantom"])
     assert "PHANTOM data" in html
-    assert html.count("data:image/png;base64,") == 4
+    assert html.count("data:image/png;base64,") == 5
     assert "http" not in html
     for title in (section.title for section in sections):
         assert unescape(html).count(f"<h2>{title}</h2>") == 1
         assert text.count(f"## {title}\n") == 1
     assert html.count('class="fails"') == len(STATEMENTS) - 1
-    for name in ("controls", "joint", "factorial", "ranking"):
+    for name in ("controls", "joint", "screen", "factorial", "ranking"):
         assert f"({name}.png)" in text
         assert (folder / f"{name}.svg").stat().st_size > 2000
     draw(folder / "again")

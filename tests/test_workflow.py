@@ -326,6 +326,9 @@ def test_evidence_is_its_own_target(finished, tmp_path):
     assert relative["drop_random"].notna().all()
     joint = pd.read_csv(out / "joint.csv").groupby(["net", "source", "variant"])["layer"].count()
     assert joint.loc["pspnet", "t1-seg"].to_dict() == {"alone": 28, "cumulative": 28, "joint": 28, "reestimated": 29}
+    screen = pd.read_csv(out / "screen.csv")
+    assert screen.groupby("net")["n_pairs"].max().to_dict() == {"pspnet": 124, "unet": 108}
+    assert set(screen["predictor"]) == {"first_order", "rmse", "rmse_relative", "scalars"}
     cells = pd.read_csv(out / "factorial.csv")
     assert len(cells) == 2 * 2 * 3
     under = [folder.path / "results/checkpoints", out / "factorial/checkpoints"]
@@ -341,7 +344,15 @@ def test_evidence_is_its_own_target(finished, tmp_path):
         *((arm, source) for arm in ("finetune", "probe") for source in ("acdc-auto", "t1-seg")),
     }
     assert set(pd.read_csv(out / "findings.csv")["answer"]) <= {"holds", "does not hold", "undecided"}
-    for name in ("evidence.md", "evidence.html", "controls.svg", "joint.png", "factorial.png", "ranking.png"):
+    for name in (
+        "evidence.md",
+        "evidence.html",
+        "controls.svg",
+        "joint.png",
+        "screen.png",
+        "factorial.png",
+        "ranking.png",
+    ):
         assert (out / name).stat().st_size > 500, name
     assert folder.planned("evidence") == {}
     assert folder.planned() == {}

@@ -229,8 +229,16 @@ def _messages(text: str) -> str:
 
 _PAGES = {"report": 1, "manifest": 1}
 _LATE = {"claims": 1, "figures": 1, "metrics": 1, **_PAGES}
-_SUMMARIES = {"controls": 1, "joint_table": 1, "factorial": 1, "ranking": 1, "evidence": 1}
-_SWEEPS = {"swap": 4, "joint": 4, "control": 18, "factorial_swap": 4, "factorial_control": 2, "transferability": 2}
+_SUMMARIES = {"controls": 1, "joint_table": 1, "screen_table": 1, "factorial": 1, "ranking": 1, "evidence": 1}
+_SWEEPS = {
+    "swap": 4,
+    "screen": 2,
+    "joint": 4,
+    "control": 18,
+    "factorial_swap": 4,
+    "factorial_control": 2,
+    "transferability": 2,
+}
 _TRAININGS = {"base": 8, "factorial_base": 6, "transfer": 6, "gain": 6}
 # Every job of `snakemake all evidence` but those that make the processed data.
 AFTER_DATA = {**_TRAININGS, **_SWEEPS, **_REUSE, "transfer_table": 1, "examples": 2, **_SUMMARIES, **_LATE}
@@ -250,13 +258,13 @@ EDITS = [
         "`tables/verdict.verdict_table`",
         ["src/prrmse/tables/verdict.py"],
         _another("verdict_table"),
-        {"verdict": 1, "examples": 2, **_LATE},
+        {"verdict": 1, "screen_table": 1, "evidence": 1, "examples": 2, **_LATE},
     ),
     Edit(
         "`compare/distance.rmse`",
         ["src/prrmse/compare/distance.py"],
         _another("rmse"),
-        {"rmse": 1, "transferability": 2, "ranking": 1, "evidence": 1, **_LATE},
+        {"rmse": 1, "screen": 2, "screen_table": 1, "transferability": 2, "ranking": 1, "evidence": 1, **_LATE},
     ),
     Edit("`learning/evaluate.measure`", ["src/prrmse/learning/evaluate.py"], _another("measure"), AFTER_DATA),
     Edit("`learning/train.train`", ["src/prrmse/learning/train.py"], _another("train"), AFTER_DATA),
