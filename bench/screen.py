@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -41,9 +41,11 @@ class Sweep(NamedTuple):
     drops: np.ndarray
 
 
-def sweeps(folder: Path) -> Iterator[Sweep]:
-    """Every sweep of a run of which the screen is there, too."""
+def sweeps(folder: Path, targets: Collection[str]) -> Iterator[Sweep]:
+    """Every sweep of these targets in a run (of all, if none is named) of which the screen is there, too."""
     for screen in sorted(folder.glob("results/evidence/screen/*/*/seed*.csv")):
+        if targets and screen.parts[-2] not in targets:
+            continue
         known = read_table(screen)
         for source in known["source"].unique():
             net, target, seed = screen.parts[-3], screen.parts[-2], screen.name
@@ -193,13 +195,14 @@ def timed(folder: Path) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folders", nargs="+", type=Path)
+    parser.add_argument("--targets", nargs="*", default=[], help="only these")
     parser.add_argument("--time", action="store_true")
     options = parser.parse_args()
     if options.time:
         measured = timed(options.folders[0])  # sets the number of threads
         print(f"{machine()}\n\n{measured}")
         return
-    found = [sweep for folder in options.folders for sweep in sweeps(folder)]
+    found = [sweep for folder in options.folders for sweep in sweeps(folder, options.targets)]
     if not found:
         sys.exit("no screens with their sweeps there; run snakemake evidence first")
     for part in (told_before, below, until_decided):

@@ -146,6 +146,19 @@ def test_sweep_with_an_evaluation_equals_a_callable(target, slices):
     np.testing.assert_allclose(fast["score"], plain["score"], atol=1e-4)
 
 
+def test_early_stopping_needs_patients_and_a_rule(target, slices):
+    network, evaluation = target, Evaluation(slices.split("val"), COMPUTE, 4)
+    state = network.state_dict()
+    with pytest.raises(InputError, match="until_decided.*needs a prrmse.learning.evaluate.Evaluation"):
+        api.sweep(network, state, lambda model: 1.0, until_decided=0.05)
+    with pytest.raises(InputError, match="stopping.*name one of guaranteed, normal"):
+        api.sweep(network, state, evaluation, until_decided=0.05, stopping="any")
+    with pytest.raises(InputError, match="tolerance"):
+        api.sweep(network, state, evaluation, until_decided=0.05, tolerance=float("nan"))
+    whole = api.sweep(network, state, evaluation, until_decided=0.05, tolerance=0.05)
+    assert set(whole.attrs["measured"].values()) == {2}, "of two patients all are measured"
+
+
 def test_a_sweep_with_a_callable_holds_one_swap_at_a_time():
     """Both networks, one copy by which a changed model is noticed, and one tensor: not a state for each pair."""
     network, source = (nn.Sequential(*(nn.Conv2d(8, 8, 3) for _ in range(20))) for _ in range(2))

@@ -75,7 +75,7 @@ def test_gradients_are_those_of_finite_differences(normalised, slices):
     assert sum(layer.kind == "RV" for layer in layers) == 3
     gradients = loss_gradients(normalised, evaluation, [layer.tensor for layer in layers])
     doubled = copy.deepcopy(normalised).double()
-    for layer in layers:
+    for layer in (layer for layer in layers if "unused" not in layer.tensor):
         direction = torch.randn(gradients[layer.tensor].shape, generator=torch.Generator().manual_seed(1)).double()
         along = []
         for step in (1e-5, -1e-5):
@@ -84,7 +84,7 @@ def test_gradients_are_those_of_finite_differences(normalised, slices):
             along.append(loss_of(moved, evaluation))
         expected = (along[0] - along[1]) / 2e-5
         assert float((gradients[layer.tensor] * direction).sum()) == pytest.approx(expected, rel=1e-3, abs=1e-7), layer
-    assert gradients["unused.weight"].abs().max() == 0 < gradients["first.weight"].abs().max()
+    assert gradients["first.weight"].abs().max() > 0
 
 
 def test_a_small_step_of_one_element_moves_the_loss_as_told_and_of_many_by_no_more(normalised, slices):
@@ -118,7 +118,7 @@ def test_it_is_the_same_within_inference_mode_and_by_batches_and_changes_nothing
     with torch.inference_mode():
         inside = loss_gradients(normalised, Evaluation(slices, COMPUTE, 4), tensors)
     for found in (loss_gradients(normalised, evaluation, tensors), loss_gradients(normalised, alone, tensors)):
-        assert all(torch.allclose(found[name], inside[name], rtol=1e-3, atol=1e-8) for name in tensors)
+        assert all(torch.allclose(found[name], inside[name], rtol=1e-3, atol=1e-8, equal_nan=True) for name in tensors)
     assert all(torch.equal(value, before[name]) for name, value in normalised.state_dict().items())
     assert [p.requires_grad for p in normalised.parameters()] == wanted
 
@@ -157,8 +157,47 @@ def test_slices_without_foreground_are_one_line(normalised, slices):
         loss_gradients(normalised, Evaluation(empty, COMPUTE, 4), ["out.weight"])
 
 
+def test_what_gets_no_gradient_has_no_estimate(slices, caplog):
+    class Frozen(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.encoder = nn.Conv2d(1, 4, 3, padding=1)
+            self.unused, self.out = nn.Conv2d(4, 4, 1), nn.Conv2d(4, 4, 1)
+
+        def forward(self, x):
+            with torch.no_grad():
+                x = self.encoder(x)
+            return {"out": self.out(x), "aux": x}
+
+    torch.manual_seed(0)
+    network, source = Frozen(), disturbed(Frozen(), 1)
+    evaluation = Evaluation(slices, COMPUTE, 4)
+    table = screen_table(network, {"a": source.state_dict()}, evaluation, inventory(network)).set_index(
+        ["module", "kind"]
+    )
+    assert table.loc[["encoder", "unused"], "first_order"].isna().all()
+    assert (table.loc["out", "first_order"] > 0).all()
+    assert "4 tensors get no gradient, so have no estimate, first encoder.weight" in caplog.text
+    assert table["rmse"].notna().all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_sources_of_other_dtypes_and_evaluations_in_bfloat16(normalised, slices, dtype):
+    layers = [layer for layer in inventory(normalised) if "unused" not in layer.tensor]
+    source = disturbed(normalised, 3).state_dict()
+    other = {name: tensor.to(dtype) for name, tensor in source.items()}
+    compute = COMPUTE.model_copy(update={"evaluation_precision": "bfloat16"})
+    exact, cast = (screen_table(normalised, {"a": s}, Evaluation(slices, COMPUTE, 4), layers) for s in (source, other))
+    assert np.allclose(exact["first_order"], cast["first_order"], rtol=0.02, atol=1e-4)
+    rough = screen_table(normalised, {"a": source}, Evaluation(slices, compute, 4), layers)
+    assert stats.spearmanr(exact["first_order"], rough["first_order"]).statistic > 0.99
+    broken = {**source, "out.weight": source["out.weight"] * torch.nan}
+    table = screen_table(normalised, {"a": broken}, Evaluation(slices, COMPUTE, 4), layers)
+    assert table["first_order"].isna().sum() == 1
+
+
 def test_a_source_may_lack_pairs(normalised, slices):
-    layers = inventory(normalised)
+    layers = [layer for layer in inventory(normalised) if "unused" not in layer.tensor]
     lacking = {name: tensor for name, tensor in normalised.state_dict().items() if not name.startswith("batch")}
     table = screen_table(normalised, {"a": lacking}, Evaluation(slices, COMPUTE, 4), layers)
     assert set(table["module"]) == {layer.module for layer in layers} - {"batch"}

@@ -122,37 +122,52 @@ def many(folder, slices):
     return path
 
 
+EARLY = ["--until-decided", "0.05", "--stopping", "normal"]
+
+
 def test_a_sweep_until_decided_measures_fewer_patients(folder, many, capsys, tmp_path):
     command = ["sweep", folder / "target.safetensors", folder / "noise.pt", "--data", many, *RUN]
     whole = pd.DataFrame(json.loads(printed(capsys, *command, "--json")))
-    early = pd.DataFrame(json.loads(printed(capsys, *command, "--json", "--until-decided", "0.05")))
+    early = pd.DataFrame(json.loads(printed(capsys, *command, "--json", *EARLY)))
     assert (whole["n_patients"] == 12).all()
     assert set(early["n_patients"]) <= {3, 6, 12}
     assert early["n_patients"].mean() < 9
     assert (early["reusable"] == whole["reusable"]).mean() > 0.95
-    text = printed(capsys, *command, "--until-decided", "0.05", "--table", tmp_path / "early.csv")
-    found = re.search(r"measured on (.*) of 12 patients in the mean", text)
+    text = printed(capsys, *command, *EARLY, "--table", tmp_path / "early.csv")
+    found = re.search(r"measured on (.*) of 12 patients in the mean, by t tests at 0.05, which miss", text)
     assert found and float(found[1]) == pytest.approx(early["n_patients"].mean(), abs=0.05)
     assert len(pd.read_csv(tmp_path / "early.csv")) == early["n_patients"].sum()
     own = re.search(r"of at most 0.05 from (\S+);", text)
     assert own and float(own[1]) == pytest.approx(whole["baseline"].mean(), abs=5e-4), "the target's own, on all"
+    text = printed(capsys, *command, *EARLY[:2])
+    assert "patients in the mean, so that each verdict is that on all of them but in 0.05 of cases" in text
 
 
 def test_advice_until_decided_has_intervals_of_what_was_measured_on_all(folder, many, capsys, tmp_path):
     out, page = tmp_path / "advice.json", tmp_path / "advice.html"
     command = ["advise", folder / "target.safetensors", folder / "noise.pt", "--data", many, *RUN]
-    printed(capsys, *command, "--until-decided", "0.05", "--out", out, "--page", page)
+    printed(capsys, *command, *EARLY, "--out", out, "--page", page)
     advice = json.loads(out.read_text())
     rows = pd.DataFrame(advice["verdicts"])
     stopped = rows["n_cases"] < 12
     assert 0 < stopped.sum() < len(rows)
     assert rows.loc[stopped, ["drop_low", "drop_high"]].isna().all(axis=None)
     assert rows.loc[~stopped, ["drop_low", "drop_high"]].notna().all(axis=None)
-    assert "patients in the mean, each with a probability of at most 0.05" in advice["sentence"]
-    assert "nan" not in re.sub(r"<script.*?</script>", "", page.read_text(), flags=re.DOTALL).lower()
-    assert "until_decided: decides by the mean drop" in refused(
-        capsys, *command, "--until-decided", "0.05", "--rule", "upper"
-    )
+    assert "patients in the mean, by t tests at 0.05" in advice["sentence"]
+    assert (advice["until_decided"], advice["stopping"]) == (0.05, "normal")
+    shown = re.sub(r"<(script|style).*?</\1>", "", page.read_text(), flags=re.DOTALL)
+    assert f"were measured on {rows['n_cases'].mean():.1f} of 12 patients in the mean" in shown
+    assert not re.search(r"\bnan\b", shown, re.IGNORECASE)
+
+
+def test_a_sweep_pairs_patients_who_have_a_structure_only_falsely(folder, slices, capsys):
+    """Without a structure in truth or prediction a patient has no Dice; a swap that finds one there falsely has."""
+    label = slices.label.copy()
+    label[slices.index["patient"] == "patient003"] = 0
+    save_slices(Slices(slices.image * (label > 0), label, slices.index, slices.meta), folder / "empty.npz")
+    command = ["sweep", folder / "target.safetensors", folder / "noise.pt", "--data", folder / "empty.npz", *RUN]
+    rows = pd.DataFrame(json.loads(printed(capsys, *command, "--json")))
+    assert (rows["drop"] - (rows["baseline"] - rows["score"])).abs().max() < 1e-9
 
 
 def test_screen_puts_swaps_in_an_order_by_one_backward_pass(folder, capsys, tmp_path):
@@ -169,6 +184,22 @@ def test_screen_puts_swaps_in_an_order_by_one_backward_pass(folder, capsys, tmp_
     text = printed(capsys, *command, "--table", tmp_path / "screen.csv")
     assert text.startswith("220 swaps by one backward pass (")
     assert len(pd.read_csv(tmp_path / "screen.csv")) == 220
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--until-decided", "0"], "until_decided: 0 is no rate of wrong verdicts"),
+        (["--until-decided", "nan"], "until_decided: nan is no rate of wrong verdicts"),
+        (["--until-decided", "0.5"], "until_decided: 0.5 is no rate of wrong verdicts"),
+        (["--stopping", "normal"], "stopping: says how until_decided decides"),
+        (["--until-decided", "0.05", "--rule", "upper"], "until_decided: decides by the mean drop"),
+        (["--until-decided", "0.05", "--budget", "1m"], "--until-decided"),
+    ],
+)
+def test_early_stopping_that_cannot_be_is_one_line(folder, capsys, options, message):
+    command = ["advise", folder / "target.safetensors", folder / "noise.pt", "--data", folder / "slices.npz", *RUN]
+    assert message in refused(capsys, *command, *options)
 
 
 def test_advice_then_warmstart(folder, capsys, tmp_path):

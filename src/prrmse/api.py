@@ -21,7 +21,7 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
 import pandas as pd
@@ -33,9 +33,10 @@ from tqdm import tqdm
 from prrmse.compare.distance import distance_table
 from prrmse.compare.features import Pixels, sample_pixels
 from prrmse.compare.first_order import screen_table
+from prrmse.config.checks import checked
 from prrmse.data.slices import Slices, draw_patients
 from prrmse.engine.sweep import sweep as swept_counts
-from prrmse.engine.until import sweep_until_decided
+from prrmse.engine.until import Rule, sweep_until_decided
 from prrmse.errors import InputError
 from prrmse.experiments.transferability import Watch, feature_scores
 from prrmse.files import atomic
@@ -56,7 +57,7 @@ from prrmse.nets.layers import fill, inventory, inventory_of_state, replaced, sw
 from prrmse.nets.pretrained import load_pretrained
 from prrmse.outputs import check_outputs
 from prrmse.seeding import derive_seed
-from prrmse.settings import Compute, FrozenStatistics, Pretrained, Training, Verdict
+from prrmse.settings import Compute, FrozenStatistics, Pretrained, Stopping, Training, Verdict
 from prrmse.tables.bootstrap import bootstrap_mean
 from prrmse.tables.verdict import drops_by_patient, is_reusable, mean_drops
 
@@ -125,6 +126,7 @@ def sweep(
     engine: str = "fast",
     memory_mb: float = 2000,
     until_decided: float | None = None,
+    stopping: Stopping = "guaranteed",
     tolerance: float | None = None,
     progress: bool = False,
 ) -> pd.DataFrame:
@@ -139,15 +141,17 @@ def sweep(
         engine: see `prrmse.engine.sweep.sweep`; for an `Evaluation` only.
         memory_mb: the same.
         until_decided: measure each pair on as many cases as it takes to tell whether its mean drop is within the
-            tolerance, and no more; this is the probability of telling it otherwise than all cases would
+            tolerance, and no more, with this rate of verdicts that may be otherwise on all cases
             (`prrmse.engine.until`). All cases if None. For an `Evaluation` only.
+        stopping: of ``until_decided``: whether the rate is ``guaranteed``, or that of a t test, which supposes
+            ``normal`` drops and misses what fails on few cases only.
         tolerance: of ``until_decided``; that of `prrmse.settings.Verdict` if None.
         progress: show a bar.
 
     Returns:
         One row per (pair, case): kind, layer, module, tensor, scalars, final, effect, case, score, baseline; with
         ``until_decided`` no row for a case on which a pair was not measured. ``attrs["baseline"]``: the model's own
-        score by case, of all cases.
+        score by case, of all cases; ``attrs["measured"]``: number of cases on which each pair was, by tensor.
         ``effect`` is False for a tensor that cannot change the network's output (`prrmse.learning.reach`): heads of
         deep supervision, auxiliary classifiers. Then an unchanged score says nothing. For an ``evaluate`` of your own,
         it is found out with the input of its first call of the model; True where it does not call it. It is True for a
@@ -159,7 +163,7 @@ def sweep(
         InputError: ``until_decided`` is no error rate, or asked for an ``evaluate`` of your own.
     """
     if until_decided is not None:
-        check_error_rate(until_decided)
+        check_until_decided(until_decided, stopping)
         if not isinstance(evaluate, Evaluation):
             raise InputError("<until_decided>: needs a prrmse.learning.evaluate.Evaluation, whose cases are patients")
     fitted, _ = fit(model.state_dict(), state_of(source))
@@ -168,20 +172,19 @@ def sweep(
     if not chosen:
         raise ValueError("nothing of the source fits the model; prrmse compare shows what is there")
     every = [layer.tensor for layer in inventory(model)]
+    measured: dict[str, int] = {}
     if isinstance(evaluate, Evaluation):
         if until_decided is None:
             swept = swept_counts(model, fitted, chosen, evaluate, engine=engine, memory_mb=memory_mb)
             baseline, counts = evaluate.rebased(model, *swept)
         else:
-            baseline, counts = sweep_until_decided(
-                model,
-                [{layer.tensor: fitted[layer.tensor]} for layer in chosen],
-                evaluate,
-                tolerance=Verdict().tolerance if tolerance is None else tolerance,
-                error=until_decided,
-                engine=engine,
-                memory_mb=memory_mb,
+            settings = Verdict() if tolerance is None else checked(Verdict, tolerance=tolerance)
+            rule = Rule(settings.tolerance, until_decided, stopping)
+            changes = [{layer.tensor: fitted[layer.tensor]} for layer in chosen]
+            baseline, counts, rows = sweep_until_decided(
+                model, changes, evaluate, rule, engine=engine, memory_mb=memory_mb
             )
+            measured = {layer.tensor: int(row.sum()) for layer, row in zip(chosen, rows, strict=True)}
         scores = [_mean_dice(evaluate, found) for found in (baseline, *counts)]
         ineffective = without_effect(model, every, evaluate.whole.image[:1])
     else:
@@ -197,16 +200,19 @@ def sweep(
         named = {**layer._asdict(), "final": layer.tensor in final, "effect": layer.tensor not in ineffective}
         tables.append(table.assign(**named))
     found = pd.concat(tables, ignore_index=True)[[*PAIR, "case", "score", "baseline"]]
-    found.attrs["baseline"] = scores[0]
+    cases = len(evaluate.patients) if isinstance(evaluate, Evaluation) else len(scores[0])
+    found.attrs |= {"baseline": scores[0], "measured": {x.tensor: measured.get(x.tensor, cases) for x in chosen}}
     return found
 
 
-def check_error_rate(rate: float) -> None:
-    """Refuse what is no rate of wrong verdicts.
+def check_until_decided(rate: float, stopping: str) -> None:
+    """Refuse what is no rate of wrong verdicts, and no rule.
 
     Raises:
-        InputError: it is not between 0 and 0.5.
+        InputError: the rate is not between 0 and 0.5, or there is no such rule.
     """
+    if stopping not in get_args(Stopping):
+        raise InputError(f"<stopping>: {stopping}; name one of {', '.join(get_args(Stopping))}")
     if not 0 < rate < 0.5:
         raise InputError(f"<until_decided>: {rate:g} is no rate of wrong verdicts; name one between 0 and 0.5, as 0.05")
 
@@ -259,6 +265,7 @@ def advise(
     engine: str = "fast",
     memory_mb: float = 2000,
     until_decided: float | None = None,
+    stopping: Stopping = "guaranteed",
 ) -> Advice:
     """Which source, and which of its pairs, can be taken without a drop above the tolerance.
 
@@ -269,8 +276,8 @@ def advise(
         settings: tolerance, the largest drop of the score at which a pair counts as reusable; rule, whether the mean
             drop is compared with it or the upper end of its interval; level and resamples of the bootstrap over cases.
             Defaults of the class if None.
-        engine, memory_mb, until_decided: as for `sweep`. A pair that was not measured on all cases has no interval,
-            and is reusable by the rule ``mean`` only.
+        engine, memory_mb, until_decided, stopping: as for `sweep`. A pair that was not measured on all cases has no
+            interval, and is reusable by the rule ``mean`` only.
 
     Returns:
         The ranking: source, reusable_pairs, reusable_scalars (shares, the final convolution and what has no effect left
@@ -302,6 +309,7 @@ def advise(
             engine=engine,
             memory_mb=memory_mb,
             until_decided=until_decided,
+            stopping=stopping,
             tolerance=settings.tolerance,
         )
         own_scores = pd.Series(table.attrs["baseline"])
@@ -310,9 +318,8 @@ def advise(
             log.warning("one patient only: intervals over patients say nothing; evaluate on more")
         drops = drops_by_patient(table.rename(columns={"case": "patient", "score": "dice"}), PAIR)
         verdict = mean_drops(drops, settings, "advise", name)
-        verdict["n_cases"] = drops.notna().sum(axis=1).to_numpy()
-        if until_decided is not None:
-            verdict.loc[verdict["n_cases"] < len(own_scores), ["drop_low", "drop_high"]] = np.nan
+        verdict["n_cases"] = verdict["tensor"].map(table.attrs["measured"])
+        verdict.loc[verdict["n_cases"] < verdict["n_cases"].max(), ["drop_low", "drop_high"]] = np.nan
         verdict["reusable"] = is_reusable(verdict, settings)
         verdict.insert(0, "source", name)
         verdicts.append(verdict)

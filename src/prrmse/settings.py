@@ -24,6 +24,8 @@ def _unique(values: tuple[Any, ...]) -> tuple[Any, ...]:
 Unique = AfterValidator(_unique)
 Share = Annotated[float, Field(ge=0, le=1)]
 FrozenStatistics = Literal["both", "literal", "reestimated"]
+# How a sweep that stops early decides (`prrmse.engine.until`).
+Stopping = Literal["guaranteed", "normal"]
 # The learning rates of single tensors (`prrmse.learning.train.train`).
 Rates = Literal["equal", "rgn"]
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*$")]

@@ -193,19 +193,18 @@ def sweep(a: argparse.Namespace) -> None:
     """Print the change of Dice when each pair is taken from the source."""
     check_outputs({"table": a.table, "figure": a.figure}, (a.target, a.source, *data_files(a)))
     tolerance, memory_mb = checked(Verdict, tolerance=a.tolerance).tolerance, memory_of(a)
-    if a.until_decided is not None:
-        api.check_error_rate(a.until_decided)
+    until = until_decided(a)
     states = opened([a.target, a.source], a.entry)
     network, evaluation = target_on_data(a, states[a.target])
     source = fitting(network, a.source, states[a.source], a.target)
     tell_without_kind(outside_of_pairs(network), "they stay the target's own")
     tell_duration(network, evaluation, sum(layer.tensor in source for layer in inventory(network)))
-    how = {"engine": a.engine, "memory_mb": memory_mb, "until_decided": a.until_decided, "tolerance": tolerance}
-    table = api.sweep(network, source, evaluation, **how)
-    grouped = table.groupby(api.PAIR, sort=False)
-    means = grouped[["baseline", "score"]].mean().reset_index()
-    means["drop"] = means["baseline"] - means["score"]
-    means["n_patients"] = grouped["case"].nunique().to_numpy()
+    how = {"engine": a.engine, "memory_mb": memory_mb, "tolerance": tolerance}
+    table = api.sweep(network, source, evaluation, **how, **until)
+    # Paired: a patient who has a structure only after the swap, falsely, has no drop.
+    paired = table.dropna(subset=["baseline"]).assign(drop=table["baseline"] - table["score"])
+    means = paired.groupby(api.PAIR, sort=False)[["baseline", "score", "drop"]].mean().reset_index()
+    means["n_patients"] = means["tensor"].map(table.attrs["measured"])
     if a.table:
         write_table(table, a.table)
     if a.figure:
@@ -222,19 +221,34 @@ def sweep(a: argparse.Namespace) -> None:
         f"{means['reusable'].sum()} of {len(means)} pairs can each be taken alone with a mean drop of at most "
         f"{tolerance:g} from {own:.3f}; the largest is {worst['drop']:.3f} "
         f"({worst['kind']}{worst['layer']}, {worst['module']})"
-        + stopped(means["n_patients"], len(evaluation.patients), a.until_decided),
+        + stopped(means["n_patients"], len(evaluation.patients), a),
         first="drop",
     )
 
 
-def stopped(measured: pd.Series[int], patients: int, error: float | None) -> str:
-    """Of a sweep that stops early, on how many patients pairs were measured; nothing of any other."""
-    if error is None:
+def until_decided(a: argparse.Namespace) -> dict[str, Any]:
+    """How a sweep stops early, as arguments of `prrmse.api`.
+
+    Raises:
+        InputError: ``--stopping`` without ``--until-decided``; or as `prrmse.api.check_until_decided`.
+    """
+    if a.until_decided is None:
+        if "stopping" in a.given:
+            raise InputError("<stopping>: says how <until_decided> decides; name its rate, e.g. 0.05, too")
+        return {}
+    api.check_until_decided(a.until_decided, a.stopping)
+    return {"until_decided": a.until_decided, "stopping": a.stopping}
+
+
+def stopped(measured: pd.Series[int], patients: int, a: argparse.Namespace) -> str:
+    """Of a sweep that stops early, on how many patients pairs were measured, and by which rule; else nothing."""
+    if a.until_decided is None:
         return ""
-    return (
-        f"; measured on {measured.mean():.1f} of {patients} patients in the mean, each with a probability of at most "
-        f"{error:g} of a verdict other than that on all of them"
-    )
+    rule = {
+        "guaranteed": f"so that each verdict is that on all of them but in {a.until_decided:.3g} of cases",
+        "normal": f"by t tests at {a.until_decided:.3g}, which miss what fails on few patients only",
+    }[a.stopping]
+    return f"; measured on {measured.mean():.1f} of {patients} patients in the mean, {rule}"
 
 
 def screen(a: argparse.Namespace) -> None:
@@ -251,12 +265,13 @@ def screen(a: argparse.Namespace) -> None:
     if a.table:
         write_table(table, a.table)
     ordered = table.sort_values("first_order", kind="stable", ignore_index=True)
-    most = ordered[~ordered["final"]].iloc[-1]
+    body = ordered[~ordered["final"]]
+    most = body.dropna(subset=["first_order"]).iloc[-1] if body["first_order"].notna().any() else body.iloc[-1]
     show(
         ordered,
         a,
         f"{len(table)} swaps by one backward pass ({seconds:.1f} s), the least harmful first; the most: {most['kind']}"
-        f"{most['layer']} ({most['module']}) of {most['source']}. {(table['first_order'] < HARMLESS).sum()} are below "
+        f"{most['layer']} ({most['module']}) of {most['source']}. {(body['first_order'] < HARMLESS).sum()} are below "
         f"{HARMLESS:g}, where none was harmful so far (docs/screen.md). This is an order; prrmse sweep measures drops",
     )
 
@@ -272,7 +287,7 @@ def untrained(dice: float, tolerance: float) -> str:
 # Options of `advise` that only a search reads, and those that only a sweep of a target reads.
 OF_SEARCH = {"plans", "verdicts", "figure", "samples", "augment", "steps", "learning_rate", "folds", "rounds"}
 OF_SEARCH |= {"pretrained", "pretrained_part", "pretrained_match"}
-OF_TARGET = {"tolerance", "rule", "engine", "memory_mb", "partial", "until_decided"}
+OF_TARGET = {"tolerance", "rule", "engine", "memory_mb", "partial", "until_decided", "stopping"}
 
 
 def advise(a: argparse.Namespace) -> None:
@@ -287,10 +302,9 @@ def advise(a: argparse.Namespace) -> None:
     if a.page:
         from prrmse.report.advice import write_advice  # what is not installed is missed before anything takes minutes
     settings, memory_mb = checked(Verdict, tolerance=a.tolerance, rule=a.rule), memory_of(a)
-    if a.until_decided is not None:
-        api.check_error_rate(a.until_decided)
-        if a.rule != "mean":
-            raise InputError("<until_decided>: decides by the mean drop; leave out <rule> or <until_decided>")
+    until = until_decided(a)
+    if until and a.rule != "mean":
+        raise InputError("<until_decided>: decides by the mean drop; leave out <rule> or <until_decided>")
     paths = short_names(a.sources)
     states = opened([a.target, *a.sources], a.entry)
     network, evaluation = target_on_data(a, states[a.target])
@@ -306,13 +320,13 @@ def advise(a: argparse.Namespace) -> None:
         settings=settings,
         engine=a.engine,
         memory_mb=memory_mb,
-        until_decided=a.until_decided,
+        **until,
     )
     if is_untrained(advice.baseline, a.tolerance):
         sentence = untrained(advice.baseline, a.tolerance)
     else:
         sentence = best_fit(advice.ranking, a.tolerance, "parameters in pairs" if outside else "parameters")
-    measured = stopped(advice.verdicts["n_cases"], len(evaluation.patients), a.until_decided)
+    measured = stopped(advice.verdicts["n_cases"], len(evaluation.patients), a)
     sentence += f" Pairs were {measured.removeprefix('; ')}." if measured else ""
     found = {
         "target": str(a.target),
@@ -320,6 +334,8 @@ def advise(a: argparse.Namespace) -> None:
         "baseline": advice.baseline,
         "tolerance": a.tolerance,
         "rule": a.rule,
+        "until_decided": a.until_decided,
+        "stopping": a.stopping if until else None,
         "sources": {name: str(path) for name, path in paths.items() if name in sources},
         "entries": a.entry,
         "ranking": records(advice.ranking),
@@ -639,7 +655,7 @@ def read_json(path: str, what: str) -> Any:
 def short_names(paths: list[str]) -> dict[str, str]:
     """Paths by what tells them apart: no common folder, no ending."""
     if len(set(paths)) < len(paths):
-        raise InputError(f"advise: a source is named twice: {', '.join(paths)}")
+        raise InputError(f"a source is named twice: {', '.join(paths)}")
     try:
         common = os.path.commonpath([Path(path).absolute().parent for path in paths])
         names = {str(Path(os.path.relpath(path, common)).with_suffix("")): path for path in paths}

@@ -20,6 +20,7 @@ from prrmse.settings import (
     Dataset,
     FrozenStatistics,
     Section,
+    Stopping,
     Swap,
     Training,
     Transfer,
@@ -242,6 +243,13 @@ def _add_tools(commands: Any) -> None:
             metavar="RATE",
             help="measure each pair on no more patients than it takes to tell whether its mean drop is within the "
             "tolerance; the rate, e.g. 0.05, of verdicts that may differ from that on all of them (docs/screen.md)",
+        )
+        tool.add_argument(
+            "--stopping",
+            choices=get_args(Stopping),
+            default="guaranteed",
+            help="of --until-decided: guaranteed, whatever the drops are; or by a t test, normal, which is faster and "
+            "misses what fails on few patients only",
         )
     sweep.add_argument("--table", help="write one row per pair and patient here (.csv)")
     sweep.add_argument("--figure", help="draw the drops here (.png, .svg or .pdf)")

@@ -10,6 +10,7 @@ that are not small (docs/screen.md).
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
@@ -22,9 +23,13 @@ from torch.overrides import TorchFunctionMode
 from prrmse.compare.distance import relative_rmse, rmse
 from prrmse.data.slices import IGNORE
 from prrmse.errors import InputError
-from prrmse.learning.evaluate import Evaluation, output_of
+from prrmse.learning.cuda import DeterministicResizing, cross_entropy
+from prrmse.learning.device import autocast
+from prrmse.learning.evaluate import Batch, Evaluation, output_of
 from prrmse.names import PAIR_COLUMNS, Layer
-from prrmse.nets.layers import State
+from prrmse.nets.layers import State, normalises_by_batch
+
+log = logging.getLogger(__name__)
 
 # None of the swaps in docs/screen.md with a smaller estimate dropped by more than 0.05 Dice.
 HARMLESS = 0.05
@@ -41,7 +46,8 @@ def loss_gradients(network: nn.Module, evaluation: Evaluation, tensors: Collecti
         tensors: names in the network's state.
 
     Returns:
-        By name, on the CPU; zeros where a tensor has no effect.
+        By name, on the CPU; NaN where no gradient comes to a tensor, because it takes no part in the output, or does so
+        where the network computes without gradients.
 
     Raises:
         InputError: the loss is not finite, no pixel is foreground, or the network cannot be differentiated.
@@ -51,28 +57,45 @@ def loss_gradients(network: nn.Module, evaluation: Evaluation, tensors: Collecti
         placed = evaluation.placed_copy(network)
         state = placed.state_dict(keep_vars=True)
         wanted = [state[name].requires_grad_(True) for name in tensors]
-        totals = [torch.zeros_like(tensor, dtype=torch.float64) for tensor in wanted]
-        whole, device, dtype = evaluation.whole, evaluation.device, evaluation.dtype
+        totals: list[torch.Tensor | None] = [None] * len(wanted)
+        whole = evaluation.whole
         foreground = int(((whole.label > 0) & (whole.label != IGNORE)).sum())
         if not foreground:
             raise InputError("no pixel of these slices is labelled as foreground; name a split that has structures")
-        for part in whole.parts(min(BATCH, len(evaluation.batches[0].image))):
-            try:
-                with torch.autocast(device.type, dtype, enabled=dtype != torch.float32), _DifferentiableStatistics():
-                    output = output_of(placed(part.image.clone())).float()
-                    loss = (
-                        F.cross_entropy(output, part.label.clone(), ignore_index=IGNORE, reduction="sum") / foreground
-                    )
-                found = torch.autograd.grad(loss, wanted, allow_unused=True)
-            except RuntimeError as e:
-                cause = next(iter(str(e).strip().splitlines()), "")
-                raise InputError(f"{type(network).__name__}: cannot be differentiated ({cause})") from None
-            if not bool(loss.isfinite()):
-                raise InputError(f"{type(network).__name__}: the target's loss on these slices is not finite")
-            for total, gradient in zip(totals, found, strict=True):
-                if gradient is not None:
-                    total += gradient.detach()
-    return {name: total.cpu() for name, total in zip(tensors, totals, strict=True)}
+        largest = len(evaluation.batches[0].image)
+        for part in whole.parts(largest if normalises_by_batch(placed) else min(BATCH, largest)):
+            counted = int((part.label != IGNORE).sum())
+            if counted:
+                loss, found = _gradients(placed, part, wanted, evaluation, counted / foreground)
+                if not bool(loss.isfinite()):
+                    raise InputError(f"{type(network).__name__}: the target's loss on these slices is not finite")
+                for i, gradient in enumerate(found):
+                    if gradient is not None:
+                        total = totals[i]
+                        totals[i] = gradient.double() if total is None else total + gradient
+    return {
+        name: torch.full(tensor.shape, torch.nan, dtype=torch.float64) if total is None else total.cpu()
+        for name, tensor, total in zip(tensors, wanted, totals, strict=True)
+    }
+
+
+def _gradients(
+    network: nn.Module, part: Batch, wanted: Sequence[torch.Tensor], evaluation: Evaluation, weight: float
+) -> tuple[torch.Tensor, Sequence[torch.Tensor | None]]:
+    """The loss of some slices, its mean over pixels times the weight, and its gradients."""
+    dtype = evaluation.dtype
+    try:
+        with DeterministicResizing(), _DifferentiableStatistics(), autocast(evaluation.device, dtype):
+            output = output_of(network(part.image.clone())).float()
+        loss = weight * cross_entropy(output, part.label.clone())
+        return loss.detach(), torch.autograd.grad(loss, wanted, allow_unused=True)
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as e:
+        cause = next(iter(str(e).strip().splitlines()), "")
+        if "memory" in cause:
+            raise
+        raise InputError(f"{type(network).__name__}: cannot be differentiated ({cause})") from None
 
 
 def first_order(gradient: torch.Tensor, own: torch.Tensor, source: torch.Tensor) -> float:
@@ -92,13 +115,16 @@ def screen_table(
         layers: the pairs.
 
     Returns:
-        One row per (source, pair): source, kind, layer, module, final, scalars, first_order, rmse, rmse_relative.
+        One row per (source, pair): source, kind, layer, module, final, scalars, first_order (NaN where no gradient
+        comes to the tensor), rmse, rmse_relative.
 
     Raises:
         InputError: as `loss_gradients`.
     """
     own = network.state_dict()
     gradients = loss_gradients(network, evaluation, [layer.tensor for layer in layers])
+    if without := [name for name, gradient in gradients.items() if gradient.isnan().any()]:
+        log.warning("%d tensors get no gradient, so have no estimate, first %s", len(without), without[0])
     rows = []
     for name, state in sources.items():
         for layer in (layer for layer in layers if layer.tensor in state):
@@ -113,7 +139,7 @@ def screen_table(
 
 
 class _DifferentiableStatistics(TorchFunctionMode):
-    """Normalisation by running statistics in operations through which these have gradients, as torch's own lacks."""
+    """Normalises by running statistics such that these get gradients, which torch's own operation gives to none."""
 
     NAMES = ("input", "running_mean", "running_var", "weight", "bias", "own", "momentum", "eps")
 

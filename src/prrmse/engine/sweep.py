@@ -27,7 +27,7 @@ from prrmse.learning.device import forward_only
 from prrmse.learning.dice import Counts, Masks
 from prrmse.learning.evaluate import Evaluation, output_of
 from prrmse.names import Layer
-from prrmse.nets.layers import check_fits, replaced, tensor_names, under_all_names
+from prrmse.nets.layers import check_fits, normalises_by_batch, replaced, tensor_names, under_all_names
 
 log = logging.getLogger(__name__)
 
@@ -121,11 +121,6 @@ def sweep_changes(
         base, others = _plain(network, [real[i] for i in unread], evaluation)
         found |= {i: c for i, c in zip(unread, others, strict=True) if not np.array_equal(c, base)}
     return Counts(*unchanged), [found.get(i, Counts(*unchanged)) for i in range(len(changes))]
-
-
-def normalises_by_batch(network: nn.Module) -> bool:
-    """Whether outputs depend on which slices are evaluated together: a normalisation has no running statistics."""
-    return any(isinstance(m, nn.modules.batchnorm._BatchNorm) and m.running_mean is None for m in network.modules())
 
 
 def _traced(network: nn.Module, evaluation: Evaluation) -> Program:

@@ -118,7 +118,9 @@ def draw_screen(pairs: pd.DataFrame, settings: Drawing, out: Path) -> None:
             ax.set(xscale="log", title=NET_NAMES.get(net, net), xlabel=label, ylabel="drop in Dice")
     legend_above(figure, axes[:1], 6)
     n = f"{rows['n_seeds'].max()} seeds and {rows['n_patients'].max()} validation patients"
-    footnote(figure, {}, f"A point: one pair and source, mean over {n}. Band: tolerance. Ours.")
+    footnote(
+        figure, {}, f"A point: one pair and source, mean over {n}; those at 0 are not shown. Band: tolerance. Ours."
+    )
     save(figure, "screen", out, settings)
 
 

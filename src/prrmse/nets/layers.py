@@ -104,6 +104,11 @@ def fill(own: Mapping[str, torch.Tensor], values: Mapping[str, torch.Tensor]) ->
         own[name].copy_(value)
 
 
+def normalises_by_batch(network: nn.Module) -> bool:
+    """Whether outputs depend on which slices are evaluated together: a normalisation has no running statistics."""
+    return any(isinstance(m, nn.modules.batchnorm._BatchNorm) and m.running_mean is None for m in network.modules())
+
+
 def inventory(network: nn.Module, ineffective: Collection[str] = ()) -> list[Layer]:
     """Every (kind, layer) pair of a network, by kind, then by layer.
 

@@ -174,9 +174,11 @@ def _spent(advice: Mapping[str, Any], ranking: pd.DataFrame, verdicts: pd.DataFr
     """What the answer has cost, and what it rests on."""
     if "answer" not in advice:
         patients = int(ranking["n_cases"].max())
+        few = float(verdicts.get("n_cases", pd.Series([patients])).mean())  # advice of earlier versions has none
+        alone = f"on {few:.1f} of {patients} patients in the mean" if few < patients else f"on {patients} patients"
         return (
-            f"Nothing was trained: {len(verdicts)} swaps of one pair each, and all reusable pairs of each source at "
-            f"once, measured on {patients} patients."
+            f"Nothing was trained: {len(verdicts)} swaps of one pair each were measured {alone}, all reusable pairs of "
+            f"each source at once on {patients}."
         )
     first = ranking.iloc[0]
     return (

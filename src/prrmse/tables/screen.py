@@ -69,13 +69,14 @@ def _told(rows: pd.DataFrame, predictor: str, weights: np.ndarray, level: float)
         found = weighted_auroc(own[predictor].to_numpy(float), ~own["reusable"].to_numpy(bool), weights[:, places])
         if np.isfinite(found[0]):
             aurocs.append(found)
-            rhos.append(stats.spearmanr(own[predictor], own["drop"]).statistic)
+            varies = np.ptp(own[predictor]) > 0 and np.ptp(own["drop"]) > 0
+            rhos.append(stats.spearmanr(own[predictor], own["drop"]).statistic if varies else np.nan)
     if not aurocs:
         return {**dict.fromkeys(("auroc", "auroc_low", "auroc_high", "rho"), float("nan")), "n_sources": 0}
     means = np.mean(aurocs, axis=0)
     low, high = interval(means[1:], level)
     return {
-        "auroc": means[0], "auroc_low": float(low), "auroc_high": float(high), "rho": float(np.mean(rhos)),
+        "auroc": means[0], "auroc_low": float(low), "auroc_high": float(high), "rho": float(pd.Series(rhos).mean()),
         "n_sources": len(aurocs),
     }  # fmt: skip
 
