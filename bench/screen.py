@@ -1,8 +1,6 @@
 """What the screen and early stopping save and miss, on the sweeps of finished runs: the tables of docs/screen.md.
 
-After `make` and `snakemake evidence` (or as the head of configs/study_screen.yaml says), in a checkout:
-
-    PYTHONPATH=src:bench python bench/screen.py FOLDER...        # FOLDER: of a run; `.` for this one
+    PYTHONPATH=src:bench python bench/screen.py FOLDER...        # folders of runs with their evidence (docs/screen.md)
     PYTHONPATH=src:bench python bench/screen.py FOLDER --time    # sweeps timed on all patients of the first target
 
 Verdicts are of one seed each, by the rule `mean` and the tolerance below.
@@ -14,16 +12,17 @@ import argparse
 import sys
 import time
 from collections.abc import Callable, Collection, Iterator
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, get_args
 
 import numpy as np
 import pandas as pd
 from common import machine, table
 
-from prrmse.engine.until import decide, looks
+from prrmse.engine.until import FIRST, Rule, decide, looks
 from prrmse.names import GROUP, PAIR_COLUMNS
-from prrmse.settings import Compute, Verdict
+from prrmse.settings import Compute, Stopping, Verdict
 from prrmse.tables.screen import predictors_table
 from prrmse.tables.store import read_table
 
@@ -34,11 +33,16 @@ KEYS = [*GROUP, "seed", *PAIR_COLUMNS]
 
 
 class Sweep(NamedTuple):
-    """``name``: run and network; ``pairs``: what was known, drop, verdict of each; ``drops``: ``[pairs, patients]``."""
+    """A sweep of one target from one source.
+
+    ``name``: run and network; ``pairs``: what was known of each, drop, verdict; ``drops``: ``[pairs, patients]``;
+    ``own``: Dice of the target itself by patient.
+    """
 
     name: str
     pairs: pd.DataFrame
     drops: np.ndarray
+    own: np.ndarray
 
 
 def sweeps(folder: Path, targets: Collection[str]) -> Iterator[Sweep]:
@@ -55,9 +59,10 @@ def sweeps(folder: Path, targets: Collection[str]) -> Iterator[Sweep]:
             rows = read_table(swept)
             rows = rows[rows["class"] == "mean"].assign(drop=lambda t: t["baseline"] - t["dice"])
             wide = rows.pivot_table(index=KEYS, columns="patient", values="drop", sort=False)
+            own = rows.groupby("patient")["baseline"].first().reindex(wide.columns)
             pairs = wide.mean(axis=1).rename("drop").reset_index().merge(known, on=KEYS, validate="one_to_one")
             pairs["reusable"] = pairs["drop"] <= SETTINGS.tolerance
-            yield Sweep(f"{folder.resolve().name}: {net}", pairs, wide.to_numpy())
+            yield Sweep(f"{folder.resolve().name}: {net}", pairs, wide.to_numpy(), own.to_numpy())
 
 
 def told_before(found: list[Sweep]) -> str:
@@ -67,7 +72,7 @@ def told_before(found: list[Sweep]) -> str:
         own = [sweep for sweep in found if sweep.name == name]
         # Seeds are sources of their own here, since verdicts are of one seed each.
         pairs = pd.concat([s.pairs.assign(source=f"{s.pairs['source'].iloc[0]} {i}") for i, s in enumerate(own)])
-        told = predictors_table(pairs.assign(net=name, n_patients=0), SETTINGS)
+        told = predictors_table(pairs.assign(net=name), SETTINGS)
         for row in told.to_dict("records"):
             rows.append({
                 "network": name, "kinds": row["kinds"], "known before": row["predictor"],
@@ -97,69 +102,92 @@ def below(found: list[Sweep], limits: tuple[float, ...] = (0.02, 0.05, 0.1, 0.2)
 def until_decided(found: list[Sweep]) -> str:
     """What early stopping saves and gets wrong: patients in random orders, and drops scaled to lie at the tolerance."""
     rows = []
-    for rate in RATES:
-        for name in dict.fromkeys(sweep.name for sweep in found):
-            measured: list[float] = []
-            wrong: dict[str, list[float]] = {"lost": [], "accepted": [], "lost at": [], "accepted at": []}
-            for sweep in (s for s in found if s.name == name):
-                rng = np.random.default_rng(0)
-                truth = sweep.drops.mean(1) <= SETTINGS.tolerance
-                just_below, just_above = (at_tolerance(sweep.drops, side) for side in (-1e-6, 1e-6))
-                for _ in range(ORDERS):
-                    order = rng.permutation(sweep.drops.shape[1])
-                    verdict, seen = stopped(sweep.drops[:, order], rate)
-                    measured.append(float(seen.mean() / len(order)))
-                    wrong["lost"].append(_share(~verdict[truth]))
-                    wrong["accepted"].append(_share(verdict[~truth]))
-                    wrong["lost at"].append(_share(~stopped(just_below[:, order], rate)[0]))
-                    wrong["accepted at"].append(_share(stopped(just_above[:, order], rate)[0]))
-            patients = [s.drops.shape[1] for s in found if s.name == name]
-            rows.append({
-                "rate asked for": rate, "network": name, "sweeps": len(patients),
-                "patients": f"{min(patients)} to {max(patients)}", "measured": f"{np.mean(measured):.0%}",
-                **{text: f"{np.nanmean(wrong[key]):.2%}" for key, text in WRONG.items()},
-            })  # fmt: skip
-    return f"## Sweeps until decided, {ORDERS} orders of the patients\n\n" + table(rows)
+    for stopping in get_args(Stopping):
+        for error in RATES:
+            rule = Rule(SETTINGS.tolerance, error, stopping)
+            for name in dict.fromkeys(sweep.name for sweep in found):
+                several = [s for s in found if s.name == name and len(s.own) > FIRST]
+                counted = pd.DataFrame([share for sweep in several for share in _wrong(sweep, rule)])
+                patients = [len(sweep.own) for sweep in several]
+                row: dict[str, object] = {
+                    "rule": stopping, "rate": error, "network": name, "sweeps": len(patients),
+                    "patients": f"{min(patients)} to {max(patients)}",
+                    "measured": f"{counted['measured'].mean():.0%}",
+                }  # fmt: skip
+                for what, text in (("reusable", "reusable, called not"), ("harmful", "not reusable, called so")):
+                    own = counted[counted["of"] == what]["wrong"]
+                    row[text] = f"{own.mean():.2%}"
+                    row[f"{text}: worst pair"] = f"{own.max():.0%}"
+                for what, text in (("just below", "called not, just below"), ("just above", "called so, just above")):
+                    own = counted[counted["of"] == what]["wrong"]
+                    row[text] = f"{own.mean():.1%}, worst pair {own.max():.0%}"
+                rows.append(row)
+    title = f"## Sweeps until decided, {ORDERS} orders of the patients; below and above: drops scaled to the tolerance"
+    return f"{title}\n\n" + table(rows)
 
 
-WRONG = {
-    "lost": "reusable, called not",
-    "accepted": "not reusable, called so",
-    "lost at": "called not, just below the tolerance",
-    "accepted at": "called reusable, just above",
-}
+def _wrong(sweep: Sweep, rule: Rule) -> Iterator[dict[str, object]]:
+    """By pair: how often its verdict is wrong, and the share of the patients it was measured on."""
+    truth = sweep.drops.mean(1) <= rule.tolerance
+    cases = {"reusable": (sweep.drops[truth], True), "harmful": (sweep.drops[~truth], False)}
+    cases |= {"just below": (at_tolerance(sweep, -1e-6), True), "just above": (at_tolerance(sweep, 1e-6), False)}
+    for what, (drops, is_reusable) in cases.items():
+        rng = np.random.default_rng(0)
+        wrong, seen = np.zeros((2, len(drops)))
+        for _ in range(ORDERS):
+            order = rng.permutation(len(sweep.own))
+            verdict, patients = stopped(drops[:, order], sweep.own[order], rule)
+            wrong += (verdict != is_reusable) / ORDERS
+            seen += patients / len(order) / ORDERS
+        is_own = what in ("reusable", "harmful")
+        yield from (
+            {"of": what, "wrong": w, "measured": s if is_own else np.nan} for w, s in zip(wrong, seen, strict=True)
+        )
 
 
-def stopped(drops: np.ndarray, rate: float) -> tuple[np.ndarray, np.ndarray]:
+def stopped(drops: np.ndarray, own: np.ndarray, rule: Rule) -> tuple[np.ndarray, np.ndarray]:
     """Verdicts (bool) and patients measured, as `prrmse.engine.until.sweep_until_decided` finds them."""
-    total = drops.shape[1]
-    verdict, seen = drops.mean(1) <= SETTINGS.tolerance, np.full(len(drops), total)
-    for patients, level in looks(total, rate):
-        if patients < total:
-            now = decide(drops[:, :patients], total, SETTINGS.tolerance, level)
-            decided = (now >= 0) & (seen == total)
-            verdict[decided], seen[decided] = now[decided] == 1, patients
+    verdict, seen = drops.mean(1) <= rule.tolerance, np.full(len(drops), len(own))
+    for patients in looks(len(own))[:-1]:
+        now = decide(drops[:, :patients], own, rule)
+        decided = (now >= 0) & (seen == len(own))
+        verdict[decided], seen[decided] = now[decided] == 1, patients
     return verdict, seen
 
 
-def at_tolerance(drops: np.ndarray, beyond: float) -> np.ndarray:
+def at_tolerance(sweep: Sweep, beyond: float) -> np.ndarray:
     """Drops of real shapes scaled so that their mean is the tolerance and ``beyond``: where verdicts are hardest.
 
-    Of pairs that drop by more than 0.005, below which it would be noise that is scaled, and not above 1 afterwards.
+    Of pairs that drop by more than 0.005, below which it would be noise that is scaled, and by no more than the target
+    has in any patient afterwards.
     """
-    mean = drops.mean(1, keepdims=True)
+    mean = sweep.drops.mean(1, keepdims=True)
     chosen = mean[:, 0] > 0.005
-    scaled = drops[chosen] * (SETTINGS.tolerance + beyond) / mean[chosen]
-    found: np.ndarray = scaled[np.abs(scaled).max(1, initial=0) <= 1]
+    scaled = sweep.drops[chosen] * (SETTINGS.tolerance + beyond) / mean[chosen]
+    found: np.ndarray = scaled[((scaled <= sweep.own) & (scaled >= sweep.own - 1)).all(1)]
     return found
 
 
-def _share(wrong: np.ndarray) -> float:
-    return float(wrong.mean()) if len(wrong) else float("nan")
+def on_few() -> str:
+    """What becomes of a harmful pair that fails on few patients only, from a Dice of 0.9."""
+    rows = []
+    for total, failing, drop in ((10, 1, 0.6), (60, 4, 0.8), (60, 8, 0.9), (60, 20, 0.2), (200, 20, 0.55)):
+        rng = np.random.default_rng(0)
+        one = np.where(np.arange(total) < failing, drop, 0.0)
+        drops = np.array([rng.permutation(one) for _ in range(4000)])
+        row: dict[str, object] = {"patients": total, "failing": failing, "by": drop, "mean drop": f"{one.mean():.3f}"}
+        for stopping in get_args(Stopping):
+            verdict, seen = stopped(drops, np.full(total, 0.9), Rule(SETTINGS.tolerance, RATES[0], stopping))
+            row |= {
+                f"{stopping}: called reusable": f"{verdict.mean():.1%}",
+                f"{stopping}: measured": f"{seen.mean() / total:.0%}",
+            }
+        rows.append(row)
+    return f"## Pairs that fail on few patients, 4000 orders, a rate of {RATES[0]:g}\n\n" + table(rows)
 
 
 def timed(folder: Path) -> str:
-    """Seconds of the screen, of a sweep until decided and of a whole one, on all patients of each network's target."""
+    """Seconds of the screen, of sweeps until decided and of a whole one, on all patients of each network's target."""
     from prrmse import api
     from prrmse.data.slices import load_slices
     from prrmse.learning.device import set_up_process
@@ -172,24 +200,28 @@ def timed(folder: Path) -> str:
         network, _ = load_network(own)
         evaluation = Evaluation(load_slices(folder / "data/processed/acdc.npz"), Compute(), 4)
         source = own.parents[1] / "t1-seg" / own.name
-
-        def clock(work: Callable[[], pd.DataFrame]) -> tuple[float, pd.DataFrame]:
-            begun = time.perf_counter()
-            made = work()
-            return time.perf_counter() - begun, made
-
-        screen, _ = clock(lambda: api.screen(network, {"s": source}, evaluation))  # noqa: B023
-        early, some = clock(lambda: api.sweep(network, source, evaluation, until_decided=RATES[0]))  # noqa: B023
-        whole, every = clock(lambda: api.sweep(network, source, evaluation))  # noqa: B023
-        drops = [t.assign(drop=t["baseline"] - t["score"]).groupby("tensor")["drop"].mean() for t in (some, every)]
-        verdicts = [drop <= SETTINGS.tolerance for drop in drops]
-        rows.append({
+        sweep = partial(api.sweep, network, source, evaluation)
+        screen, _ = clock(partial(api.screen, network, {"s": source}, evaluation))
+        whole, every = clock(sweep)
+        row: dict[str, object] = {
             "network": own.parts[-3], "patients": len(evaluation.patients), "slices": len(evaluation.whole.image),
-            "pairs": len(drops[1]), "screen, s": f"{screen:.1f}", "until decided, s": f"{early:.1f}",
-            "whole, s": f"{whole:.1f}", "ratio": f"{whole / early:.2f}",
-            "verdicts that differ": int((verdicts[0] != verdicts[1]).sum()),
-        })  # fmt: skip
-    return "## One sweep by `fast`, one thread\n\n" + table(rows)
+            "pairs": len(every.attrs["measured"]), "screen, s": f"{screen:.1f}", "whole, s": f"{whole:.1f}",
+        }  # fmt: skip
+        for stopping in get_args(Stopping):
+            early, some = clock(partial(sweep, until_decided=RATES[0], stopping=stopping))
+            drops = [t.assign(drop=t["baseline"] - t["score"]).groupby("tensor")["drop"].mean() for t in (some, every)]
+            differ = int(((drops[0] <= SETTINGS.tolerance) != (drops[1] <= SETTINGS.tolerance)).sum())
+            row |= {f"{stopping}, s": f"{early:.1f}", "ratio " + stopping: f"{whole / early:.2f}"}
+            row[f"verdicts that differ, {stopping}"] = differ
+        rows.append(row)
+    return f"## One sweep by `fast`, one thread, a rate of {RATES[0]:g}\n\n" + table(rows)
+
+
+def clock(work: Callable[[], pd.DataFrame]) -> tuple[float, pd.DataFrame]:
+    """Seconds, and what was made."""
+    begun = time.perf_counter()
+    made = work()
+    return time.perf_counter() - begun, made
 
 
 def main() -> None:
@@ -205,9 +237,8 @@ def main() -> None:
     found = [sweep for folder in options.folders for sweep in sweeps(folder, options.targets)]
     if not found:
         sys.exit("no screens with their sweeps there; run snakemake evidence first")
-    for part in (told_before, below, until_decided):
-        print(part(found), flush=True)
-        print()
+    for part in (told_before(found), below(found), until_decided(found), on_few()):
+        print(f"{part}\n", flush=True)
 
 
 if __name__ == "__main__":
