@@ -226,15 +226,15 @@ def clock(work: Callable[[], pd.DataFrame]) -> tuple[float, pd.DataFrame]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folders", nargs="+", type=Path)
-    parser.add_argument("--targets", nargs="*", default=[], help="only these")
+    parser.add_argument("folders", nargs="+", metavar="FOLDER[=TARGET,...]", help="of a run; only these targets of it")
     parser.add_argument("--time", action="store_true")
     options = parser.parse_args()
     if options.time:
-        measured = timed(options.folders[0])  # sets the number of threads
+        measured = timed(Path(options.folders[0]))  # sets the number of threads
         print(f"{machine()}\n\n{measured}")
         return
-    found = [sweep for folder in options.folders for sweep in sweeps(folder, options.targets)]
+    named = [folder.partition("=") for folder in options.folders]
+    found = [s for path, _, targets in named for s in sweeps(Path(path), targets.split(",") if targets else ())]
     if not found:
         sys.exit("no screens with their sweeps there; run snakemake evidence first")
     for part in (told_before(found), below(found), until_decided(found), on_few()):

@@ -18,7 +18,7 @@ PYTHON = [block for language, block in BLOCKS if language == "python"]
 def test_the_tutorial_runs_from_its_own_text(whole_run, tmp_path, monkeypatch):
     folder = whole_run.copy(tmp_path / "work")
     names = [shlex.split(command)[1] for command in COMMANDS]
-    assert names == ["inspect", "compare", "sweep", "advise", "warmstart", "train", "train", "train"]
+    assert names == ["inspect", "compare", "sweep", "screen", "advise", "warmstart", "train", "train", "train"]
     for command in COMMANDS:
         smaller = command.replace('"width": 12', '"width": 4').replace("--steps 100", "--steps 2")
         assert folder.must(*shlex.split(smaller)), command
