@@ -140,7 +140,7 @@ def test_a_sweep_until_decided_measures_fewer_patients(folder, many, capsys, tmp
     own = re.search(r"of at most 0.05 from (\S+);", text)
     assert own and float(own[1]) == pytest.approx(whole["baseline"].mean(), abs=5e-4), "the target's own, on all"
     text = printed(capsys, *command, *EARLY[:2])
-    assert "patients in the mean, so that each verdict is that on all of them but in 0.05 of cases" in text
+    assert "patients in the mean, so that at a rate of at most 0.05 a verdict is not that on all of them" in text
 
 
 def test_advice_until_decided_has_intervals_of_what_was_measured_on_all(folder, many, capsys, tmp_path):

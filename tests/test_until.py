@@ -79,6 +79,17 @@ def test_clear_drops_are_decided_early():
             )
 
 
+def test_at_the_bounds_of_dice_verdicts_are_those_of_all():
+    """A target without an error, and one of nothing but errors."""
+    exact = Rule(0.0, ERROR, "guaranteed")
+    for drops, truth in ((np.zeros((1, 5)), 1), (np.full((1, 5), 0.01), 0)):
+        assert decide(drops, np.ones(20), exact).tolist() in ([-1], [truth])
+    assert decide(np.full((1, 3), 0.02), np.full(20, 0.03), RULES["guaranteed"]).tolist() == [1], (
+        "no drop can be larger"
+    )
+    assert decide(np.zeros((1, 3)), np.zeros(20), RULES["guaranteed"]).tolist() == [1]
+
+
 def test_looks_double_and_end_with_all():
     for total in (1, 3, 4, 10, 47, 48, 49, 1000):
         assert looks(total) == [*(3 * 2**i for i in range(20) if 3 * 2**i < total), total]

@@ -245,7 +245,7 @@ def stopped(measured: pd.Series[int], patients: int, a: argparse.Namespace) -> s
     if a.until_decided is None:
         return ""
     rule = {
-        "guaranteed": f"so that each verdict is that on all of them but in {a.until_decided:.3g} of cases",
+        "guaranteed": f"so that at a rate of at most {a.until_decided:.3g} a verdict is not that on all of them",
         "normal": f"by t tests at {a.until_decided:.3g}, which miss what fails on few patients only",
     }[a.stopping]
     return f"; measured on {measured.mean():.1f} of {patients} patients in the mean, {rule}"

@@ -143,12 +143,12 @@ def _by_martingale(drops: np.ndarray, baseline: np.ndarray, rule: Rule) -> np.nd
         for i in range(len(baseline)):
             # The mean of those left, if that over all is the tolerance; beyond a bound it cannot be.
             mean = -total / (len(baseline) - i)
-            most[np.stack([mean >= high[i], mean <= low[i]])] = np.inf
+            most[np.stack([mean >= high[i], mean < low[i]])] = np.inf
             if i == drops.shape[1]:
                 break
             x = beyond[:, i]
             step = np.stack([(high[i] - x) / (high[i] - mean), (x - low[i]) / (mean - low[i])])
-            now = now * np.maximum(step, 0.0)
+            now = now * np.where(np.isnan(step), 1.0, np.maximum(step, 0.0))  # 0 / 0 where a bound is met, as foreseen
             most = np.fmax(most, now)
             total = total + x
     found = np.full(len(drops), -1)
