@@ -1,7 +1,7 @@
 """What the screen and early stopping save and miss, on the sweeps of finished runs: the tables of docs/screen.md.
 
-    PYTHONPATH=src:bench python bench/before_swaps.py FOLDER...        # folders of runs with their evidence (docs/screen.md)
-    PYTHONPATH=src:bench python bench/before_swaps.py FOLDER --time    # sweeps timed on all patients of the first target
+    PYTHONPATH=src:bench python bench/before_swaps.py FOLDER...   # folders of runs with their evidence
+    PYTHONPATH=src:bench python bench/before_swaps.py FOLDER --time   # sweeps timed on all patients of a target
 
 Verdicts are of one seed each, by the rule `mean` and the tolerance below.
 """
