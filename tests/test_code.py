@@ -148,7 +148,7 @@ MODULES = {
     "controls": f"{EVIDENCE} tables.bootstrap tables.controls tables.verdict",
     "screen": f"{EVALUATION} compare.distance compare.first_order experiments.screen learning.cuda learning.reach"
     " learning.separable learning.target tables.store",
-    "screen_table": "figures.evidence figures.style tables.bootstrap tables.screen tables.store",
+    "screen_table": f"{EVIDENCE} tables.bootstrap tables.screen",
     "joint": f"{EVALUATION} engine experiments.joint learning.freeze learning.reach learning.separable learning.target"
     " run.pair tables.store",
     "joint_table": f"{EVIDENCE} tables.bootstrap tables.joint tables.verdict",

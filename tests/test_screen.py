@@ -6,7 +6,8 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from prrmse.settings import Verdict
-from prrmse.tables.screen import PREDICTORS, predicted, predictors_table, weighted_auroc
+from prrmse.tables.inference import weighted_auroc
+from prrmse.tables.screen import PREDICTORS, predicted, predictors_table
 
 SETTINGS = Verdict(resamples=400)
 

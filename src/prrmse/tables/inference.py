@@ -238,3 +238,16 @@ def _over_pairs(a: Values, b: Values, orders: np.ndarray) -> Values:
     """Sum over pairs of a and the reordered b, each ``[n, n]``."""
     total: Values = np.einsum("ij,rij->r", a, b[orders[:, :, None], orders[:, None, :]]) / 2
     return total
+
+
+def weighted_auroc(score: np.ndarray, positive: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """AUROC ``[R]`` of a score for cases that are positive (bool), where cases have weights ``[R, cases]``.
+
+    Ties count half; NaN where no case of one class has a weight.
+    """
+    above, below = score[positive], score[~positive]
+    wins = (above[:, None] > below).astype(float) + 0.5 * (above[:, None] == below)
+    of_above, of_below = weights[:, positive].astype(float), weights[:, ~positive].astype(float)
+    total = of_above.sum(1) * of_below.sum(1)
+    found: np.ndarray = ((of_above @ wins) * of_below).sum(1) / np.where(total > 0, total, np.nan)
+    return found

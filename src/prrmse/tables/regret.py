@@ -12,12 +12,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
 from prrmse.names import MARGIN, OWN_STARTS, PRETRAINED, SCRATCH
 from prrmse.seeding import derive_seed
 from prrmse.settings import Verdict
 from prrmse.tables.bootstrap import interval
+from prrmse.tables.inference import weighted_auroc
 from prrmse.tables.means import mean_over_patients
 from prrmse.tables.ranking import OF_TRAINED_TARGET, SCORES
 from prrmse.tables.study import larger_is_better, of_starts, over_targets
@@ -105,15 +105,17 @@ def no_transfer(search: pd.DataFrame, runs: pd.DataFrame, settings: Verdict) -> 
         # Each seed alone, too: a way to tell that was looked for on one of them is tested by the others.
         parts = {", ".join(map(str, of_seed)): cases} | ({str(s): of for s, of in of_seed.items()})
         for seeds, part in parts.items():
-            targets, n_worth = part["target"].unique(), int((part["true"] > MARGIN).sum())
-            of_target = [part[part["target"] == target] for target in targets]
+            of_target, targets = pd.factorize(part["target"])
+            worth, number = (part["true"] > MARGIN).to_numpy(), len(targets)
             rng = np.random.default_rng(derive_seed("no transfer", net))
-            draws = rng.integers(0, len(targets), (settings.resamples, len(targets)))
-            drawn = [pd.concat([of_target[i] for i in draw], ignore_index=True) for draw in draws]
+            draws = rng.integers(0, number, (settings.resamples, number))
+            # How often each case is in each sample of targets; first as they are.
+            often = np.stack([(draws == target).sum(1) for target in range(number)], axis=1)[:, of_target]
+            weights = np.vstack([np.ones_like(of_target), often])
             for told_by in (ORDER, GAIN, ALL):
-                low, high = interval(np.array([_auroc(sample, told_by) for sample in drawn]), settings.level)
-                found = (_auroc(part, told_by), low, high)
-                lines.append((net, start, told_by, seeds, len(part), n_worth, *found, len(targets)))
+                auroc, *samples = weighted_auroc(part[told_by].to_numpy(), worth, weights)
+                found = (auroc, *interval(np.array(samples), settings.level))
+                lines.append((net, start, told_by, seeds, len(part), int(worth.sum()), *found, number))
     columns = ["net", "start", "told_by", "seeds", "n_cases", "n_worth", "auroc", "low", "high", "n_targets"]
     return pd.DataFrame(lines, columns=columns)
 
@@ -132,14 +134,6 @@ def _cases(search: pd.DataFrame, runs: pd.DataFrame, default: str) -> pd.DataFra
         gained = dice - dice.xs(default, level="source")
         cases = cases.join(gained.rename(name), on=[*keys, "source"])
     return cases.dropna(subset=["true", ALL]).reset_index(drop=True)
-
-
-def _auroc(cases: pd.DataFrame, told_by: str) -> float:
-    worth = cases["true"] > MARGIN
-    if worth.all() or not worth.any():
-        return float("nan")
-    found = stats.mannwhitneyu(cases.loc[worth, told_by], cases.loc[~worth, told_by])
-    return float(found.statistic / (worth.sum() * (~worth).sum()))
 
 
 def _choices(search: pd.DataFrame, scores: pd.DataFrame, runs: pd.DataFrame) -> Iterator[tuple[object, ...]]:

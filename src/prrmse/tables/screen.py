@@ -10,6 +10,7 @@ from prrmse.names import GROUP, PAIR_COLUMNS
 from prrmse.seeding import derive_seed
 from prrmse.settings import Verdict
 from prrmse.tables.bootstrap import interval
+from prrmse.tables.inference import weighted_auroc
 
 # What is known: the first-order estimate; the paper's distance, and relative to both tensors; how large the tensor is.
 PREDICTORS = ("first_order", "rmse", "rmse_relative", "scalars")
@@ -79,16 +80,3 @@ def _told(rows: pd.DataFrame, predictor: str, weights: np.ndarray, level: float)
         "auroc": means[0], "auroc_low": float(low), "auroc_high": float(high), "rho": float(pd.Series(rhos).mean()),
         "n_sources": len(aurocs),
     }  # fmt: skip
-
-
-def weighted_auroc(score: np.ndarray, harmful: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """AUROC ``[R]`` of a score for what is harmful, where cases have weights ``[R, cases]``.
-
-    Ties count half; NaN where no case of one class has a weight.
-    """
-    bad, good = score[harmful], score[~harmful]
-    wins = (bad[:, None] > good).astype(float) + 0.5 * (bad[:, None] == good)
-    of_bad, of_good = weights[:, harmful].astype(float), weights[:, ~harmful].astype(float)
-    total = of_bad.sum(1) * of_good.sum(1)
-    found: np.ndarray = ((of_bad @ wins) * of_good).sum(1) / np.where(total > 0, total, np.nan)
-    return found
