@@ -146,8 +146,8 @@ MODULES = {
     "control": f"{EVALUATION} compare.align engine experiments.control learning.reach learning.separable"
     " learning.target tables.store",
     "controls": f"{EVIDENCE} tables.bootstrap tables.controls tables.verdict",
-    "screen": f"{EVALUATION} compare.distance compare.first_order experiments.screen learning.cuda learning.reach"
-    " learning.separable learning.target tables.store",
+    "screen": f"{EVALUATION} compare.distance compare.first_order experiments.screen failures learning.cuda"
+    " learning.reach learning.separable learning.target tables.store",
     "screen_table": f"{EVIDENCE} tables.bootstrap tables.screen",
     "joint": f"{EVALUATION} engine experiments.joint learning.freeze learning.reach learning.separable learning.target"
     " run.pair tables.store",

@@ -70,7 +70,7 @@ def _fault_of_others(error: Exception) -> str | None:
         return str(error.args[0])
     if isinstance(error, ImportError):
         return missing_extra(error)
-    if _is_memory(error):
+    if is_memory(error):
         return (
             "out of memory; close other programs, choose a smaller <evaluation_batch_size> or <memory_mb>, or make the "
             "images or the network smaller"
@@ -82,7 +82,8 @@ def _fault_of_others(error: Exception) -> str | None:
     return None
 
 
-def _is_memory(error: Exception) -> bool:
+def is_memory(error: Exception) -> bool:
+    """Whether it says that memory ran out, in whichever words."""
     text = str(error)
     said = any(x in text for x in ("not enough memory", "Cannot allocate memory", "std::bad_alloc", "out of memory"))
     return isinstance(error, MemoryError) or _errno(error) == errno.ENOMEM or (isinstance(error, RuntimeError) and said)

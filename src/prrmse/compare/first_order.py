@@ -23,6 +23,7 @@ from torch.overrides import TorchFunctionMode
 from prrmse.compare.distance import relative_rmse, rmse
 from prrmse.data.slices import IGNORE
 from prrmse.errors import InputError
+from prrmse.failures import is_memory
 from prrmse.learning.cuda import DeterministicResizing, cross_entropy
 from prrmse.learning.device import autocast
 from prrmse.learning.evaluate import Batch, Evaluation, output_of
@@ -89,12 +90,10 @@ def _gradients(
             output = output_of(network(part.image.clone())).float()
         loss = weight * cross_entropy(output, part.label.clone())
         return loss.detach(), torch.autograd.grad(loss, wanted, allow_unused=True)
-    except torch.OutOfMemoryError:
-        raise
     except RuntimeError as e:
-        cause = next(iter(str(e).strip().splitlines()), "")
-        if "memory" in cause:
+        if is_memory(e):
             raise
+        cause = next(iter(str(e).strip().splitlines()), "")
         raise InputError(f"{type(network).__name__}: cannot be differentiated ({cause})") from None
 
 
