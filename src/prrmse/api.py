@@ -205,12 +205,14 @@ def sweep(
     return found
 
 
-def check_until_decided(rate: float, stopping: str) -> None:
-    """Refuse what is no rate of wrong verdicts, and no rule.
+def check_until_decided(rate: float, stopping: str, rule: str = "mean") -> None:
+    """Refuse what is no rate of wrong verdicts, no way to stop, and a verdict that is not by the mean drop.
 
     Raises:
-        InputError: the rate is not between 0 and 0.5, or there is no such rule.
+        InputError: the rate is not between 0 and 0.5, there is no such way, or ``rule`` is another than ``mean``.
     """
+    if rule != "mean":
+        raise InputError("<until_decided>: decides by the mean drop; leave out <rule> or <until_decided>")
     if stopping not in get_args(Stopping):
         raise InputError(f"<stopping>: {stopping}; name one of {', '.join(get_args(Stopping))}")
     if not 0 < rate < 0.5:
@@ -290,8 +292,8 @@ def advise(
         and none predicts a gain safely (docs/evidence.md).
     """
     settings = settings or Verdict()
-    if until_decided is not None and settings.rule != "mean":
-        raise InputError("<until_decided>: decides by the mean drop; leave out <rule>, or until_decided")
+    if until_decided is not None:
+        check_until_decided(until_decided, stopping, settings.rule)
     everything = inventory(model)
     own = model.state_dict()
     pixels = (

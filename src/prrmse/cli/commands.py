@@ -221,7 +221,7 @@ def sweep(a: argparse.Namespace) -> None:
         f"{means['reusable'].sum()} of {len(means)} pairs can each be taken alone with a mean drop of at most "
         f"{tolerance:g} from {own:.3f}; the largest is {worst['drop']:.3f} "
         f"({worst['kind']}{worst['layer']}, {worst['module']})"
-        + stopped(means["n_patients"], len(evaluation.patients), a),
+        + (f"; {stopped(means['n_patients'], len(evaluation.patients), a)}" if until else ""),
         first="drop",
     )
 
@@ -236,19 +236,17 @@ def until_decided(a: argparse.Namespace) -> dict[str, Any]:
         if "stopping" in a.given:
             raise InputError("<stopping>: says how <until_decided> decides; name its rate, e.g. 0.05, too")
         return {}
-    api.check_until_decided(a.until_decided, a.stopping)
+    api.check_until_decided(a.until_decided, a.stopping, getattr(a, "rule", "mean"))
     return {"until_decided": a.until_decided, "stopping": a.stopping}
 
 
 def stopped(measured: pd.Series[int], patients: int, a: argparse.Namespace) -> str:
-    """Of a sweep that stops early, on how many patients pairs were measured, and by which rule; else nothing."""
-    if a.until_decided is None:
-        return ""
+    """Of a sweep that stops early, on how many patients pairs were measured, and by which rule."""
     rule = {
         "guaranteed": f"so that at a rate of at most {a.until_decided:.3g} a verdict is not that on all of them",
         "normal": f"by t tests at {a.until_decided:.3g}, which miss what fails on few patients only",
     }[a.stopping]
-    return f"; measured on {measured.mean():.1f} of {patients} patients in the mean, {rule}"
+    return f"measured on {measured.mean():.1f} of {patients} patients in the mean, {rule}"
 
 
 def screen(a: argparse.Namespace) -> None:
@@ -266,7 +264,7 @@ def screen(a: argparse.Namespace) -> None:
         write_table(table, a.table)
     ordered = table.sort_values("first_order", kind="stable", ignore_index=True)
     body = ordered[~ordered["final"]]
-    most = body.dropna(subset=["first_order"]).iloc[-1] if body["first_order"].notna().any() else body.iloc[-1]
+    most = body.sort_values("first_order", kind="stable", na_position="first").iloc[-1]
     show(
         ordered,
         a,
@@ -303,8 +301,6 @@ def advise(a: argparse.Namespace) -> None:
         from prrmse.report.advice import write_advice  # what is not installed is missed before anything takes minutes
     settings, memory_mb = checked(Verdict, tolerance=a.tolerance, rule=a.rule), memory_of(a)
     until = until_decided(a)
-    if until and a.rule != "mean":
-        raise InputError("<until_decided>: decides by the mean drop; leave out <rule> or <until_decided>")
     paths = short_names(a.sources)
     states = opened([a.target, *a.sources], a.entry)
     network, evaluation = target_on_data(a, states[a.target])
@@ -326,8 +322,8 @@ def advise(a: argparse.Namespace) -> None:
         sentence = untrained(advice.baseline, a.tolerance)
     else:
         sentence = best_fit(advice.ranking, a.tolerance, "parameters in pairs" if outside else "parameters")
-    measured = stopped(advice.verdicts["n_cases"], len(evaluation.patients), a)
-    sentence += f" Pairs were {measured.removeprefix('; ')}." if measured else ""
+    if until:
+        sentence += f" Pairs were {stopped(advice.verdicts['n_cases'], len(evaluation.patients), a)}."
     found = {
         "target": str(a.target),
         "sentence": sentence,

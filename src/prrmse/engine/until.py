@@ -89,6 +89,8 @@ def sweep_until_decided(
         ends = [total]
     active, begin = list(range(len(changes))), 0
     for end in ends:
+        if not active:
+            break
         rows = np.sort(order[begin:end])
         part = evaluation.of_patients(rows)
         some = [changes[i] for i in active]
@@ -98,14 +100,12 @@ def sweep_until_decided(
             measured[i][rows] = True
             for whole, piece, base in zip(found[i], counts, own, strict=True):
                 whole[rows] = base[rows] if same else piece
-        if end == total or not active:
+        if end == total:
             break
         drops = np.stack([(baseline - mean_dice(found[i], evaluation.classes))[order[:end]] for i in active])
         is_open = decide(drops, baseline[order], rule) < 0
         log.info("%d of %d changes are decided after %d of %d patients", (~is_open).sum(), len(active), end, total)
         active, begin = [i for i, undecided in zip(active, is_open, strict=True) if undecided], end
-        if not active:
-            break
     return Partial(own, found, measured)
 
 
