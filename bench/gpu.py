@@ -100,7 +100,7 @@ def timings(quick: bool) -> dict[str, Callable[[], str]]:
         "paper": lambda: paper_scale(*((2, 1) if quick else (60, 96))),
         "paper-sweep": lambda: gpu_sweeps.against_baselines(1 if quick else 96, PAPER, compiled=False),
         "paper-steps": lambda: against_others(2 if quick else 30, PAPER, 16),
-        "floor": lambda: against_the_floor(2 if quick else 200),
+        "floor": lambda: against_the_floor(*((2, 60) if quick else (200, 9))),
         "side-by-side": lambda: side_by_side(4 if quick else 300),
     }
 

@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 from prrmse.engine import onednn
 from prrmse.engine.onednn import Activation, Convolution
-from prrmse.engine.winograd import winograd
+from prrmse.engine.winograd import transformed, winograd
 
 # Size, padding, dilation: one block and several, sizes that tiles divide or not, axes that differ, no padding, much.
 CUTS = [
@@ -32,7 +32,7 @@ def test_winograd_is_a_convolution(size, padding, dilation, bias, layout):
     x = drawn(2, 6, *size).contiguous(memory_format=layout)
     weight, shift = drawn(5, 6, 3, 3), drawn(5) if bias else None
     cut = winograd(size, padding, dilation)
-    found = cut.run(x, cut.products(weight, shift))
+    found = cut.run(x, transformed(weight), shift)
     exact = F.conv2d(x.double(), weight.double(), None if shift is None else shift.double(), 1, padding, dilation)
     assert found.is_contiguous(memory_format=torch.channels_last)
     torch.testing.assert_close(found.double(), exact, rtol=0, atol=5e-5)
@@ -43,7 +43,7 @@ def test_winograd_rounds_little_more_than_a_convolution():
     weight = drawn(256, 256, 3, 3) / 48
     cut = winograd((16, 16), (1, 1), (1, 1))
     exact = F.conv2d(x.double(), weight.double(), padding=1)
-    ways = cut.run(x, cut.products(weight, None)), F.conv2d(x, weight, padding=1)
+    ways = cut.run(x, transformed(weight), None), F.conv2d(x, weight, padding=1)
     winograds, directs = (float((way - exact).square().mean().sqrt()) for way in ways)
     assert winograds < 5 * directs
 
@@ -65,17 +65,49 @@ def test_a_packed_kernel_changes_nothing(activation, module, missing, monkeypatc
     if missing:
         monkeypatch.setattr(onednn, "PACK", dict.fromkeys(onednn.PACK))
     weight, bias = drawn(32, 16, 3, 3), drawn(32)
-    made = Convolution(weight, bias, (2, 2), (1, 1), (1, 1), 1, activation)
+    made = Convolution(weight, bias, (2, 2), (1, 1), (1, 1), 1)
     for slices in (3, 1):  # the second with the weights that were packed for the first
         x = drawn(slices, 16, 20, 20).contiguous(memory_format=torch.channels_last)
-        torch.testing.assert_close(made(x), module(F.conv2d(x, weight, bias, 2, 1)))
+        torch.testing.assert_close(made(x, activation), module(F.conv2d(x, weight, bias, 2, 1)))
+
+
+@pytest.mark.parametrize("way", ["packed", "as it is", "winograd", "3d"])
+@pytest.mark.parametrize("activation", [None, Activation("relu"), Activation("leaky_relu", (0.2,))], ids=str)
+def test_another_tensor_is_added_before_the_activation(activation, way, monkeypatch):
+    if way == "as it is":
+        monkeypatch.setattr(onednn, "PACK", dict.fromkeys(onednn.PACK))
+    axes = 3 if way == "3d" else 2
+    weight, bias, padding = drawn(8, 6, *[3] * axes), drawn(8), (1,) * axes
+    cut = winograd((12, 10), (1, 1), (1, 1)) if way == "winograd" else None
+    made = Convolution(weight, bias, (1,) * axes, padding, (1,) * axes, winograd=cut)
+    x, added = drawn(2, 6, *[4] * (axes - 2), 12, 10), drawn(2, 8, *[4] * (axes - 2), 12, 10)
+    expected = {2: F.conv2d, 3: F.conv3d}[axes](x, weight, bias, 1, padding) + added
+    expected = activation(expected, inplace=False) if activation else expected
+    for layout in (torch.contiguous_format, torch.channels_last if axes == 2 else torch.channels_last_3d):
+        given, before = added.contiguous(memory_format=layout), added.clone()
+        torch.testing.assert_close(made(x, activation, given), expected, rtol=1e-5, atol=5e-5)
+        assert torch.equal(given, before), "it belongs to others"
+    assert (made._prepared is weight) is (way == "as it is")
+
+
+def test_winograd_is_the_same_in_parts(monkeypatch):
+    """Some images, and some rows of tiles of one image."""
+    x, weight = drawn(5, 6, 22, 9), drawn(7, 6, 3, 3)
+    cut = winograd((22, 9), (2, 1), (2, 1))
+    whole = cut.run(x, transformed(weight), drawn(7))
+    shares = set()
+    for size in (1, 20000, 80000):
+        monkeypatch.setattr("prrmse.engine.winograd.PART_BYTES", size)
+        shares.add(len(list(cut._parts(5, transformed(weight)))))
+        torch.testing.assert_close(cut.run(x, transformed(weight), drawn(7)), whole, rtol=1e-5, atol=1e-5)
+    assert shares == {15, 5, 2}, "blocks of rows, images, several images"
 
 
 def test_a_packed_kernel_of_3d_changes_nothing():
     weight, bias = drawn(8, 4, 3, 3, 3), drawn(8)
-    made = Convolution(weight, bias, (2, 1, 1), (1, 1, 1), (1, 1, 1), 1, Activation("leaky_relu", (0.1,)))
+    made = Convolution(weight, bias, (2, 1, 1), (1, 1, 1), (1, 1, 1), 1)
     for slices in (3, 1):
         x = drawn(slices, 4, 6, 10, 12)
         expected = F.leaky_relu(F.conv3d(x, weight, bias, (2, 1, 1), 1), 0.1)
-        torch.testing.assert_close(made(x), expected)
-    assert made.weight.is_mkldnn
+        torch.testing.assert_close(made(x, Activation("leaky_relu", (0.1,))), expected)
+    assert made._prepared.is_mkldnn

@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from prrmse.engine.onednn import Activation
 from prrmse.engine.rewrite import rewrite
-from prrmse.engine.steps import Call
+from prrmse.engine.steps import Call, Conv
 from prrmse.engine.sweep import sweep
 from prrmse.engine.trace import TracingError, trace
 from prrmse.errors import InputError
@@ -80,6 +80,33 @@ class Written(nn.Module):
         return self.out(self.hooked(x))
 
 
+class Joined(nn.Module):
+    """Sums and concatenations of two maps: residual connections, skips, what was resized; identities between."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.leaky, self.none = nn.Conv2d(1, 16, 3, padding=1), nn.LeakyReLU(0.1), nn.Identity()
+        self.one, self.other = nn.Conv2d(16, 16, 3, padding=1), nn.Conv2d(16, 16, 1)
+        self.norm_one, self.norm_other = nn.BatchNorm2d(16), nn.BatchNorm2d(16)
+        self.down, self.norm_down = nn.Conv2d(16, 128, 3, stride=4, padding=1), nn.BatchNorm2d(128)
+        self.deep, self.norm_deep = nn.Conv2d(128, 128, 3, padding=1), nn.BatchNorm2d(128)
+        self.skip, self.norm_skip = nn.Conv2d(144, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16)
+        self.point, self.six = nn.Conv2d(144, 16, 1), nn.ReLU6()
+        self.out = nn.Conv2d(32, 4, 1)
+
+    def forward(self, x):
+        x = self.leaky(self.stem(x))
+        y = F.relu(self.norm_one(self.one(x)) + self.norm_other(self.other(x)))
+        y = self.none(y) + y
+        z = F.relu(self.norm_down(self.down(y)))
+        z = torch.add(z, self.norm_deep(self.deep(z))).relu()
+        z = self.six(z + F.max_pool2d(z, 3, 1, 1) + z.mean((2, 3), keepdim=True))
+        large = F.interpolate(z, scale_factor=4, mode="bilinear")
+        near = F.interpolate(z, size=x.shape[-2:], mode="nearest")
+        y = self.leaky(self.norm_skip(self.skip(self.none(torch.cat([self.none(y), large], 1)))))
+        return self.out(torch.cat([y, self.point(torch.cat([near, x], 1))], 1))
+
+
 class Choosing(nn.Module):
     """Cannot be traced: which way it goes depends on the image."""
 
@@ -104,7 +131,7 @@ class Accumulating(nn.Module):
         return x.mul_(2) + y
 
 
-OWN = {"branches": Branches, "written": Written, "choosing": Choosing, "accumulating": Accumulating}
+OWN = {"branches": Branches, "written": Written, "joined": Joined, "choosing": Choosing, "accumulating": Accumulating}
 
 
 def networks(name, slices):
@@ -156,7 +183,7 @@ def counted(predicted, slices):
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-@pytest.mark.parametrize("name", ["unet", "pspnet", "branches", "written", "choosing", "accumulating"])
+@pytest.mark.parametrize("name", ["unet", "pspnet", "branches", "written", "joined", "choosing", "accumulating"])
 def test_exact_counts_are_bit_equal_to_the_plain_way(name, precision, slices):
     target, source = networks(name, slices)
     val = slices.split("val")
@@ -205,7 +232,7 @@ def assert_equal_but_for_ties(found, network, states, slices):
     assert total <= 1e-3 * len(found) * slices.label.size, "the test shows nothing: too many ties"
 
 
-@pytest.mark.parametrize("name", ["unet", "pspnet", "branches", "written"])
+@pytest.mark.parametrize("name", ["unet", "pspnet", "branches", "written", "joined"])
 def test_fast_counts_are_those_of_float64(name, slices):
     target, source = networks(name, slices)
     val = slices.split("val")
@@ -235,6 +262,29 @@ def test_fast_rewrites_what_it_says(slices):
     assert kinds["out:raw"] == "Sum"
     assert kinds["twice"] == kinds["twice_1"] == "Call", "a module used twice stays as it is"
     assert "cat_1" not in kinds
+
+
+def test_a_sum_is_done_with_the_convolution_before_it(slices):
+    target, source = networks("joined", slices)
+    program = rewritten(target, 32)
+    kinds = {name: type(step).__name__ for name, step in program.steps.items()}
+    assert kinds["relu"] == kinds["relu_2"] == kinds["leaky_1"] == kinds["point"] == "Sum"
+    assert (kinds["skip:0"], kinds["skip:1"]) == ("Affine", "Affine"), "of each part, before the sum"
+    assert kinds["skip:1:raw"] == "ResizeThenConv"
+    assert kinds["add_4"] == "Call", "of two sizes"
+    assert "none_2" not in kinds
+
+    def again(tensor):
+        changes = {n: program.steps[n].replaced(tensor, source.state_dict()[tensor]) for n in program.readers(tensor)}
+        return {name: step for name, step, _ in program.rerun(changes, program.steps).steps}
+
+    behind = again("deep.weight")
+    assert isinstance(behind["relu_2"], Conv), "also where the convolution is the one that is swapped"
+    assert (behind["relu_2"].inputs, behind["relu_2"].activation) == (("relu_1", "relu_1"), Activation("relu"))
+    assert type(behind["leaky_1"]).__name__ == "ResizeThenConv"
+    assert behind["leaky_1"].conv.added == "skip:0", "of the unchanged network"
+    assert not {"deep:raw", "norm_deep", "skip:1", "skip:1:raw"} & set(behind)
+    assert type(again("norm_skip.weight")["leaky_1"]).__name__ == "Sum", "neither convolution is run again"
 
 
 def test_fast_knows_how_libraries_write(slices):
@@ -327,13 +377,17 @@ class Wide(nn.Module):
         return self.out(F.relu(self.valid(x)))
 
 
+def winograds(step):
+    return isinstance(step, Conv) and step.kernel.winograd is not None
+
+
 def test_winograd_does_not_change_the_answer(slices):
     torch.manual_seed(0)
     target, source = Wide().eval(), Wide().eval()
     disturbed(target.norm)
     steps, halved = rewritten(target, 32).steps, rewritten(target, 32, torch.bfloat16).steps
-    assert [name for name, step in steps.items() if getattr(step, "winograd", None)] == ["dilated:raw", "valid:raw"]
-    assert not any(getattr(step, "winograd", None) for step in halved.values())
+    assert [name for name, step in steps.items() if winograds(step)] == ["dilated:raw", "valid:raw"]
+    assert not any(map(winograds, halved.values()))
     val, layers = slices.split("val"), inventory(target)
     own, swapped = sweep(target, source.state_dict(), layers, Evaluation(val, COMPUTE, 4), engine="fast")
     states = [target.state_dict(), *(swap(target.state_dict(), source.state_dict(), [x]) for x in layers)]

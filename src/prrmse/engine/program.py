@@ -71,7 +71,7 @@ class Program:
     def __init__(self, image: str, output: str, steps: Mapping[str, Step], *, fold: bool = False) -> None:
         self.image, self.output, self.steps = image, output, dict(steps)
         self._may_fold = fold
-        self._folded: dict[str, Step | None] = {}
+        self._folded: dict[tuple[int, int], tuple[Step, Step, Step | None]] = {}
 
     def readers(self, tensor: str) -> list[str]:
         """The steps that a tensor of the network's state takes part in (several if a module is used twice)."""
@@ -108,18 +108,23 @@ class Program:
         return found
 
     def _fold(self, steps: dict[str, Step], changed: Mapping[str, Step]) -> dict[str, Step]:
-        """Make one step of each unchanged convolution and what follows it, if nothing else needs its value."""
+        """Make one step of each convolution and what follows it unchanged, if nothing else needs its value."""
         users = users_of(steps)
-        for name, step in list(steps.items()):
-            source = step.inputs[0] if step.inputs else ""
-            if source not in steps or len(users[source]) > 1 or name in changed or source in changed:
-                continue
-            if name not in self._folded:  # both are the program's own, so the name tells what they make
-                self._folded[name] = folded(steps[source], step)
-            if (both := self._folded[name]) is not None:
-                steps[name] = both
-                del steps[source]
+        for name in list(steps):
+            for source in reversed(steps[name].inputs):
+                if source not in steps or len(users[source]) > 1 or name in changed:
+                    continue
+                if (both := self._together(steps[source], steps[name], source)) is not None:
+                    steps[name] = both
+                    del steps[source]
         return steps
+
+    def _together(self, before: Step, step: Step, part: str) -> Step | None:
+        """`prrmse.engine.steps.folded`, once for the same two steps."""
+        key = id(before), id(step)
+        if key not in self._folded:
+            self._folded[key] = before, step, folded(before, step, part)  # kept, or others could get their ids
+        return self._folded[key][2]
 
 
 def norms_behind(program: Program, network: nn.Module) -> dict[str, str]:

@@ -5,7 +5,9 @@ Each rewrite has a name, by which it can be left out (`python bench/run.py --onl
 - ``normalisation``: a convolution, the batch normalisation and the activation after it become two steps, with the
   convolution's raw value between them: a swap of its bias or of a BN tensor re-runs the second only.
 - ``instance``: so with instance normalisation, in float32 on a CPU, where it is computed faster, too.
-- ``folding``: where neither of the two is swapped they become one.
+- ``folding``: where the second is not swapped the two become one.
+- ``sum``: a sum of two feature maps, of a residual connection or of the rewrite ``concatenation``, and the activation
+  after it become one step, and where one of the two is re-run, one with the convolution that it comes from.
 - ``concatenation``: a convolution over concatenated feature maps becomes a sum of convolutions of each: the part that a
   skip connection brings does not change when something deeper is swapped.
 - ``resize_1x1``, ``resize``: a 1x1 or larger convolution of a resized feature map mixes channels before resizing, where
@@ -19,6 +21,7 @@ Winograd's transforms are for 2D.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -27,17 +30,18 @@ import torch
 from torch import fx, nn
 from torch.nn import functional as F
 
-from prrmse.engine.onednn import Activation
+from prrmse.engine.onednn import Activation, Convolution
 from prrmse.engine.program import Program, attributes_of, users_of
 from prrmse.engine.steps import Affine, Call, Conv, ConvThenResize, InstanceNorm, ResizeThenConv, Step, Sum
 from prrmse.engine.winograd import winograd
 from prrmse.learning.separable import matrices
 
-REWRITES = ("normalisation", "instance", "folding", "concatenation", "resize_1x1", "resize", "winograd")
+REWRITES = ("normalisation", "instance", "folding", "sum", "concatenation", "resize_1x1", "resize", "winograd")
 # Less work by this factor, or the small matrices are not worth it (`make bench` on two cores).
 RESIZED_GAIN = 2.5
 # A product of Winograd's transforms takes the time of this many of a convolution's; and less work by this factor.
 TRANSFORM_COST, WINOGRAD_GAIN = 3.0, 1.75
+ADDING: set[object] = {operator.add, torch.add, "add"}
 LINEAR_MODES = {"nearest", "nearest-exact", "bilinear", "bicubic"}
 # What does nothing in evaluation mode.
 IDENTITIES = {nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d}
@@ -139,8 +143,10 @@ class _Rewriter:
         modules = [step.module for step in self.calls.values() if step.module is not None]
         self.used_once = {id(m) for m in modules if sum(m is other for other in modules) == 1}
 
+        self.steps: dict[str, Step] = {}
+
     def result(self) -> Program:
-        steps: dict[str, Step] = {}
+        steps = self.steps
         done: set[str] = set()
         for name, call in self.calls.items():
             if name in done:
@@ -149,6 +155,9 @@ class _Rewriter:
                 after = self._what_follows(name, kernel.path)
                 steps.update(self._block(name, kernel, after))
                 done.update(after.names)
+            elif (found := self._sum(name, call)) is not None:
+                steps[found[0]] = found[1]
+                done.add(found[0])
             else:
                 steps[name] = call
         needed = self._needed(steps)
@@ -225,6 +234,12 @@ class _Rewriter:
         values = {key: self.calls[node.name].constant for key, node in nodes.items()}
         return _Given(paths.pop(), values, {key: value for key, value in others.items() if value is not None})
 
+    def _behind_identities(self, name: str) -> str:
+        """The value that modules which do nothing have made this one of."""
+        while isinstance(call := self.steps.get(name), Call) and _is_identity(call):
+            name = call.inputs[0]
+        return name
+
     def _only_user(self, name: str) -> str | None:
         users = self.users.get(name, [])
         return users[0] if len(users) == 1 and users[0] != self.program.output else None
@@ -244,7 +259,7 @@ class _Rewriter:
         while user is not None:
             call = self.calls[user]
             passed.append(user)
-            if type(call.module) in IDENTITIES and _is_plain(call.module):
+            if _is_identity(call):
                 names = list(passed) if names else names
             elif not (found_norm or activation) and (norm := self._norm(call)) and norm.path != kernel:
                 found_norm, names = norm, list(passed)
@@ -258,34 +273,60 @@ class _Rewriter:
     def _block(self, name: str, kernel: _Kernel, after: _After) -> dict[str, Step]:
         """The steps of a convolution and what follows it."""
         has_affine = bool(after.names) or kernel.bias is not None
-        raw = f"{name}:raw" if has_affine else name
-        steps: dict[str, Step] = {}
-        parts = self._parts(self.calls[name].inputs[0], kernel)
-        weight = kernel.weight.detach().to(self.dtype)
-        geometry = kernel.stride, kernel.padding, kernel.dilation, kernel.groups
-        for i, (source, first, last_channel) in enumerate(parts):
-            step = Conv(source, kernel.path, weight, first, last_channel, *geometry)
-            step = step.replaced(f"{kernel.path}.weight", weight)
-            steps[raw if len(parts) == 1 else f"{name}:{i}"] = self._before_resizing(step) or self._transformed(step)
-        if len(parts) > 1:
-            steps[raw] = Sum(tuple(steps))
-        if has_affine:
-            steps[after.names[-1] if after.names else name] = _affine(raw, kernel, after)
-        return steps
+        raw, last = f"{name}:raw" if has_affine else name, after.names[-1] if after.names else name
+        parts = self._parts(self._behind_identities(self.calls[name].inputs[0]), kernel)
+        affine = _affine(raw, kernel, after) if has_affine else None
+        convolutions = [self._conv(kernel, *part) for part in parts]
+        if len(parts) == 1:
+            return {raw: convolutions[0], **({last: affine} if affine else {})}
+        names = [f"{name}:{i}" for i in range(len(parts))]
+        if not isinstance(affine, Affine) or len(parts) > 2 or "sum" in self.without:
+            steps = dict(zip(names, convolutions, strict=True))
+            return {**steps, raw: Sum(tuple(names)), **({last: affine} if affine else {})}
+        # What follows comes before the sum, so that it can be folded into each of the two.
+        raws = [f"{part}:raw" for part in names]
+        affines = dict(zip(names, affine.parts(raws), strict=True))
+        return {**dict(zip(raws, convolutions, strict=True)), **affines, last: Sum(tuple(names), affine.activation)}
+
+    def _conv(self, kernel: _Kernel, source: str, first: int, last: int) -> Step:
+        """The convolution of a part of the input channels."""
+        weight = kernel.weight.detach().to(self.dtype)[:, first:last]
+        made = Convolution(weight, None, kernel.stride, kernel.padding, kernel.dilation, kernel.groups)
+        step = Conv(source, kernel.path, made.of(weight), first, last)
+        return self._before_resizing(step) or self._transformed(step)
+
+    def _sum(self, name: str, call: Call) -> tuple[str, Sum] | None:
+        """The sum of two feature maps of one size that a call is, and an activation that alone reads it; its name."""
+        if "sum" in self.without or call.node.target not in ADDING or call.node.kwargs or len(call.node.args) != 2:
+            return None
+        if len(call.inputs) != 2:
+            return None
+        one, other = (self.outline[name] for name in call.inputs)
+        if not all(isinstance(value, torch.Tensor) and value.is_floating_point() for value in (one, other)):
+            return None
+        if one.ndim not in (4, 5) or (one.shape, one.dtype) != (other.shape, other.dtype):
+            return None
+        user = self._only_user(name)
+        activation = activation_of(self.calls[user]) if user else None
+        inputs = tuple(map(self._behind_identities, call.inputs))
+        return user if user and activation else name, Sum(inputs, activation)
 
     def _transformed(self, step: Conv) -> Conv:
         """With Winograd's transforms, where the products outweigh them; a GPU's libraries do that themselves."""
         if "winograd" in self.without or not self._float32_on_cpu:
             return step
-        outputs, inputs, *kernel = step.weight.shape
-        if isinstance(step.padding, str) or step.stride != (1, 1) or step.groups != 1 or kernel != [3, 3]:
+        made = step.kernel
+        outputs, inputs, *size = made.weight.shape
+        if isinstance(made.padding, str) or made.stride != (1, 1) or made.groups != 1 or size != [3, 3]:
             return step
-        found = winograd(self.outline[step.source].shape[-2:], step.padding, step.dilation)
+        found = winograd(self.outline[step.source].shape[-2:], made.padding, made.dilation)
         points, pixels = found.b_t.shape
         transforms = points * (pixels * inputs + len(found.a_t) * outputs)
         products = found.tiles * (points * inputs * outputs + TRANSFORM_COST * transforms)
         direct = found.rows.out * found.columns.out * 9 * inputs * outputs
-        return replace(step, winograd=found) if direct > WINOGRAD_GAIN * products else step
+        if direct <= WINOGRAD_GAIN * products:
+            return step
+        return replace(step, kernel=made.of(made.weight, winograd=found))
 
     def _parts(self, source: str, kernel: _Kernel) -> list[tuple[str, int, int]]:
         """(value, first and last input channel) of what is concatenated; the whole, if nothing is."""
@@ -306,25 +347,26 @@ class _Rewriter:
         parts, first = [], 0
         for name in names:
             channels = self.outline[name].shape[1]
-            parts.append((name, first, first + channels))
+            parts.append((self._behind_identities(name), first, first + channels))
             first += channels
         return parts
 
     def _before_resizing(self, step: Conv) -> ResizeThenConv | ConvThenResize | None:
         """The convolution from the feature map before it was resized, if that is much less work."""
         resize = self.calls.get(step.source)
-        flat = step.weight.ndim == 4
+        made = step.kernel
+        flat = made.weight.ndim == 4
         if not flat or resize is None or not _is_linear_resize(resize):
             return None
-        if step.groups != 1 or isinstance(step.padding, str):
+        if made.groups != 1 or isinstance(made.padding, str):
             return None
         source = str(resize.node.args[0])
         small, large = self.outline[source], self.outline[step.source]
-        (h, w), kernel = small.shape[-2:], step.weight.shape[-2:]
+        (h, w), kernel = small.shape[-2:], made.weight.shape[-2:]
         resizing = matrices(lambda part: resize.run({**self.outline, source: part}), h, w)
-        geometries = zip(kernel, step.stride, step.padding, step.dilation, strict=True)
+        geometries = zip(kernel, made.stride, made.padding, made.dilation, strict=True)
         shifted = [_shifted(matrix, *geometry) for matrix, geometry in zip(resizing, geometries, strict=True)]
-        (rows, columns), (inputs, outputs) = shifted, step.weight.shape[1::-1]  # rows, columns: (k, out, in)
+        (rows, columns), (inputs, outputs) = shifted, made.weight.shape[1::-1]  # rows, columns: (k, out, in)
         high, wide, taps = rows.shape[1], columns.shape[1], kernel[0] * kernel[1]
         direct = high * wide * taps * inputs * outputs
         resized = (h * kernel[0] * w * kernel[1] + high * kernel[0] * h) * wide * outputs
@@ -380,6 +422,10 @@ def activation_of(call: Call) -> Activation | None:
         return Activation("hardtanh", (module.min_val, module.max_val))
     known: dict[type[nn.Module], str] = {nn.ReLU: "relu", nn.SiLU: "swish", nn.Hardswish: "hardswish"}
     return Activation(known[type(module)]) if type(module) in known else None
+
+
+def _is_identity(call: Call) -> bool:
+    return type(call.module) in IDENTITIES and _is_plain(call.module)
 
 
 def _is_plain(module: nn.Module | None) -> bool:

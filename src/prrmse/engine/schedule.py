@@ -10,8 +10,9 @@ from prrmse.engine.steps import Step
 from prrmse.errors import InputError
 
 MIB = 2**20
-# A CPU is fastest while what a step works on stays in its caches, and slower with fewer slices (`make bench`).
-CACHE_BYTES = 32 * MIB
+# A CPU is fastest while what a step works on stays in its caches, but wide layers want more slices, since their weights
+# are read once for all of these (`make bench`).
+CACHE_BYTES = 128 * MIB
 # For the output's every value: its part of the prediction, of the label, and of their one-hot masks.
 COUNT_BYTES = 16
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Protocol, Self
@@ -13,8 +13,6 @@ from torch import fx, nn
 from torch.nn import functional as F
 
 from prrmse.engine.onednn import Activation, Convolution
-from prrmse.engine.winograd import Winograd
-from prrmse.learning.evaluate import layout_of
 
 Values = Mapping[str, Any]
 
@@ -98,62 +96,43 @@ class Call:
 
 @dataclass(frozen=True)
 class Conv:
-    """A 2D or 3D convolution of a part ``[first, last)`` of its input channels; no bias, unless folded in.
+    """A 2D or 3D convolution of a part ``[first, last)`` of its input channels.
 
     Args:
         source: value that it reads, ``(N, I, ...)``.
         name: path of the module.
-        weight: ``(O, I, kH, kW)`` or ``(O, I, kD, kH, kW)``, in the dtype of the input.
+        kernel: the part's convolution; no bias, unless folded in.
         first, last: input channels of the module's weight.
-        stride, padding, dilation, groups: of the module.
-        bias: ``(O,)``, and ``activation``: folded in (`Affine.folded_into`).
-        winograd: the transforms, where they are to be used.
+        activation: folded in (`Affine.folded_into`), or None.
+        added: value of the result's size that is added before the activation (`Sum.folded_into`), or None.
     """
 
     source: str
     name: str
-    weight: torch.Tensor
+    kernel: Convolution
     first: int
     last: int
-    stride: tuple[int, ...]
-    padding: tuple[int, ...] | str
-    dilation: tuple[int, ...]
-    groups: int
-    bias: torch.Tensor | None = None
     activation: Activation | None = None
-    winograd: Winograd | None = None
+    added: str | None = None
     heavy: bool = True
 
     @property
     def inputs(self) -> tuple[str, ...]:
-        """The feature map."""
-        return (self.source,)
+        """The feature map, and what is added."""
+        return (self.source,) if self.added is None else (self.source, self.added)
 
     @property
     def tensors(self) -> tuple[str, ...]:
         """The weight."""
         return (f"{self.name}.weight",)
 
-    @cached_property
-    def _convolution(self) -> Convolution:
-        if self.winograd is not None:
-            return self.winograd.products(self.weight, self.bias)
-        return Convolution(
-            self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups, self.activation
-        )
-
     def run(self, values: Values) -> torch.Tensor:
         """``(N, O, ...)``."""
-        x = values[self.source]
-        if self.winograd is None:
-            return self._convolution(x)
-        y = self.winograd.run(x, self._convolution)
-        return self.activation(y) if self.activation else y
+        return self.kernel(values[self.source], self.activation, None if self.added is None else values[self.added])
 
     def replaced(self, tensor: str, value: torch.Tensor) -> Conv:  # noqa: ARG002 (it has one tensor)
         """With this part of another weight."""
-        part = value[:, self.first : self.last].to(self.weight)
-        return replace(self, weight=part.contiguous(memory_format=layout_of(part.ndim)))
+        return replace(self, kernel=self.kernel.of(value[:, self.first : self.last].to(self.kernel.weight)))
 
 
 @dataclass(frozen=True)
@@ -178,8 +157,8 @@ class ResizeThenConv:
 
     @property
     def inputs(self) -> tuple[str, ...]:
-        """The feature map before resizing."""
-        return (self.source,)
+        """The feature map before resizing, and what is added."""
+        return (self.source, *self.conv.inputs[1:])
 
     @property
     def tensors(self) -> tuple[str, ...]:
@@ -189,20 +168,22 @@ class ResizeThenConv:
     @cached_property
     def _taps(self) -> Convolution:
         """All taps as one 1x1 convolution to ``kW * kH * O`` channels."""
-        taps = self.conv.weight.permute(3, 2, 0, 1).flatten(0, 2)  # (kW * kH * O, I)
-        return Convolution(taps[:, :, None, None].contiguous(), None)
+        taps = self.conv.kernel.weight.permute(3, 2, 0, 1).flatten(0, 2)  # (kW * kH * O, I)
+        return Convolution(taps[:, :, None, None].contiguous())
 
     def run(self, values: Values) -> torch.Tensor:
         """``(N, O, H, W)``."""
         x = values[self.source]
-        (n, _, h, _), (outputs, _, kernel, _) = x.shape, self.conv.weight.shape
+        (n, _, h, _), (outputs, _, kernel, _) = x.shape, self.conv.kernel.weight.shape
         (wide, by_column), (high, by_row) = self.columns.shape, self.rows.shape
         y = self._taps(x).permute(0, 2, 3, 1).reshape(n * h, by_column, -1)  # (N * h, w * kW, kH * O)
         y = torch.bmm(self.columns.expand(n * h, -1, -1), y)  # (N * h, W, kH * O)
         y = y.view(n, h, wide, kernel, outputs).permute(0, 3, 1, 2, 4).reshape(n, by_row, -1)  # (N, kH * h, W * O)
-        rows, bias = self.rows.expand(n, -1, -1), self.conv.bias
+        rows, bias = self.rows.expand(n, -1, -1), self.conv.kernel.bias
         y = torch.bmm(rows, y) if bias is None else torch.baddbmm(bias.repeat(wide).expand(1, high, -1), rows, y)
         y = y.view(n, high, wide, -1).permute(0, 3, 1, 2)  # (N, O, H, W)
+        if self.conv.added is not None:
+            y += values[self.conv.added]
         return self.conv.activation(y) if self.conv.activation else y
 
     def replaced(self, tensor: str, value: torch.Tensor) -> ResizeThenConv:
@@ -246,23 +227,32 @@ class ConvThenResize:
 
 @dataclass(frozen=True)
 class Sum:
-    """The sum of the parts of a convolution over concatenated feature maps.
+    """A sum of feature maps, and an activation after it if there is.
 
     Args:
-        inputs: values of the sum's size, ``(N, O, H, W)``; at least two.
+        inputs: values of the sum's size, ``(N, O, ...)``; at least two.
+        activation: the last, or None.
     """
 
     inputs: tuple[str, ...]
+    activation: Activation | None = None
     tensors: tuple[str, ...] = ()
     heavy: bool = False
 
     def run(self, values: Values) -> torch.Tensor:
-        """``(N, O, H, W)``."""
+        """``(N, O, ...)``."""
         first, second, *others = (values[name] for name in self.inputs)
         total: torch.Tensor = first + second
         for value in others:
             total += value
-        return total
+        return self.activation(total) if self.activation else total
+
+    def folded_into(self, conv: Conv, part: str) -> Conv | None:
+        """The convolution whose value is a part, with the other part added; None if there are more than two."""
+        others = [name for name in self.inputs if name != part]
+        if len(self.inputs) != 2 or len(others) != 1:
+            return None
+        return replace(conv, added=others[0], activation=self.activation)
 
     def replaced(self, tensor: str, value: torch.Tensor) -> Sum:  # noqa: ARG002 (it has none)
         """Never asked for."""
@@ -325,26 +315,35 @@ class Affine(_AfterConvolution):
         return y if self.activation is None else self.activation(y, inplace=y is not x)
 
     def _statistics(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-        mean, var = self.state[f"{self.norm}.running_mean"], self.state[f"{self.norm}.running_var"]
-        one, zero = torch.ones_like(mean), torch.zeros_like(mean)
-        return mean, var, self.state.get(f"{self.norm}.weight", one), self.state.get(f"{self.norm}.bias", zero)
+        var = self.state[f"{self.norm}.running_var"]
+        one, zero = torch.ones_like(var), torch.zeros_like(var)
+        mean, weight, shift = (
+            self.state.get(f"{self.norm}.{name}", default)
+            for name, default in (("running_mean", zero), ("weight", one), ("bias", zero))
+        )
+        return mean, var, weight, shift
+
+    def parts(self, sources: Sequence[str]) -> list[Affine]:
+        """The same of each of some values, whose sum is this one's: all scale, the first shifts, too; no activation."""
+        scaling = {f"{self.norm}.running_var", f"{self.norm}.weight"}
+        first = replace(self, source=sources[0], activation=None)
+        scale = {name: value for name, value in self.state.items() if name in scaling}
+        return [first, *(replace(first, source=source, state=scale, bias=None) for source in sources[1:])]
 
     def folded_into(self, conv: Conv) -> Conv:
         """The convolution that does both at once."""
-        scale, shift = torch.ones((), device=conv.weight.device), None
+        weight = conv.kernel.weight
+        scale, shift = torch.ones((), device=weight.device), None
         bias = self.state[self.bias] if self.bias else None
         if self.norm is not None:
-            mean, var, weight, offset = self._statistics()
-            scale = weight / torch.sqrt(var + self.eps)
+            mean, var, gain, offset = self._statistics()
+            scale = gain / torch.sqrt(var + self.eps)
             shift = offset - scale * (mean if bias is None else mean - bias)
         elif bias is not None:
             shift = bias
-        each = scale.view(-1, *[1] * (conv.weight.ndim - 1))
-        weight = (conv.weight.float() * each).to(conv.weight.dtype)
-        weight = weight.contiguous(memory_format=layout_of(weight.ndim))
-        return replace(
-            conv, weight=weight, bias=None if shift is None else shift.to(weight.dtype), activation=self.activation
-        )
+        scaled = (weight.float() * scale.view(-1, *[1] * (weight.ndim - 1))).to(weight.dtype)
+        kernel = conv.kernel.of(scaled, None if shift is None else shift.to(weight.dtype))
+        return replace(conv, kernel=kernel, activation=self.activation)
 
 
 @dataclass(frozen=True)
@@ -390,10 +389,18 @@ class InstanceNorm(_AfterConvolution):
         return y if self.activation is None else self.activation(y)
 
 
-def folded(before: Step, step: Step) -> Step | None:
-    """A convolution and what alone reads its value as one step, if they can be one."""
-    if not isinstance(step, Affine):
+def folded(before: Step, step: Step, part: str) -> Step | None:
+    """A convolution and what alone reads its value, which has this name, as one step, if they can be one."""
+    if not isinstance(before, Conv | ResizeThenConv | ConvThenResize):
         return None
-    if isinstance(before, ResizeThenConv):
-        return replace(before, conv=step.folded_into(before.conv))
-    return step.folded_into(before) if isinstance(before, Conv) else None
+    conv = before if isinstance(before, Conv) else before.conv
+    both: Conv | None = None
+    if conv.activation or conv.added:
+        return None
+    if isinstance(step, Affine) and not (isinstance(before, ConvThenResize) and step.activation):
+        both = step.folded_into(conv)  # resizing keeps constants, so a bias may come before it
+    elif isinstance(step, Sum) and not isinstance(before, ConvThenResize):
+        both = step.folded_into(conv, part)
+    if both is None or isinstance(before, Conv):
+        return both
+    return replace(before, conv=both)

@@ -10,13 +10,12 @@ tile takes every D-th pixel.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch.nn import functional as F
-
-from prrmse.engine.onednn import Convolution
 
 # Outputs, kernel and inputs of a tile, along one axis.
 M, R = 4, 3
@@ -38,8 +37,8 @@ def _toom_cook() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
 
 
 B_T, G, A_T = _toom_cook()
-# A^T u is a tile of ones: products that are larger by u u^T times the bias make outputs that are larger by the bias.
-U = torch.linalg.pinv(A_T).sum(1)
+# Of transformed tiles, multiplied at once; or a quarter of the kernel, which is read each time (`make bench`).
+PART_BYTES = 8 * 2**20
 
 
 @dataclass(frozen=True)
@@ -98,42 +97,65 @@ class Winograd:
         rows, columns = self.rows, self.columns
         return rows.blocks * rows.dilation * columns.blocks * columns.dilation
 
-    def products(self, weight: torch.Tensor, bias: torch.Tensor | None) -> Convolution:
-        """What lies between the transforms, as a 1x1 convolution with 36 groups: ``G g G^T``, and the bias.
+    def run(self, x: torch.Tensor, kernel: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+        """``(N, I, H, W)`` to ``(N, O, H', W')``, channels last.
 
         Args:
-            weight: ``(O, I, 3, 3)``.
+            x: in any memory format; channels last is fastest.
+            kernel: transformed (`transformed`), ``(36, I, O)``.
             bias: ``(O,)``, or None.
         """
-        both = torch.kron(G, G).to(weight)
-        kernel = torch.einsum("pk,oik->poi", both, weight.flatten(2)).flatten(0, 1)  # (36 * O, I)
-        constant = None if bias is None else torch.outer(torch.kron(U, U).to(bias), bias).flatten()  # (36 * O,)
-        return Convolution(kernel[:, :, None, None].contiguous(), constant, groups=ALPHA**2)
-
-    def run(self, x: torch.Tensor, products: Convolution) -> torch.Tensor:
-        """``(N, I, H, W)`` to ``(N, O, H', W')``, both channels last."""
         rows, columns = self.rows, self.columns
-        n, channels = x.shape[:2]
-        tiles = n * self.tiles  # T
+        channels, outputs = kernel.shape[1:]
+        tiles = self._tiles_of(x)
+        made, into = self._tiles_to(len(x), outputs, x)
+        for images, blocks in self._parts(len(x), kernel):
+            d = tiles[:, :, images, blocks]  # (Ph, Pw, n, bh, Dh, Bw, Dw, I)
+            v = torch.mm(self.b_t, d.reshape(self.b_t.shape[1], -1)).view(ALPHA**2, -1, channels)  # (36, T, I)
+            m = torch.bmm(v, kernel)  # (36, T, O)
+            y = into[:, :, images, blocks]  # (4, 4, n, bh, Dh, Bw, Dw, O)
+            found = torch.mm(self.a_t, m.view(ALPHA**2, -1)).view(y.shape)
+            y.copy_(found) if bias is None else torch.add(found, bias, out=y)
+        y = made[:, : rows.out, : columns.out].permute(0, 3, 1, 2)
+        return y.contiguous(memory_format=torch.channels_last)
+
+    def _tiles_of(self, x: torch.Tensor) -> torch.Tensor:
+        """A view of the padded input: ``(Ph, Pw, N, Bh, Dh, Bw, Dw, I)``.
+
+        Of B blocks and D dilations along each axis; the P pixels of neighbouring tiles overlap, hence strides.
+        """
+        rows, columns = self.rows, self.columns
         pads = (*columns.pads, *rows.pads)
         x = F.pad(x, pads) if any(pads) else x  # padding by nothing would copy
-        x = x.permute(0, 2, 3, 1)  # (N, H, W, I)
-        shape, stride = [n], [x.stride(0)]
-        for axis, step in ((rows, x.stride(1)), (columns, x.stride(2))):
-            shape += [axis.blocks, axis.dilation, len(axis.inputs)]
-            stride += [M * axis.dilation * step, step, axis.dilation * step]
-        # Bh, Bw: blocks; Dh, Dw: dilation; Ph, Pw: pixels of a tile. Tiles overlap, hence strides.
-        d = x.as_strided([*shape, channels], [*stride, x.stride(3)])  # (N, Bh, Dh, Ph, Bw, Dw, Pw, I)
-        d = d.permute(0, 1, 2, 4, 5, 3, 6, 7).reshape(tiles, -1, channels)  # (T, P, I)
-        v = torch.bmm(self.b_t.expand(tiles, -1, -1), d)  # (T, 36, I): B^T d B
-        v = v.view(1, 1, tiles, -1).permute(0, 3, 1, 2)  # (1, 36 * I, 1, T)
-        m = products(v).permute(0, 2, 3, 1).reshape(tiles, ALPHA**2, -1)  # (T, 36, O)
-        y = torch.bmm(self.a_t.expand(tiles, -1, -1), m)  # (T, 16, O): A^T m A
-        y = y.view(*shape[:3], *shape[4:6], M, M, -1)  # (N, Bh, Dh, Bw, Dw, 4, 4, O)
-        y = y.permute(0, 1, 5, 2, 3, 6, 4, 7)  # (N, Bh, 4, Dh, Bw, 4, Dw, O)
-        y = y.reshape(n, M * rows.blocks * rows.dilation, M * columns.blocks * columns.dilation, -1)
-        y = y[:, : rows.out, : columns.out].permute(0, 3, 1, 2)  # (N, O, H', W')
-        return y.contiguous(memory_format=torch.channels_last)
+        image, channel, row, column = x.stride()
+        shape, stride = [len(x)], [image]
+        for axis, step in ((rows, row), (columns, column)):
+            shape += [axis.blocks, axis.dilation]
+            stride += [M * axis.dilation * step, step]
+        pixels = [rows.dilation * row, columns.dilation * column]
+        return x.as_strided([len(rows.inputs), len(columns.inputs), *shape, x.shape[1]], [*pixels, *stride, channel])
+
+    def _tiles_to(self, images: int, outputs: int, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Room for the output in whole tiles, ``(N, H'', W'', O)``; a view of it, ``(4, 4, N, Bh, Dh, Bw, Dw, O)``."""
+        rows, columns = self.rows, self.columns
+        shape = [images, rows.blocks, M, rows.dilation, columns.blocks, M, columns.dilation, outputs]
+        made = like.new_empty(shape)
+        return made.flatten(4, 6).flatten(1, 3), made.permute(2, 5, 0, 1, 3, 4, 6, 7)
+
+    def _parts(self, images: int, kernel: torch.Tensor) -> Iterator[tuple[slice, slice]]:
+        """Images, and blocks of rows, that are transformed at once: so many that caches hold what is made of them."""
+        _, channels, outputs = kernel.shape
+        of_a_block = ALPHA**2 * max(channels, outputs) * kernel.element_size() * self.tiles // self.rows.blocks
+        most = max(1, max(PART_BYTES, kernel.nbytes // 4) // of_a_block)
+        blocks = min(most, self.rows.blocks)
+        for i in range(0, images, step := most // blocks if blocks == self.rows.blocks else 1):
+            for block in range(0, self.rows.blocks, blocks):
+                yield slice(i, i + step), slice(block, block + blocks)
+
+
+def transformed(weight: torch.Tensor) -> torch.Tensor:
+    """``G g G^T`` of a weight ``(O, I, 3, 3)``: ``(36, I, O)``."""
+    return torch.einsum("pk,oik->pio", torch.kron(G, G).to(weight), weight.flatten(2)).contiguous()
 
 
 def winograd(size: tuple[int, int], padding: tuple[int, ...], dilation: tuple[int, ...]) -> Winograd:
