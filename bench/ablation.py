@@ -15,7 +15,7 @@ from common import CLASSES, NETS, PAPER, noise, pair, table
 from sweeps import both, of_nnunet
 from torch import nn
 
-from prrmse.engine import onednn, schedule
+from prrmse.engine import onednn, schedule, winograd
 from prrmse.engine import sweep as engine
 from prrmse.engine.rewrite import REWRITES, rewrite
 from prrmse.learning.dice import Masks, classes_of
@@ -41,7 +41,8 @@ PARTS: dict[str, Context] = {
     "all rewrites": without(*REWRITES),
     CONTIGUOUS: without(*REWRITES),
     "weights packed once": lambda: mock.patch.object(onednn, "PACK", dict.fromkeys(onednn.PACK)),
-    "batches of a cache's size": lambda: mock.patch.object(schedule, "CACHE_BYTES", 2**40),
+    "a bound on batches": lambda: mock.patch.object(schedule, "BATCH_BYTES", 2**40),
+    "tiles multiplied in parts": lambda: mock.patch.object(winograd, "PART_BYTES", 2**40),
     "counting without argmax": lambda: mock.patch.object(Masks, "count_largest", lambda m, x: m.count(classes_of(x))),
 }
 

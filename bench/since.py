@@ -1,4 +1,6 @@
-"""This program and that of an earlier commit on this machine: `python bench/since.py COMMIT` times the full sweep.
+"""This program and that of an earlier commit on this machine.
+
+`python bench/since.py COMMIT` times the full sweep, and every 9th pair at the paper's widths.
 
 `python bench/since.py COMMIT --answers` compares what they say instead: the earlier program trains its demo's base
 models and sweeps its demo's first target, from the first of its sources; the present one opens the same checkpoints and
@@ -27,6 +29,7 @@ from prrmse.nets.checkpoint import load_network
 ROOT = Path(__file__).parents[1]
 # Run in either checkout, with its own bench/ and src/; the first commits had other names.
 TIMED = """
+import common
 from common import CLASSES, NETS, noise, pair, seconds
 from sweeps import COMPUTE, Evaluation, inventory, sweep
 try:
@@ -36,29 +39,33 @@ except ImportError:
     set_up = lambda device, threads: make_deterministic(threads)
 set_up("auto", 2)
 data = noise(32)
-for net, arguments in NETS.items():
+paper = getattr(common, "PAPER", {})
+for (net, arguments), every in [*((n, 1) for n in NETS.items()), *((n, 9) for n in paper.items())]:
     target, source = pair(net, arguments)
-    layers, evaluation = inventory(target), Evaluation(data, COMPUTE, CLASSES)
-    print(net, seconds(lambda: sweep(target, source.state_dict(), layers, evaluation), 2))
+    layers, evaluation = inventory(target)[::every], Evaluation(data, COMPUTE, CLASSES)
+    took = seconds(lambda: sweep(target, source.state_dict(), layers, evaluation), 2)
+    print(f"{net},{arguments['width']},{len(layers)},{took}")
 """
 TABLES = ("swap", "rmse", "verdict")
 PAIR = ["kind", "layer"]
 
 
-def timed(checkout: Path) -> dict[str, float]:
-    """Seconds of a sweep of 32 slices by ``fast``, the better of two, by network."""
+def timed(checkout: Path) -> dict[tuple[str, ...], float]:
+    """Seconds of a sweep of 32 slices by ``fast``, the better of two, by network, width and number of pairs."""
     path = os.pathsep.join(str(checkout / name) for name in ("src", "bench"))
     command, environment = [sys.executable, "-c", TIMED], {**os.environ, "PYTHONPATH": path}
     done = subprocess.run(command, cwd=checkout, env=environment, stdout=subprocess.PIPE, text=True, check=True)
-    return {net: float(value) for net, value in (line.split() for line in done.stdout.splitlines())}
+    lines = (line.split(",") for line in done.stdout.splitlines())
+    return {tuple(network): float(value) for *network, value in lines}
 
 
 def times(then: Path, commit: str) -> str:
     before, after = timed(then), timed(ROOT)
     return table([
-        {"network": net, f"{commit}, s": f"{before[net]:.2f}", "now, s": f"{value:.2f}",
-         "ratio": f"{before[net] / value:.2f}"}
-        for net, value in after.items()
+        {"network": net, "width": width, "pairs": pairs, f"{commit}, s": f"{before[net, width, pairs]:.2f}",
+         "now, s": f"{value:.2f}", "ratio": f"{before[net, width, pairs] / value:.2f}"}
+        for (net, width, pairs), value in after.items()
+        if (net, width, pairs) in before
     ])  # fmt: skip
 
 

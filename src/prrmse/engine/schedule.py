@@ -10,9 +10,9 @@ from prrmse.engine.steps import Step
 from prrmse.errors import InputError
 
 MIB = 2**20
-# A CPU is fastest while what a step works on stays in its caches, but wide layers want more slices, since their weights
-# are read once for all of these (`make bench`).
-CACHE_BYTES = 128 * MIB
+# What a step may work on at once. More slices read the weights of wide layers less often; with still more, nothing is
+# faster (`make bench`).
+BATCH_BYTES = 256 * MIB
 # For the output's every value: its part of the prediction, of the label, and of their one-hot masks.
 COUNT_BYTES = 16
 
@@ -43,7 +43,7 @@ def schedule(
         outline: all values for one slice (`Program.outline`).
         most_slices: at once.
         memory_mb: bound on what the sweep holds beside network and data, MiB; without the operations' own workspace.
-        step_bytes: what the largest step works on, for one slice; then the slices are as many as a CPU's caches hold.
+        step_bytes: what the largest step works on, for one slice; then no more slices than make a CPU fastest.
         fixed: exactly ``most_slices`` at once.
 
     Raises:
@@ -65,8 +65,8 @@ def schedule(
     one = needed(everything)
     slices = most_slices
     if not fixed:
-        fit_cache = CACHE_BYTES // step_bytes if step_bytes else most_slices
-        slices = max(1, min(most_slices, fit_cache, int(bound // one)))
+        enough = BATCH_BYTES // step_bytes if step_bytes else most_slices
+        slices = max(1, min(most_slices, enough, int(bound // one)))
     if slices * one <= bound:
         return Schedule(slices, everything, slices * one)
     free = frozenset(name for name in ranked if size.get(name, 0) == 0)
