@@ -159,8 +159,7 @@ def against_compiled(slices: int, every: int, size: int = 128) -> str:
         state = source.state_dict()
         changes = [{layer.tensor: state[layer.tensor]} for layer in layers]
         whole, often = (
-            seconds(lambda: sweep_changes(target, changes * times, evaluation), 2)  # noqa: B023
-            for times in (1, REPEATS)
+            seconds(partial(sweep_changes, target, changes * times, evaluation), 2) for times in (1, REPEATS)
         )
         took = (often - whole) / (REPEATS - 1)
         row: dict[str, object] = {

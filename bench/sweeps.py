@@ -38,6 +38,8 @@ from prrmse.nets.layers import inventory
 from prrmse.settings import Compute
 
 BATCH = 16
+# Of the baseline, of which its best is taken.
+BATCHES = (1, 4, BATCH, 64)
 COMPUTE = Compute(evaluation_precision="float32", evaluation_batch_size=BATCH)
 
 
@@ -92,7 +94,7 @@ def against_whole_passes(slices: int) -> str:
                          "ratio": f"{plain / took:.2f}", **_differences(found[engine], textbook),
                          "pixels that differ from engine plain": _pixels(found[engine], found["plain"])})  # fmt: skip
         took = min(took, seconds(lambda: sweep(target, source.state_dict(), layers, evaluation)))  # noqa: B023
-        for batch in (1, 4, BATCH, 64):
+        for batch in BATCHES:
             one = seconds(partial(plain_way, target, source.state_dict(), layers[0], data, batch), 2)
             others.append({"network": net, "baseline's batch": batch, "a pair, s": f"{one:.2f}",
                            "all pairs, fast, s": f"{took:.1f}",
@@ -129,8 +131,7 @@ def at_paper_width(slices: int, every: int) -> str:
 
 def best_plain_way(target: nn.Module, source: dict[str, torch.Tensor], layer: Layer, data: Slices) -> tuple[float, int]:
     """Seconds of a pair with the best of some batch sizes, each the better of two; and that size."""
-    sizes = (1, 4, BATCH, 64)
-    return min((seconds(partial(plain_way, target, source, layer, data, size), 2), size) for size in sizes)
+    return min((seconds(partial(plain_way, target, source, layer, data, size), 2), size) for size in BATCHES)
 
 
 def of_libraries() -> dict[str, Callable[[], nn.Module]]:

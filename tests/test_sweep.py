@@ -440,6 +440,16 @@ def test_memory_stays_under_the_bound_and_the_answer_does_not_change(engine, sli
         sweep(target, source.state_dict(), layers, evaluation, engine=engine, memory_mb=0.01)
 
 
+def test_copies_of_a_wide_network_are_few(slices):
+    target, source = (initialise("unet", {"width": 64}, "shared", "none", "a-seg", seed) for seed in (0, 1))
+    tiled = {key: np.tile(getattr(slices, key), (1, 2, 2)) for key in ("image", "label")}
+    evaluation = Evaluation(dataclasses.replace(slices, **tiled).split("val"), COMPUTE, 4)
+    bound, own = 30, sum(v.nbytes for v in target.state_dict().values())
+    peak, _ = peak_of(lambda: sweep(target, source.state_dict(), inventory(target), evaluation, memory_mb=bound))
+    # Winograd's transforms of a kernel, four times as large as it, are held once; those of the swapped are not kept.
+    assert 5 * own < peak < bound * 2**20 + 9 * own
+
+
 def peak_of(work):
     with Alive() as alive:
         result = work()

@@ -59,6 +59,8 @@ class Convolution:
         bias: ``(O,)``, or None.
         stride, padding, dilation, groups: as `torch.nn.functional.conv2d` takes them.
         winograd: the transforms by which it is done, or None.
+        swapped: whether the weight is that of a swap, of which there are many and each runs once for a batch, so that
+            what is prepared of it is not kept.
     """
 
     def __init__(
@@ -71,48 +73,67 @@ class Convolution:
         groups: int = 1,
         *,
         winograd: Winograd | None = None,
+        swapped: bool = False,
     ) -> None:
-        self.weight, self.bias, self.winograd = weight, bias, winograd
+        self.weight, self.bias, self.winograd, self.swapped = weight, bias, winograd, swapped
         self.stride, self.padding, self.dilation, self.groups = stride, padding, dilation, groups
+        self._scale: torch.Tensor | None = None
+        self._unscaled: Convolution | None = None
         self._prepared: torch.Tensor | None = None
 
-    def of(
-        self, weight: torch.Tensor, bias: torch.Tensor | None = None, *, winograd: Winograd | None = None
-    ) -> Convolution:
-        """The same of other tensors; the weight in the memory format that is fastest."""
+    def of(self, weight: torch.Tensor, *, winograd: Winograd | None = None, swapped: bool = False) -> Convolution:
+        """The same of another weight, which is put into the memory format that is fastest; without a bias."""
         weight = weight.contiguous(memory_format=layout_of(weight.ndim))
         geometry = self.stride, self.padding, self.dilation, self.groups
-        return Convolution(weight, bias, *geometry, winograd=winograd or self.winograd)
+        return Convolution(weight, None, *geometry, winograd=winograd or self.winograd, swapped=swapped)
+
+    def then(self, scale: torch.Tensor | None, shift: torch.Tensor | None) -> Convolution:
+        """The same with its outputs multiplied by the one and moved by the other, ``(O,)`` each; shares the weight."""
+        geometry = self.stride, self.padding, self.dilation, self.groups
+        made = Convolution(self.weight, shift, *geometry, winograd=self.winograd, swapped=self.swapped)
+        made._scale, made._unscaled = scale, self
+        return made
+
+    def scaled(self) -> torch.Tensor:
+        """The weight of which the outputs are multiplied already."""
+        if self._scale is None:
+            return self.weight
+        scale = self._scale.view(-1, *[1] * (self.weight.ndim - 1))
+        return (self.weight.float() * scale).to(self.weight.dtype)
 
     def __call__(
         self, x: torch.Tensor, activation: Activation | None = None, added: torch.Tensor | None = None
     ) -> torch.Tensor:
         """``(N, I, ...)`` to ``(N, O, ...)``; then another tensor of that size is added, then comes the activation."""
-        if self._prepared is None:
-            self._prepared = self._prepare(x)
-        weight, bias = self._prepared, self.bias
-        geometry = self.padding, self.stride, self.dilation, self.groups
-        if weight.is_mkldnn:
+        bias, geometry = self.bias, (self.padding, self.stride, self.dilation, self.groups)
+        if self.winograd is not None:
+            y = self.winograd.run(x, (self._unscaled or self)._weight(x), bias, self._scale)
+        elif (weight := self._weight(x)).is_mkldnn:
             name, scalars = (activation.name, list(activation.scalars)) if activation else (None, [])
             if added is None:
                 return cast("torch.Tensor", CONVOLVE(x, weight, bias, *geometry, name or "none", scalars, ""))
             if x.ndim == 4 and name in AFTER_A_SUM:
                 fused = CONVOLVE.binary(x, added, weight, bias, *geometry, "add", None, name, scalars, "")
                 return cast("torch.Tensor", fused)
-            y: torch.Tensor = CONVOLVE(x, weight, bias, *geometry, "none", [], "")
-        elif self.winograd is not None:
-            y = self.winograd.run(x, weight, bias)
+            y = CONVOLVE(x, weight, bias, *geometry, "none", [], "")
         else:
             y = FUNCTIONAL[x.ndim](x, weight, bias, self.stride, self.padding, self.dilation, self.groups)
         if added is not None:
             y += added
         return activation(y) if activation else y
 
+    def _weight(self, x: torch.Tensor) -> torch.Tensor:
+        """As it is used; prepared for inputs like this one by the first call."""
+        prepared = self._prepare(x) if self._prepared is None else self._prepared
+        if not self.swapped:
+            self._prepared = prepared
+        return prepared
+
     def _prepare(self, x: torch.Tensor) -> torch.Tensor:
         """The weight as it is used: transformed, packed, or as it is."""
-        weight = self.weight
         if self.winograd is not None:
-            return transformed(weight)
+            return transformed(self.weight)
+        weight = self.scaled()
         known = PACK[weight.ndim] is not None and CONVOLVE is not None and not isinstance(self.padding, str)
         if known and (weight.device.type, weight.dtype) == ("cpu", torch.float32):
             geometry = self.padding, self.stride, self.dilation, self.groups

@@ -142,25 +142,23 @@ class _Rewriter:
         self.users = users_of(self.calls)
         modules = [step.module for step in self.calls.values() if step.module is not None]
         self.used_once = {id(m) for m in modules if sum(m is other for other in modules) == 1}
-
-        self.steps: dict[str, Step] = {}
+        self.steps: dict[str, Step] = {}  # made so far
 
     def result(self) -> Program:
-        steps = self.steps
         done: set[str] = set()
         for name, call in self.calls.items():
             if name in done:
                 continue
             if (kernel := self._kernel(call)) is not None:
                 after = self._what_follows(name, kernel.path)
-                steps.update(self._block(name, kernel, after))
+                self.steps.update(self._block(name, kernel, after))
                 done.update(after.names)
             elif (found := self._sum(name, call)) is not None:
-                steps[found[0]] = found[1]
+                self.steps[found[0]] = found[1]
                 done.add(found[0])
             else:
-                steps[name] = call
-        needed = self._needed(steps)
+                self.steps[name] = call
+        needed = self._needed(self.steps)
         return Program(self.program.image, self.program.output, needed, fold="folding" not in self.without)
 
     def _is(self, call: Call, *kinds: type[nn.Module]) -> bool:

@@ -132,7 +132,8 @@ class Conv:
 
     def replaced(self, tensor: str, value: torch.Tensor) -> Conv:  # noqa: ARG002 (it has one tensor)
         """With this part of another weight."""
-        return replace(self, kernel=self.kernel.of(value[:, self.first : self.last].to(self.kernel.weight)))
+        weight = value[:, self.first : self.last].to(self.kernel.weight)
+        return replace(self, kernel=self.kernel.of(weight, swapped=True))
 
 
 @dataclass(frozen=True)
@@ -168,7 +169,7 @@ class ResizeThenConv:
     @cached_property
     def _taps(self) -> Convolution:
         """All taps as one 1x1 convolution to ``kW * kH * O`` channels."""
-        taps = self.conv.kernel.weight.permute(3, 2, 0, 1).flatten(0, 2)  # (kW * kH * O, I)
+        taps = self.conv.kernel.scaled().permute(3, 2, 0, 1).flatten(0, 2)  # (kW * kH * O, I)
         return Convolution(taps[:, :, None, None].contiguous())
 
     def run(self, values: Values) -> torch.Tensor:
@@ -249,10 +250,10 @@ class Sum:
 
     def folded_into(self, conv: Conv, part: str) -> Conv | None:
         """The convolution whose value is a part, with the other part added; None if there are more than two."""
-        others = [name for name in self.inputs if name != part]
-        if len(self.inputs) != 2 or len(others) != 1:
+        if len(self.inputs) != 2:
             return None
-        return replace(conv, added=others[0], activation=self.activation)
+        (other,) = (name for name in self.inputs if name != part)
+        return replace(conv, added=other, activation=self.activation)
 
     def replaced(self, tensor: str, value: torch.Tensor) -> Sum:  # noqa: ARG002 (it has none)
         """Never asked for."""
@@ -332,18 +333,14 @@ class Affine(_AfterConvolution):
 
     def folded_into(self, conv: Conv) -> Conv:
         """The convolution that does both at once."""
-        weight = conv.kernel.weight
-        scale, shift = torch.ones((), device=weight.device), None
-        bias = self.state[self.bias] if self.bias else None
+        scale = None
+        shift = bias = self.state[self.bias] if self.bias else None
         if self.norm is not None:
             mean, var, gain, offset = self._statistics()
             scale = gain / torch.sqrt(var + self.eps)
             shift = offset - scale * (mean if bias is None else mean - bias)
-        elif bias is not None:
-            shift = bias
-        scaled = (weight.float() * scale.view(-1, *[1] * (weight.ndim - 1))).to(weight.dtype)
-        kernel = conv.kernel.of(scaled, None if shift is None else shift.to(weight.dtype))
-        return replace(conv, kernel=kernel, activation=self.activation)
+        shift = None if shift is None else shift.to(conv.kernel.weight.dtype)
+        return replace(conv, kernel=conv.kernel.then(scale, shift), activation=self.activation)
 
 
 @dataclass(frozen=True)
@@ -394,13 +391,10 @@ def folded(before: Step, step: Step, part: str) -> Step | None:
     if not isinstance(before, Conv | ResizeThenConv | ConvThenResize):
         return None
     conv = before if isinstance(before, Conv) else before.conv
-    both: Conv | None = None
-    if conv.activation or conv.added:
+    if not isinstance(step, Affine | Sum) or conv.activation or conv.added:
         return None
-    if isinstance(step, Affine) and not (isinstance(before, ConvThenResize) and step.activation):
-        both = step.folded_into(conv)  # resizing keeps constants, so a bias may come before it
-    elif isinstance(step, Sum) and not isinstance(before, ConvThenResize):
-        both = step.folded_into(conv, part)
-    if both is None or isinstance(before, Conv):
-        return both
-    return replace(before, conv=both)
+    # Behind what is resized afterwards only what commutes with resizing: a scale, and a constant, which it keeps.
+    if isinstance(before, ConvThenResize) and (isinstance(step, Sum) or step.activation):
+        return None
+    both = step.folded_into(conv) if isinstance(step, Affine) else step.folded_into(conv, part)
+    return both if both is None or isinstance(before, Conv) else replace(before, conv=both)

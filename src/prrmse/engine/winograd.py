@@ -97,13 +97,20 @@ class Winograd:
         rows, columns = self.rows, self.columns
         return rows.blocks * rows.dilation * columns.blocks * columns.dilation
 
-    def run(self, x: torch.Tensor, kernel: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    def run(
+        self,
+        x: torch.Tensor,
+        kernel: torch.Tensor,
+        bias: torch.Tensor | None = None,
+        scale: torch.Tensor | None = None,
+    ) -> torch.Tensor:
         """``(N, I, H, W)`` to ``(N, O, H', W')``, channels last.
 
         Args:
             x: in any memory format; channels last is fastest.
             kernel: transformed (`transformed`), ``(36, I, O)``.
             bias: ``(O,)``, or None.
+            scale: ``(O,)``, by which the outputs are multiplied before the bias is added, or None.
         """
         rows, columns = self.rows, self.columns
         channels, outputs = kernel.shape[1:]
@@ -115,7 +122,12 @@ class Winograd:
             m = torch.bmm(v, kernel)  # (36, T, O)
             y = into[:, :, images, blocks]  # (4, 4, n, bh, Dh, Bw, Dw, O)
             found = torch.mm(self.a_t, m.view(ALPHA**2, -1)).view(y.shape)
-            y.copy_(found) if bias is None else torch.add(found, bias, out=y)
+            if bias is None:
+                torch.mul(found, 1 if scale is None else scale, out=y)
+            elif scale is None:
+                torch.add(found, bias, out=y)
+            else:
+                torch.addcmul(bias, found, scale, out=y)
         y = made[:, : rows.out, : columns.out].permute(0, 3, 1, 2)
         return y.contiguous(memory_format=torch.channels_last)
 
@@ -147,10 +159,10 @@ class Winograd:
         _, channels, outputs = kernel.shape
         of_a_block = ALPHA**2 * max(channels, outputs) * kernel.element_size() * self.tiles // self.rows.blocks
         most = max(1, max(PART_BYTES, kernel.nbytes // 4) // of_a_block)
-        blocks = min(most, self.rows.blocks)
-        for i in range(0, images, step := most // blocks if blocks == self.rows.blocks else 1):
+        at_once, blocks = max(1, most // self.rows.blocks), min(most, self.rows.blocks)
+        for i in range(0, images, at_once):
             for block in range(0, self.rows.blocks, blocks):
-                yield slice(i, i + step), slice(block, block + blocks)
+                yield slice(i, i + at_once), slice(block, block + blocks)
 
 
 def transformed(weight: torch.Tensor) -> torch.Tensor:
