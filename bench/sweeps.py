@@ -253,8 +253,8 @@ def against_the_floor(slices: int, every: int) -> str:
 def operations_of(target: nn.Module, source: dict[str, torch.Tensor], layers: list[Layer], on: Evaluation) -> int:
     """Floating-point operations of all convolutions and matrix products of a sweep, for one slice."""
     image = on.batches[0].image[:1]
-    program = trace(target, image)
-    program = rewrite(program, program.outline(image), torch.float32, on.device)
+    program = trace(on.placed_copy(target), image)
+    program = rewrite(program, program.outline(image.repeat(2, 1, 1, 1)), torch.float32, on.device)
     total = 0
     recorded = program.record(program.steps).run({program.image: image})
     for layer in layers:

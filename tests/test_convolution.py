@@ -7,7 +7,9 @@ from torch.nn import functional as F
 
 from prrmse.engine import onednn
 from prrmse.engine.onednn import Activation, Convolution
+from prrmse.engine.resizing import Axis, EnlargedConvolution
 from prrmse.engine.winograd import transformed, winograd
+from prrmse.learning.separable import matrices
 
 # Size, padding, dilation: one block and several, sizes that tiles divide or not, axes that differ, no padding, much.
 CUTS = [
@@ -111,3 +113,76 @@ def test_a_packed_kernel_of_3d_changes_nothing():
         expected = F.leaky_relu(F.conv3d(x, weight, bias, (2, 1, 1), 1), 0.1)
         torch.testing.assert_close(made(x, Activation("leaky_relu", (0.1,))), expected)
     assert made._prepared.is_mkldnn
+
+
+def enlarging(**how):
+    def enlarge(x):
+        return F.interpolate(x, **how)
+
+    return enlarge
+
+
+# How, and for the first axis: the filter's begin and length, copies of the pixels at its ends.
+ENLARGED = [
+    (enlarging(scale_factor=2, mode="bilinear"), (-1, 4, 1)),
+    (enlarging(scale_factor=2, mode="nearest"), (0, 2, 0)),
+    (enlarging(scale_factor=3, mode="bilinear"), (-1, 5, 1)),
+    (enlarging(scale_factor=4, mode="nearest"), (0, 4, 0)),
+    (enlarging(scale_factor=(2, 4), mode="bilinear"), (-1, 4, 1)),
+    (enlarging(scale_factor=(4, 2), mode="bilinear"), (-2, 8, 1)),
+    (enlarging(scale_factor=2, mode="bicubic"), (-3, 8, 2)),
+]
+
+
+def enlarged(way, size, weight):
+    rows, columns = map(Axis.of, matrices(way, *size))
+    return EnlargedConvolution(weight, padding=(1, 1), rows=rows, columns=columns)
+
+
+@pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format])
+@pytest.mark.parametrize("size", [(6, 7), (16, 5)])
+@pytest.mark.parametrize(("way", "filtered"), ENLARGED)
+def test_a_convolution_of_an_enlarged_map(way, filtered, size, layout):
+    x, weight, scale, bias = drawn(3, 7, *size).contiguous(memory_format=layout), drawn(5, 7, 3, 3), drawn(5), drawn(5)
+    made = enlarged(way, size, weight)
+    assert (made.rows.first, len(made.rows.taps), made.rows.copies) == (*filtered[:2], (filtered[2],) * 2)
+    exact = F.conv2d(way(x.double()), weight.double(), padding=1)
+    torch.testing.assert_close(made(x).double(), exact, rtol=0, atol=5e-5)
+    added = drawn(*exact.shape).contiguous(memory_format=layout)
+    given, then = added.clone(), made.then(scale, bias)
+    expected = F.relu(exact * scale.view(-1, 1, 1) + bias.view(-1, 1, 1) + added)
+    torch.testing.assert_close(then(x, Activation("relu"), added).double(), expected.double(), rtol=0, atol=1e-4)
+    assert torch.equal(added, given), "it belongs to others"
+    assert then._prepared is None, "it shares the weight"
+    other = drawn(7, 5, 3, 3).transpose(0, 1).contiguous()
+    swapped = made.of(other, swapped=True)
+    torch.testing.assert_close(swapped(x), F.conv2d(way(x), other, padding=1), rtol=0, atol=5e-5)
+    assert swapped._prepared is None, "it is used once"
+
+
+@pytest.mark.parametrize("way", [way for way, _ in ENLARGED[:2]])
+def test_a_convolution_of_an_enlarged_map_rounds_little_more(way):
+    x = drawn(4, 64, 16, 16).contiguous(memory_format=torch.channels_last)
+    weight = drawn(64, 64, 3, 3) / 24
+    exact = F.conv2d(way(x.double()), weight.double(), padding=1)
+    ways = enlarged(way, (16, 16), weight)(x), F.conv2d(way(x), weight, padding=1)
+    edge = torch.ones(exact.shape[-2:], dtype=torch.bool)
+    edge[1:-1, 1:-1] = False
+    for part in (edge, ~edge):
+        mine, plain = (float((found - exact)[:, :, part].square().mean().sqrt()) for found in ways)
+        assert mine < 2 * plain
+
+
+@pytest.mark.parametrize(
+    ("way", "size"),
+    [
+        (enlarging(scale_factor=2, mode="bilinear", align_corners=True), (8, 8)),
+        (enlarging(scale_factor=2.5, mode="bilinear"), (8, 8)),
+        (enlarging(size=(15, 8), mode="nearest"), (8, 8)),
+        (enlarging(scale_factor=0.5, mode="bilinear"), (8, 8)),
+        (enlarging(scale_factor=2, mode="bilinear"), (2, 8)),  # too small to tell a filter from its copies
+        (lambda x: F.interpolate(x, scale_factor=2).flip(2), (8, 8)),
+    ],
+)
+def test_what_is_not_one_filter_is_left_alone(way, size):
+    assert Axis.of(matrices(way, *size)[0]) is None

@@ -16,6 +16,7 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from prrmse.engine.onednn import Activation
+from prrmse.engine.program import Program
 from prrmse.engine.rewrite import rewrite
 from prrmse.engine.steps import Call, Conv
 from prrmse.engine.sweep import sweep
@@ -107,6 +108,58 @@ class Joined(nn.Module):
         return self.out(torch.cat([y, self.point(torch.cat([near, x], 1))], 1))
 
 
+class Enlarging(nn.Module):
+    """A decoder of many channels: maps enlarged twofold and threefold, alone and beside a skip connection."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.down = nn.Conv2d(1, 48, 3, padding=1), nn.Conv2d(48, 48, 3, 2, 1)
+        self.up, self.norm = nn.Conv2d(48, 48, 3, padding=1), nn.BatchNorm2d(48)
+        self.skip, self.norm_skip = nn.Conv2d(96, 48, 3, padding=1, bias=False), nn.BatchNorm2d(48)
+        self.three, self.out = nn.Conv2d(48, 48, 3, padding=1), nn.Conv2d(96, 4, 1)
+
+    def forward(self, x):
+        x = F.relu(self.stem(x))
+        y = F.relu(self.down(x))
+        z = F.relu(self.norm(self.up(F.interpolate(y, scale_factor=2, mode="bilinear"))))
+        near = F.interpolate(y, scale_factor=2, mode="nearest")
+        y = F.relu(self.norm_skip(self.skip(torch.cat([x, near], 1))))
+        y = self.three(F.interpolate(F.max_pool2d(y, 3, 3, 1), scale_factor=3, mode="bilinear"))
+        return self.out(torch.cat([z, y[:, :, :32, :32]], 1))
+
+
+class Coordinates(nn.Module):
+    """A convolution of what is the same for every image, and so has no batch, is added to a feature map."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.where, self.out = nn.Conv2d(1, 8, 3, padding=1), nn.Conv2d(2, 8, 1), nn.Conv2d(8, 4, 1)
+        at = torch.linspace(-1, 1, 32)
+        self.register_buffer("at", torch.stack(torch.meshgrid(at, at, indexing="ij"))[None])
+
+    def forward(self, x):
+        x = self.stem(x)
+        return self.out(x + F.relu(x + self.where(self.at)))
+
+
+class Attending(nn.Module):
+    """A sum whose memory format a view relies on, and a module by the name of a method of tensors."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.beside = nn.Conv2d(1, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1)
+        self.out = nn.Conv2d(9, 4, 1)
+        self.add = nn.CosineSimilarity(dim=1)
+
+    def forward(self, x):
+        x = self.stem(x)
+        n, c, h, w = x.shape
+        y = x.flatten(2).softmax(-1).view(n, c, h, w)
+        y = F.relu(y + self.beside(x))
+        y = F.avg_pool2d(y.view(n * c, 1, h, w), 3, 1, 1).view(n, c, h, w)
+        return self.out(torch.cat([y, self.add(x, y).unsqueeze(1)], 1))
+
+
 class Choosing(nn.Module):
     """Cannot be traced: which way it goes depends on the image."""
 
@@ -131,7 +184,15 @@ class Accumulating(nn.Module):
         return x.mul_(2) + y
 
 
-OWN = {"branches": Branches, "written": Written, "joined": Joined, "choosing": Choosing, "accumulating": Accumulating}
+TRACED = {
+    "branches": Branches,
+    "written": Written,
+    "joined": Joined,
+    "enlarging": Enlarging,
+    "coordinates": Coordinates,
+    "attending": Attending,
+}
+OWN = TRACED | {"choosing": Choosing, "accumulating": Accumulating}
 
 
 def networks(name, slices):
@@ -232,7 +293,7 @@ def assert_equal_but_for_ties(found, network, states, slices):
     assert total <= 1e-3 * len(found) * slices.label.size, "the test shows nothing: too many ties"
 
 
-@pytest.mark.parametrize("name", ["unet", "pspnet", "branches", "written", "joined"])
+@pytest.mark.parametrize("name", ["unet", "pspnet", *TRACED])
 def test_fast_counts_are_those_of_float64(name, slices):
     target, source = networks(name, slices)
     val = slices.split("val")
@@ -245,20 +306,25 @@ def test_fast_counts_are_those_of_float64(name, slices):
 @torch.inference_mode()
 def rewritten(network, size, dtype=torch.float32):
     """The program of the fast engine for images of this size."""
-    image = torch.zeros(1, 1, size, size)
-    traced = trace(network, image)
+    image = torch.zeros(2, 1, size, size)
+    traced = trace(network.to(memory_format=torch.channels_last), image)
     return rewrite(traced, traced.outline(image), dtype, image.device)
+
+
+def kind_of(step):
+    """How a convolution is done; of other steps, what they are."""
+    return type(step.kernel if isinstance(step, Conv) else step).__name__
 
 
 def test_fast_rewrites_what_it_says(slices):
     """Else the test above would compare `plain` with itself."""
     target, _ = networks("branches", slices)
     steps = rewritten(target, 32).steps
-    kinds = {name: type(step).__name__ for name, step in steps.items()}
-    assert (kinds["left_0:raw"], kinds["left_2"]) == ("Conv", "Affine")
-    assert (kinds["wide:raw"], kinds["after"]) == ("ResizeThenConv", "Affine")
+    kinds = {name: kind_of(step) for name, step in steps.items()}
+    assert (kinds["left_0:raw"], kinds["left_2"]) == ("Convolution", "Affine")
+    assert (kinds["wide:raw"], kinds["after"]) == ("ResizedConvolution", "Affine")
     assert kinds["point:raw"] == "ConvThenResize"
-    assert [kinds[f"out:{i}"] for i in range(3)] == ["Conv"] * 3
+    assert [kinds[f"out:{i}"] for i in range(3)] == ["Convolution"] * 3
     assert kinds["out:raw"] == "Sum"
     assert kinds["twice"] == kinds["twice_1"] == "Call", "a module used twice stays as it is"
     assert "cat_1" not in kinds
@@ -267,10 +333,10 @@ def test_fast_rewrites_what_it_says(slices):
 def test_a_sum_is_done_with_the_convolution_before_it(slices):
     target, source = networks("joined", slices)
     program = rewritten(target, 32)
-    kinds = {name: type(step).__name__ for name, step in program.steps.items()}
+    kinds = {name: kind_of(step) for name, step in program.steps.items()}
     assert kinds["relu"] == kinds["relu_2"] == kinds["leaky_1"] == kinds["point"] == "Sum"
     assert (kinds["skip:0"], kinds["skip:1"]) == ("Affine", "Affine"), "of each part, before the sum"
-    assert kinds["skip:1:raw"] == "ResizeThenConv"
+    assert kinds["skip:1:raw"] == "ResizedConvolution"
     assert kinds["add_4"] == "Call", "of two sizes"
     assert "none_2" not in kinds
 
@@ -281,18 +347,49 @@ def test_a_sum_is_done_with_the_convolution_before_it(slices):
     behind = again("deep.weight")
     assert isinstance(behind["relu_2"], Conv), "also where the convolution is the one that is swapped"
     assert (behind["relu_2"].inputs, behind["relu_2"].activation) == (("relu_1", "relu_1"), Activation("relu"))
-    assert type(behind["leaky_1"]).__name__ == "ResizeThenConv"
-    assert behind["leaky_1"].conv.added == "skip:0", "of the unchanged network"
+    assert kind_of(behind["leaky_1"]) == "ResizedConvolution"
+    assert behind["leaky_1"].added == "skip:0", "of the unchanged network"
     assert not {"deep:raw", "norm_deep", "skip:1", "skip:1:raw"} & set(behind)
     assert type(again("norm_skip.weight")["leaky_1"]).__name__ == "Sum", "neither convolution is run again"
+
+
+def test_convolutions_of_enlarged_maps(slices):
+    target, _ = networks("enlarging", slices)
+    kinds = {name: kind_of(step) for name, step in rewritten(target, 32).steps.items()}
+    assert kinds["up:raw"] == kinds["skip:1:raw"] == kinds["three:raw"] == "EnlargedConvolution"
+    assert kinds["skip:0:raw"] == "Convolution"
+    kinds = {kind_of(step) for step in rewritten(target, 32, torch.bfloat16).steps.values()}
+    assert "EnlargedConvolution" not in kinds
+
+
+def test_what_is_rewritten_is_tried_as_it_is_run_again(slices, monkeypatch, caplog):
+    """A mistake that only the steps of a re-run have, wrong or not to be run, is found before it matters."""
+    target, source = networks("joined", slices)
+    evaluation, layers = Evaluation(slices.split("val"), COMPUTE, 4), inventory(target)[:3]
+    expected = sweep(target, source.state_dict(), layers, evaluation, engine="exact")
+    fold = Program._fold
+    for mistake in ({"bias": torch.full((), 9.0)}, {"padding": (0, 0)}):
+        caplog.clear()
+        with monkeypatch.context() as patched:
+            patched.setattr(Program, "_fold", lambda *args, m=mistake: {n: other(s, m) for n, s in fold(*args).items()})
+            found = sweep(target, source.state_dict(), layers, evaluation)
+        assert "has other outputs" in caplog.text
+        np.testing.assert_array_equal([found[0], *found[1]], [expected[0], *expected[1]])
+
+
+def other(step, change):
+    if not isinstance(step, Conv) or step.kernel.bias is None:
+        return step
+    change = {key: value.expand_as(step.kernel.bias) if key == "bias" else value for key, value in change.items()}
+    return dataclasses.replace(step, kernel=dataclasses.replace(step.kernel, **change))
 
 
 def test_fast_knows_how_libraries_write(slices):
     target, _ = networks("written", slices)
     program = rewritten(target, 32)
-    kinds = {name: type(step).__name__ for name, step in program.steps.items()}
+    kinds = {name: kind_of(step) for name, step in program.steps.items()}
     affine, instance, six = (program.steps[name] for name in ("leaky", "silu", "six"))
-    assert (kinds["stem:raw"], kinds["conv2d:raw"], kinds["silu"]) == ("Conv", "Conv", "InstanceNorm")
+    assert (kinds["stem:raw"], kinds["conv2d:raw"], kinds["silu"]) == ("Convolution", "Convolution", "InstanceNorm")
     assert (instance.norm, instance.activation) == ("instance", Activation("swish"))
     assert (affine.norm, affine.activation) == ("norm", Activation("leaky_relu", (0.2,)))
     assert (six.norm, six.activation) == (None, Activation("hardtanh", (0.0, 6.0)))

@@ -8,8 +8,8 @@ they are missing the public function takes their place.
 from __future__ import annotations
 
 import contextlib
-from dataclasses import dataclass
-from typing import Any, cast
+from dataclasses import dataclass, field, replace
+from typing import Any, Self, cast
 
 import torch
 from torch.nn import functional as F
@@ -51,6 +51,7 @@ class Activation:
         return y
 
 
+@dataclass(eq=False)
 class Convolution:
     """A 2D or 3D convolution of many inputs of about one size: its tensors, and how it is done.
 
@@ -61,44 +62,36 @@ class Convolution:
         winograd: the transforms by which it is done, or None.
         swapped: whether the weight is that of a swap, of which there are many and each runs once for a batch, so that
             what is prepared of it is not kept.
+        scale: ``(O,)``, by which the weight is to be multiplied, or None.
+        unscaled: the same without a scale, with which it shares what is prepared; or None.
     """
 
-    def __init__(
-        self,
-        weight: torch.Tensor,
-        bias: torch.Tensor | None = None,
-        stride: tuple[int, ...] = (1, 1),
-        padding: tuple[int, ...] | str = (0, 0),
-        dilation: tuple[int, ...] = (1, 1),
-        groups: int = 1,
-        *,
-        winograd: Winograd | None = None,
-        swapped: bool = False,
-    ) -> None:
-        self.weight, self.bias, self.winograd, self.swapped = weight, bias, winograd, swapped
-        self.stride, self.padding, self.dilation, self.groups = stride, padding, dilation, groups
-        self._scale: torch.Tensor | None = None
-        self._unscaled: Convolution | None = None
-        self._prepared: torch.Tensor | None = None
+    weight: torch.Tensor
+    bias: torch.Tensor | None = None
+    stride: tuple[int, ...] = (1, 1)
+    padding: tuple[int, ...] | str = (0, 0)
+    dilation: tuple[int, ...] = (1, 1)
+    groups: int = 1
+    winograd: Winograd | None = None
+    swapped: bool = False
+    scale: torch.Tensor | None = None
+    unscaled: Convolution | None = None
+    _prepared: Any = field(default=None, init=False, repr=False)
 
-    def of(self, weight: torch.Tensor, *, winograd: Winograd | None = None, swapped: bool = False) -> Convolution:
+    def of(self, weight: torch.Tensor, *, swapped: bool = False) -> Self:
         """The same of another weight, which is put into the memory format that is fastest; without a bias."""
         weight = weight.contiguous(memory_format=layout_of(weight.ndim))
-        geometry = self.stride, self.padding, self.dilation, self.groups
-        return Convolution(weight, None, *geometry, winograd=winograd or self.winograd, swapped=swapped)
+        return replace(self, weight=weight, bias=None, swapped=swapped, scale=None, unscaled=None)
 
-    def then(self, scale: torch.Tensor | None, shift: torch.Tensor | None) -> Convolution:
+    def then(self, scale: torch.Tensor | None, shift: torch.Tensor | None) -> Self:
         """The same with its outputs multiplied by the one and moved by the other, ``(O,)`` each; shares the weight."""
-        geometry = self.stride, self.padding, self.dilation, self.groups
-        made = Convolution(self.weight, shift, *geometry, winograd=self.winograd, swapped=self.swapped)
-        made._scale, made._unscaled = scale, self
-        return made
+        return replace(self, bias=shift, scale=scale, unscaled=self)
 
     def scaled(self) -> torch.Tensor:
         """The weight of which the outputs are multiplied already."""
-        if self._scale is None:
+        if self.scale is None:
             return self.weight
-        scale = self._scale.view(-1, *[1] * (self.weight.ndim - 1))
+        scale = self.scale.view(-1, *[1] * (self.weight.ndim - 1))
         return (self.weight.float() * scale).to(self.weight.dtype)
 
     def __call__(
@@ -107,7 +100,7 @@ class Convolution:
         """``(N, I, ...)`` to ``(N, O, ...)``; then another tensor of that size is added, then comes the activation."""
         bias, geometry = self.bias, (self.padding, self.stride, self.dilation, self.groups)
         if self.winograd is not None:
-            y = self.winograd.run(x, (self._unscaled or self)._weight(x), bias, self._scale)
+            y = self.winograd.run(x, self._weight(x), bias, self.scale)
         elif (weight := self._weight(x)).is_mkldnn:
             name, scalars = (activation.name, list(activation.scalars)) if activation else (None, [])
             if added is None:
@@ -122,14 +115,21 @@ class Convolution:
             y += added
         return activation(y) if activation else y
 
-    def _weight(self, x: torch.Tensor) -> torch.Tensor:
-        """As it is used; prepared for inputs like this one by the first call."""
+    @property
+    def _scales_outputs(self) -> bool:
+        """Whether the scale is not in what is prepared of the weight."""
+        return self.winograd is not None
+
+    def _weight(self, x: torch.Tensor) -> Any:
+        """What `_prepare` makes of it for inputs like this one, of most weights once."""
+        if self.unscaled is not None and (self.scale is None or self._scales_outputs):
+            return self.unscaled._weight(x)
         prepared = self._prepare(x) if self._prepared is None else self._prepared
         if not self.swapped:
             self._prepared = prepared
         return prepared
 
-    def _prepare(self, x: torch.Tensor) -> torch.Tensor:
+    def _prepare(self, x: torch.Tensor) -> Any:
         """The weight as it is used: transformed, packed, or as it is."""
         if self.winograd is not None:
             return transformed(self.weight)

@@ -81,6 +81,10 @@ class Program:
         """Run everything; the values in ``kept``, and the output, are held."""
         return Plan(self.steps, {*kept, self.output})
 
+    def whole(self) -> Plan:
+        """Run everything as `rerun` would, without recorded values."""
+        return Plan(self._fold(dict(self.steps), {}) if self._may_fold else self.steps, {self.output})
+
     def rerun(self, changed: Mapping[str, Step], kept: Collection[str]) -> Plan:
         """Run what lies downstream of changed steps, given the recorded values of ``kept`` and the image.
 

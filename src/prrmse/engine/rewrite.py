@@ -11,7 +11,8 @@ Each rewrite has a name, by which it can be left out (`python bench/run.py --onl
 - ``concatenation``: a convolution over concatenated feature maps becomes a sum of convolutions of each: the part that a
   skip connection brings does not change when something deeper is swapped.
 - ``resize_1x1``, ``resize``: a 1x1 or larger convolution of a resized feature map mixes channels before resizing, where
-  that is much less work.
+  that is much less work; on a CPU, a 3x3 one of a map enlarged by a whole factor becomes a transposed convolution and a
+  depthwise filter.
 - ``winograd``: a 3x3 convolution of many channels is done by Winograd's transforms, on a CPU.
 
 Convolutions and batch normalisations, of 2D and 3D, are recognised as torch's modules, and as calls of its functions
@@ -32,13 +33,17 @@ from torch.nn import functional as F
 
 from prrmse.engine.onednn import Activation, Convolution
 from prrmse.engine.program import Program, attributes_of, users_of
-from prrmse.engine.steps import Affine, Call, Conv, ConvThenResize, InstanceNorm, ResizeThenConv, Step, Sum
+from prrmse.engine.resizing import Axis, EnlargedConvolution, ResizedConvolution
+from prrmse.engine.steps import Affine, Call, Conv, ConvThenResize, InstanceNorm, Step, Sum
 from prrmse.engine.winograd import winograd
+from prrmse.learning.evaluate import layout_of
 from prrmse.learning.separable import matrices
 
 REWRITES = ("normalisation", "instance", "folding", "sum", "concatenation", "resize_1x1", "resize", "winograd")
-# Less work by this factor, or the small matrices are not worth it (`make bench` on two cores).
-RESIZED_GAIN = 2.5
+# In products of a large convolution, the time of a product of a small matrix, one of a transposed convolution, one that
+# corrects it at the border; to resize or to filter one value. And faster by this factor, or it is not done. Measured on
+# two cores, of one network's shapes after the other.
+MATRIX_COST, TRANSPOSED_COST, BORDER_COST, PASS_COST, RESIZED_GAIN = 2.0, 1.5, 15.0, 50.0, 1.5
 # A product of Winograd's transforms takes the time of this many of a convolution's; and less work by this factor.
 TRANSFORM_COST, WINOGRAD_GAIN = 3.0, 1.75
 ADDING: set[object] = {operator.add, torch.add, "add"}
@@ -116,12 +121,14 @@ def rewrite(
 
     Args:
         program: as traced.
-        outline: all its values for some image (`prrmse.engine.program.Program.outline`), which tell the shapes.
+        outline: all its values for several images (`prrmse.engine.program.Program.outline`), which tell the shapes;
+            of one image all would have the size of what is the same for every image.
         dtype: of the convolutions.
         device: where the network is.
         without: rewrites to leave out, of `REWRITES`.
     """
     assert set(without) <= set(REWRITES), without
+    assert len(outline[program.image]) > 1
     with torch.autocast(device.type, enabled=False):  # the matrices of resizing are float32
         return _Rewriter(program, outline, dtype, device, without).result()
 
@@ -295,14 +302,17 @@ class _Rewriter:
 
     def _sum(self, name: str, call: Call) -> tuple[str, Sum] | None:
         """The sum of two feature maps of one size that a call is, and an activation that alone reads it; its name."""
-        if "sum" in self.without or call.node.target not in ADDING or call.node.kwargs or len(call.node.args) != 2:
+        if "sum" in self.without or call.module is not None or call.node.target not in ADDING:
             return None
-        if len(call.inputs) != 2:
+        if call.node.kwargs or len(call.node.args) != 2 or len(call.inputs) != 2:
             return None
         one, other = (self.outline[name] for name in call.inputs)
         if not all(isinstance(value, torch.Tensor) and value.is_floating_point() for value in (one, other)):
             return None
         if one.ndim not in (4, 5) or (one.shape, one.dtype) != (other.shape, other.dtype):
+            return None
+        # A sum has the memory format of the first, which a view of it may rely on; a convolution has this one.
+        if not one.is_contiguous(memory_format=layout_of(one.ndim)):
             return None
         user = self._only_user(name)
         activation = activation_of(self.calls[user]) if user else None
@@ -324,7 +334,7 @@ class _Rewriter:
         direct = found.rows.out * found.columns.out * 9 * inputs * outputs
         if direct <= WINOGRAD_GAIN * products:
             return step
-        return replace(step, kernel=made.of(made.weight, winograd=found))
+        return replace(step, kernel=replace(made, winograd=found))
 
     def _parts(self, source: str, kernel: _Kernel) -> list[tuple[str, int, int]]:
         """(value, first and last input channel) of what is concatenated; the whole, if nothing is."""
@@ -349,7 +359,7 @@ class _Rewriter:
             first += channels
         return parts
 
-    def _before_resizing(self, step: Conv) -> ResizeThenConv | ConvThenResize | None:
+    def _before_resizing(self, step: Conv) -> Conv | ConvThenResize | None:
         """The convolution from the feature map before it was resized, if that is much less work."""
         resize = self.calls.get(step.source)
         made = step.kernel
@@ -366,19 +376,36 @@ class _Rewriter:
         shifted = [_shifted(matrix, *geometry) for matrix, geometry in zip(resizing, geometries, strict=True)]
         (rows, columns), (inputs, outputs) = shifted, made.weight.shape[1::-1]  # rows, columns: (k, out, in)
         high, wide, taps = rows.shape[1], columns.shape[1], kernel[0] * kernel[1]
-        direct = high * wide * taps * inputs * outputs
-        resized = (h * kernel[0] * w * kernel[1] + high * kernel[0] * h) * wide * outputs
-        mixed_first = h * w * taps * inputs * outputs + resized
-        if mixed_first * RESIZED_GAIN > direct or not self._is_separable(resize, source, *resizing):
+        products, pixels = h * w * taps * inputs * outputs, high * wide
+        by_matrices = (h * kernel[0] * w * kernel[1] + high * kernel[0] * h) * wide * outputs
+        times = [products + MATRIX_COST * by_matrices]
+        enlarged = self._enlarged(made, *resizing)
+        if enlarged is not None:
+            border = BORDER_COST * 3 * (h + w) * inputs * outputs * enlarged.is_corrected
+            times.append(TRANSPOSED_COST * products + border + PASS_COST * pixels * outputs)
+        now = pixels * taps * inputs * outputs + PASS_COST * large[0].numel()
+        if min(times) * RESIZED_GAIN > now or not self._is_separable(resize, source, *resizing):
             return None
-        if tuple(kernel) == (1, 1) and (high, wide) == tuple(large.shape[-2:]):
+        if (tuple(kernel), made.stride, made.padding) == ((1, 1), (1, 1), (0, 0)):
             return None if "resize_1x1" in self.without else ConvThenResize(replace(step, source=source), resize)
         if "resize" in self.without:
             return None
+        if enlarged is not None and times[1] < times[0]:
+            return replace(step, source=source, kernel=enlarged)
         by_column = columns.permute(1, 2, 0).reshape(wide, -1)  # (W, w * kW)
         by_row = rows.transpose(0, 1).reshape(high, -1)  # (H, kH * h)
         by_row, by_column = (matrix.to(self.device, self.dtype).contiguous() for matrix in (by_row, by_column))
-        return ResizeThenConv(step, source, by_row, by_column)
+        return replace(step, source=source, kernel=ResizedConvolution(made.weight, by_row=by_row, by_column=by_column))
+
+    def _enlarged(self, made: Convolution, rows: torch.Tensor, columns: torch.Tensor) -> EnlargedConvolution | None:
+        """The convolution and what enlarges a map before it by these matrices as one, if that is what they do."""
+        geometry = (tuple(made.weight.shape[2:]), made.padding, made.stride, made.dilation)
+        if not self._float32_on_cpu or geometry != ((3, 3), (1, 1), (1, 1), (1, 1)):
+            return None
+        axes = Axis.of(rows), Axis.of(columns)
+        if axes[0] is None or axes[1] is None:
+            return None
+        return EnlargedConvolution(made.weight, padding=made.padding, rows=axes[0], columns=axes[1])
 
     def _is_separable(self, resize: Call, source: str, rows: torch.Tensor, columns: torch.Tensor) -> bool:
         shape = self.outline[source].shape

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import Any, Protocol, Self
 
 import torch
@@ -99,9 +98,9 @@ class Conv:
     """A 2D or 3D convolution of a part ``[first, last)`` of its input channels.
 
     Args:
-        source: value that it reads, ``(N, I, ...)``.
+        source: value that it reads, ``(N, I, ...)``; of a map that is resized first, the map before that.
         name: path of the module.
-        kernel: the part's convolution; no bias, unless folded in.
+        kernel: the part's convolution, with what resizes the map; no bias, unless folded in.
         first, last: input channels of the module's weight.
         activation: folded in (`Affine.folded_into`), or None.
         added: value of the result's size that is added before the activation (`Sum.folded_into`), or None.
@@ -134,62 +133,6 @@ class Conv:
         """With this part of another weight."""
         weight = value[:, self.first : self.last].to(self.kernel.weight)
         return replace(self, kernel=self.kernel.of(weight, swapped=True))
-
-
-@dataclass(frozen=True)
-class ResizeThenConv:
-    """A convolution, larger than 1x1, of a resized feature map, computed from the map before resizing.
-
-    Resizing is linear and the same for every channel, so the channels can be mixed first, where there are fewer
-    pixels: ``y = sum over taps of shift_tap(resize(W_tap x))``. Resizing and shifting are one matrix for each axis.
-
-    Args:
-        conv: the convolution.
-        source: the feature map before resizing, ``(N, I, h, w)``.
-        rows: ``(H, kH * h)``.
-        columns: ``(W, w * kW)``.
-    """
-
-    conv: Conv
-    source: str
-    rows: torch.Tensor
-    columns: torch.Tensor
-    heavy: bool = True
-
-    @property
-    def inputs(self) -> tuple[str, ...]:
-        """The feature map before resizing, and what is added."""
-        return (self.source, *self.conv.inputs[1:])
-
-    @property
-    def tensors(self) -> tuple[str, ...]:
-        """The convolution's."""
-        return self.conv.tensors
-
-    @cached_property
-    def _taps(self) -> Convolution:
-        """All taps as one 1x1 convolution to ``kW * kH * O`` channels."""
-        taps = self.conv.kernel.scaled().permute(3, 2, 0, 1).flatten(0, 2)  # (kW * kH * O, I)
-        return Convolution(taps[:, :, None, None].contiguous())
-
-    def run(self, values: Values) -> torch.Tensor:
-        """``(N, O, H, W)``."""
-        x = values[self.source]
-        (n, _, h, _), (outputs, _, kernel, _) = x.shape, self.conv.kernel.weight.shape
-        (wide, by_column), (high, by_row) = self.columns.shape, self.rows.shape
-        y = self._taps(x).permute(0, 2, 3, 1).reshape(n * h, by_column, -1)  # (N * h, w * kW, kH * O)
-        y = torch.bmm(self.columns.expand(n * h, -1, -1), y)  # (N * h, W, kH * O)
-        y = y.view(n, h, wide, kernel, outputs).permute(0, 3, 1, 2, 4).reshape(n, by_row, -1)  # (N, kH * h, W * O)
-        rows, bias = self.rows.expand(n, -1, -1), self.conv.kernel.bias
-        y = torch.bmm(rows, y) if bias is None else torch.baddbmm(bias.repeat(wide).expand(1, high, -1), rows, y)
-        y = y.view(n, high, wide, -1).permute(0, 3, 1, 2)  # (N, O, H, W)
-        if self.conv.added is not None:
-            y += values[self.conv.added]
-        return self.conv.activation(y) if self.conv.activation else y
-
-    def replaced(self, tensor: str, value: torch.Tensor) -> ResizeThenConv:
-        """With another weight of the convolution."""
-        return replace(self, conv=self.conv.replaced(tensor, value))
 
 
 @dataclass(frozen=True)
@@ -331,7 +274,7 @@ class Affine(_AfterConvolution):
         scale = {name: value for name, value in self.state.items() if name in scaling}
         return [first, *(replace(first, source=source, state=scale, bias=None) for source in sources[1:])]
 
-    def folded_into(self, conv: Conv) -> Conv:
+    def folded_into(self, conv: Conv, part: str) -> Conv:  # noqa: ARG002 (it reads one value)
         """The convolution that does both at once."""
         scale = None
         shift = bias = self.state[self.bias] if self.bias else None
@@ -388,13 +331,14 @@ class InstanceNorm(_AfterConvolution):
 
 def folded(before: Step, step: Step, part: str) -> Step | None:
     """A convolution and what alone reads its value, which has this name, as one step, if they can be one."""
-    if not isinstance(before, Conv | ResizeThenConv | ConvThenResize):
+    if not isinstance(before, Conv | ConvThenResize) or not isinstance(step, Affine | Sum):
         return None
     conv = before if isinstance(before, Conv) else before.conv
-    if not isinstance(step, Affine | Sum) or conv.activation or conv.added:
+    if conv.activation or conv.added:
         return None
+    if isinstance(before, Conv):
+        return step.folded_into(conv, part)
     # Behind what is resized afterwards only what commutes with resizing: a scale, and a constant, which it keeps.
-    if isinstance(before, ConvThenResize) and (isinstance(step, Sum) or step.activation):
+    if isinstance(step, Sum) or step.activation:
         return None
-    both = step.folded_into(conv) if isinstance(step, Affine) else step.folded_into(conv, part)
-    return both if both is None or isinstance(before, Conv) else replace(before, conv=both)
+    return replace(before, conv=step.folded_into(conv, part))

@@ -10,6 +10,7 @@ re-run only what lies downstream of each change (`prrmse.engine`):
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Collection, Mapping, Sequence
 
@@ -18,7 +19,7 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from prrmse.engine.program import Program, largest_step
+from prrmse.engine.program import Plan, Program, largest_step
 from prrmse.engine.rewrite import rewrite
 from prrmse.engine.schedule import schedule
 from prrmse.engine.steps import Call, Step
@@ -36,7 +37,8 @@ log = logging.getLogger(__name__)
 VERIFIED = 2
 # Of the largest output, by which a rewritten network's may differ.
 TOLERANCES = {torch.float32: 1e-3, torch.bfloat16: 1e-1}
-
+# Raised by a program that does something else than the network.
+DOES_NOT_RUN = (RuntimeError, TypeError, ValueError, AttributeError)
 
 Change = Mapping[str, torch.Tensor]
 
@@ -137,7 +139,7 @@ def _traced(network: nn.Module, evaluation: Evaluation) -> Program:
         expected = output_of(network(image))
         try:
             made = output_of(program.record(()).run({program.image: image})[program.output])
-        except (RuntimeError, TypeError, ValueError, AttributeError) as e:
+        except DOES_NOT_RUN as e:
             raise TracingError(f"the torch.fx trace of {type(network).__name__} does not run ({e})") from e
         if made.shape != expected.shape or not torch.allclose(made, expected, rtol=0, atol=0, equal_nan=True):
             raise TracingError(f"{type(network).__name__} has other outputs than its torch.fx trace")
@@ -199,12 +201,18 @@ def _cast(program: Program, dtype: torch.dtype) -> None:
 def _rewritten(program: Program, evaluation: Evaluation) -> Program:
     """The program in fewer steps, if it then has the same outputs on two slices, up to rounding."""
     image = _some(evaluation)
-    made = rewrite(program, program.outline(image[:1]), evaluation.dtype, evaluation.device)
-    expected, found = (output_of(p.record(()).run({p.image: image})[p.output]).float() for p in (program, made))
+    made = rewrite(program, program.outline(image), evaluation.dtype, evaluation.device)
+    expected = output_of(program.record(()).run({program.image: image})[program.output]).float()
     # Far more than rounding, and far less than what a step that is not understood would bring.
     allowed = TOLERANCES[evaluation.dtype] * float(expected.abs().max())
-    if float((found - expected).abs().max()) <= allowed:  # False if one is not finite
-        return made
+
+    def agrees(plan: Plan) -> bool:
+        found = output_of(plan.run({made.image: image})[made.output]).float()
+        return found.shape == expected.shape and float((found - expected).abs().max()) <= allowed  # False if not finite
+
+    with contextlib.suppress(*DOES_NOT_RUN):
+        if agrees(made.record(())) and agrees(made.whole()):
+            return made
     log.warning("the network, rewritten for a fast sweep, has other outputs; it is swept as it is written")
     return program
 

@@ -116,18 +116,14 @@ class Winograd:
         channels, outputs = kernel.shape[1:]
         tiles = self._tiles_of(x)
         made, into = self._tiles_to(len(x), outputs, x)
+        shift, factor = x.new_zeros(1) if bias is None else bias, x.new_ones(1) if scale is None else scale
         for images, blocks in self._parts(len(x), kernel):
             d = tiles[:, :, images, blocks]  # (Ph, Pw, n, bh, Dh, Bw, Dw, I)
             v = torch.mm(self.b_t, d.reshape(self.b_t.shape[1], -1)).view(ALPHA**2, -1, channels)  # (36, T, I)
             m = torch.bmm(v, kernel)  # (36, T, O)
             y = into[:, :, images, blocks]  # (4, 4, n, bh, Dh, Bw, Dw, O)
             found = torch.mm(self.a_t, m.view(ALPHA**2, -1)).view(y.shape)
-            if bias is None:
-                torch.mul(found, 1 if scale is None else scale, out=y)
-            elif scale is None:
-                torch.add(found, bias, out=y)
-            else:
-                torch.addcmul(bias, found, scale, out=y)
+            torch.addcmul(shift, found, factor, out=y)
         y = made[:, : rows.out, : columns.out].permute(0, 3, 1, 2)
         return y.contiguous(memory_format=torch.channels_last)
 
