@@ -175,7 +175,7 @@ def of_libraries_pairs() -> dict[str, Callable[[], tuple[nn.Module, nn.Module]]]
 
 
 def on_networks_of_libraries(slices: int, every: int, size: int = 96) -> str:
-    """The engines on every so many pairs of networks that are not ours; the baseline from one pair."""
+    """The engines on every so many pairs of networks that are not ours; the baseline by one pair and their number."""
     flat, patches = noise(slices, size), noise_patches(max(slices // 8, 1), (16, size // 2, size // 2))
     rows: list[dict[str, object]] = []
     built: dict[str, Callable[[], tuple[nn.Module, nn.Module]]]
@@ -193,7 +193,8 @@ def on_networks_of_libraries(slices: int, every: int, size: int = 96) -> str:
                          "baseline, s": f"{plain:.1f}", "its batch": batch,
                          "ratio": f"{plain / took:.2f}"})  # fmt: skip
     shape = " x ".join(map(str, patches.label[0].shape))
-    title = f"\n### Networks of other libraries, one pair in {every}, {slices} slices of {size} x {size}"
+    which = "all pairs" if every == 1 else f"one pair in {every}"
+    title = f"\n### Networks of other libraries, {which}, {slices} slices of {size} x {size}"
     return f"{title}; 3D: {len(patches.image)} patches of {shape}; baseline with its best batch\n\n" + table(rows)
 
 

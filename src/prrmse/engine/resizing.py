@@ -49,8 +49,9 @@ class Axis:
         factor = large // small
         if factor < 2 or factor * small != large:
             return None
-        parts = matrix[:, middle].nonzero().flatten()
-        low, high = int(parts[0]), int(parts[-1]) + 1
+        low, high = _span(matrix[:, middle])
+        if low == high:
+            return None
         found = cls(matrix, factor, low - factor * middle, matrix[low:high, middle].clone())
         is_it = torch.allclose(found._made(), matrix, rtol=0, atol=1e-5)
         # Of both ends as many values are not read, and those that corrections belong to are there.
@@ -76,13 +77,10 @@ class Axis:
         value. Empty where both pixels are zero anyway.
         """
         beyond, found = self._made(around=1), []
-        if not beyond[[0, -1]].any():
-            return []
         for row, tap in ((beyond[0], self.taps[-1]), (beyond[-1], self.taps[0])):
-            parts = row.nonzero().flatten()
-            low, high = int(parts[0]), int(parts[-1]) + 1
+            low, high = _span(row)
             found.append((low, (-row[low:high] / tap).tolist()))
-        return found
+        return found if beyond[[0, -1]].any() else []
 
     @property
     def _last(self) -> int:
@@ -98,11 +96,17 @@ class Axis:
         """The matrix, from the taps; with as many large pixels around it."""
         (large, small), (before, after) = self.matrix.shape, self.copies
         made = self.matrix.new_zeros(large + 2 * around, small)
-        for j in range(-before, small + after):
-            for i, tap in enumerate(self.taps, around + self.factor * j + self.first):
-                if 0 <= i < len(made):
-                    made[i, min(max(j, 0), small - 1)] += tap
-        return made
+        j = torch.arange(-before, small + after)[:, None]
+        i = around + self.factor * j + self.first + torch.arange(len(self.taps))
+        inside = (i >= 0) & (i < len(made))
+        j, taps = (value.expand_as(i)[inside] for value in (j.clamp(0, small - 1), self.taps))
+        return made.index_put_((i[inside], j), taps, accumulate=True)
+
+
+def _span(values: torch.Tensor) -> tuple[int, int]:
+    """Where those that are not zero begin and end; the same if there are none."""
+    parts = values.nonzero().flatten()
+    return (int(parts[0]), int(parts[-1]) + 1) if len(parts) else (0, 0)
 
 
 @dataclass(eq=False)
@@ -200,6 +204,8 @@ def _transposed(x: torch.Tensor, weight: torch.Tensor, axes: tuple[Axis, ...], c
     for i, axis in enumerate(axes[:corrected]):
         dim, others = 2 + i, axes[:i] + axes[i + 1 :]
         for end, (low, times) in zip((0, -1), axis.corrections, strict=False):
+            if not times:
+                continue
             line = torch.zeros((), dtype=x.dtype, device=x.device)
             for j, time in enumerate(times, axis.copies[0] + low):
                 line = line + x.select(dim, j) * time
