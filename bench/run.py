@@ -52,7 +52,7 @@ def main() -> None:
     parts: dict[str, Callable[[], str]] = {
         "overhead": against_imports,
         "sweep": lambda: against_whole_passes(8 if quick else 64),
-        "width": lambda: at_paper_width(2 if quick else 48, 40 if quick else 9),
+        "width": lambda: at_paper_width(2 if quick else 48, 40 if quick else 1),
         "libraries": lambda: on_networks_of_libraries(*((2, 60, 64) if quick else (48, 1))),
         "compiled": lambda: against_compiled(*((16, 60, 64) if quick else (48, 18))),
         "floor": lambda: against_the_floor(*((8, 60) if quick else (64, 9))),

@@ -114,7 +114,7 @@ def _pixels(found: list[Counts], others: list[Counts]) -> int:
 
 
 def at_paper_width(slices: int, every: int) -> str:
-    """The paper's widths, on every so many pairs."""
+    """The paper's widths, on every so many pairs; the baseline by one pair and their number."""
     data = noise(slices)
     rows: list[dict[str, object]] = []
     for net, arguments in PAPER.items():
@@ -125,8 +125,12 @@ def at_paper_width(slices: int, every: int) -> str:
         plain *= len(layers)
         rows.append({"network": f"{net} {arguments}", "pairs": len(layers), "fast, s": f"{fast:.1f}",
                      "baseline, s": f"{plain:.1f}", "its batch": batch, "ratio": f"{plain / fast:.2f}"})  # fmt: skip
-    title = f"\n### The paper's widths, every {every}th pair, {slices} slices; baseline with its best batch"
+    title = f"\n### The paper's widths, {_every(every)}, {slices} slices; baseline with its best batch"
     return f"{title}\n\n" + table(rows)
+
+
+def _every(every: int) -> str:
+    return "all pairs" if every == 1 else f"one pair in {every}"
 
 
 def best_plain_way(target: nn.Module, source: dict[str, torch.Tensor], layer: Layer, data: Slices) -> tuple[float, int]:
@@ -193,8 +197,7 @@ def on_networks_of_libraries(slices: int, every: int, size: int = 96) -> str:
                          "baseline, s": f"{plain:.1f}", "its batch": batch,
                          "ratio": f"{plain / took:.2f}"})  # fmt: skip
     shape = " x ".join(map(str, patches.label[0].shape))
-    which = "all pairs" if every == 1 else f"one pair in {every}"
-    title = f"\n### Networks of other libraries, {which}, {slices} slices of {size} x {size}"
+    title = f"\n### Networks of other libraries, {_every(every)}, {slices} slices of {size} x {size}"
     return f"{title}; 3D: {len(patches.image)} patches of {shape}; baseline with its best batch\n\n" + table(rows)
 
 
