@@ -136,7 +136,7 @@ ENLARGED = [
 
 def enlarged(way, size, weight):
     rows, columns = map(Axis.of, matrices(way, *size))
-    return EnlargedConvolution(weight, padding=(1, 1), rows=rows, columns=columns)
+    return EnlargedConvolution(weight, rows=rows, columns=columns)
 
 
 @pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format])

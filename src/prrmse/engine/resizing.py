@@ -25,6 +25,11 @@ from torch.nn import functional as F
 
 from prrmse.engine.onednn import Activation, Convolution
 
+# In products of a large convolution, the time of a product of a small matrix, one of a transposed convolution, one that
+# corrects it at the border; to resize or to filter one value. Measured on two cores, of one network's shapes after the
+# other.
+MATRIX_COST, TRANSPOSED_COST, BORDER_COST, PASS_COST = 2.0, 1.5, 15.0, 50.0
+
 
 @dataclass(frozen=True)
 class Axis:
@@ -123,6 +128,19 @@ class ResizedConvolution(Convolution):
     by_row: torch.Tensor = field(kw_only=True)
     by_column: torch.Tensor = field(kw_only=True)
 
+    @classmethod
+    def by(cls, rows: torch.Tensor, columns: torch.Tensor, weight: torch.Tensor, device: torch.device) -> Self:
+        """Of matrices that resize and shift, for each tap: ``(kH, H, h)`` and ``(kW, W, w)``."""
+        by_row, by_column = rows.transpose(0, 1).flatten(1), columns.permute(1, 2, 0).flatten(1)
+        by_row, by_column = (matrix.to(device, weight.dtype).contiguous() for matrix in (by_row, by_column))
+        return cls(weight, by_row=by_row, by_column=by_column)
+
+    def time(self, h: int, w: int) -> float:
+        """What it takes for one map of this size, in products of a large convolution."""
+        (outputs, _, kernel, _), (high, wide) = self.weight.shape, (len(self.by_row), len(self.by_column))
+        by_matrices = h * kernel * (self.by_column.shape[1] + high) * wide * outputs
+        return h * w * self.weight.numel() + MATRIX_COST * by_matrices
+
     def __call__(
         self, x: torch.Tensor, activation: Activation | None = None, added: torch.Tensor | None = None
     ) -> torch.Tensor:
@@ -165,10 +183,12 @@ class EnlargedConvolution(Convolution):
         y = _transposed(padded, self._weight(x), (self.rows, self.columns), 2)
         return self._filter(y, activation, added)
 
-    @property
-    def is_corrected(self) -> bool:
-        """Whether the border takes work of its own."""
-        return bool(self.rows.corrections or self.columns.corrections)
+    def time(self, h: int, w: int) -> float:
+        """What it takes for one map of this size, in products of a large convolution."""
+        pixels = h * self.rows.factor * w * self.columns.factor
+        border = BORDER_COST * (h + w) if self.rows.corrections or self.columns.corrections else 0
+        transposed = TRANSPOSED_COST * h * w * self.weight.numel() + border * self.weight.numel() / 3
+        return transposed + PASS_COST * pixels * len(self.weight)
 
     @property
     def _scales_outputs(self) -> bool:

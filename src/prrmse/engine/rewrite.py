@@ -33,17 +33,15 @@ from torch.nn import functional as F
 
 from prrmse.engine.onednn import Activation, Convolution
 from prrmse.engine.program import Program, attributes_of, users_of
-from prrmse.engine.resizing import Axis, EnlargedConvolution, ResizedConvolution
+from prrmse.engine.resizing import PASS_COST, Axis, EnlargedConvolution, ResizedConvolution
 from prrmse.engine.steps import Affine, Call, Conv, ConvThenResize, InstanceNorm, Step, Sum
 from prrmse.engine.winograd import winograd
 from prrmse.learning.evaluate import layout_of
 from prrmse.learning.separable import matrices
 
 REWRITES = ("normalisation", "instance", "folding", "sum", "concatenation", "resize_1x1", "resize", "winograd")
-# In products of a large convolution, the time of a product of a small matrix, one of a transposed convolution, one that
-# corrects it at the border; to resize or to filter one value. And faster by this factor, or it is not done. Measured on
-# two cores, of one network's shapes after the other.
-MATRIX_COST, TRANSPOSED_COST, BORDER_COST, PASS_COST, RESIZED_GAIN = 2.0, 1.5, 15.0, 50.0, 1.5
+# Less time by this factor (`prrmse.engine.resizing`), or it is not done before resizing.
+RESIZED_GAIN = 1.5
 # A product of Winograd's transforms takes the time of this many of a convolution's; and less work by this factor.
 TRANSFORM_COST, WINOGRAD_GAIN = 3.0, 1.75
 ADDING: set[object] = {operator.add, torch.add, "add"}
@@ -373,39 +371,24 @@ class _Rewriter:
         (h, w), kernel = small.shape[-2:], made.weight.shape[-2:]
         resizing = matrices(lambda part: resize.run({**self.outline, source: part}), h, w)
         geometries = zip(kernel, made.stride, made.padding, made.dilation, strict=True)
-        shifted = [_shifted(matrix, *geometry) for matrix, geometry in zip(resizing, geometries, strict=True)]
-        (rows, columns), (inputs, outputs) = shifted, made.weight.shape[1::-1]  # rows, columns: (k, out, in)
-        high, wide, taps = rows.shape[1], columns.shape[1], kernel[0] * kernel[1]
-        products, pixels = h * w * taps * inputs * outputs, high * wide
-        by_matrices = (h * kernel[0] * w * kernel[1] + high * kernel[0] * h) * wide * outputs
-        times = [products + MATRIX_COST * by_matrices]
-        enlarged = self._enlarged(made, *resizing)
-        if enlarged is not None:
-            border = BORDER_COST * 3 * (h + w) * inputs * outputs * enlarged.is_corrected
-            times.append(TRANSPOSED_COST * products + border + PASS_COST * pixels * outputs)
-        now = pixels * taps * inputs * outputs + PASS_COST * large[0].numel()
-        if min(times) * RESIZED_GAIN > now or not self._is_separable(resize, source, *resizing):
+        rows, columns = (_shifted(matrix, *geometry) for matrix, geometry in zip(resizing, geometries, strict=True))
+        ways: list[ResizedConvolution | EnlargedConvolution]
+        ways = [ResizedConvolution.by(rows, columns, made.weight, self.device), *self._enlarged(made, *resizing)]
+        best = min(ways, key=lambda way: way.time(h, w))
+        now = rows.shape[1] * columns.shape[1] * made.weight.numel() + PASS_COST * large[0].numel()
+        if best.time(h, w) * RESIZED_GAIN > now or not self._is_separable(resize, source, *resizing):
             return None
         if (tuple(kernel), made.stride, made.padding) == ((1, 1), (1, 1), (0, 0)):
             return None if "resize_1x1" in self.without else ConvThenResize(replace(step, source=source), resize)
-        if "resize" in self.without:
-            return None
-        if enlarged is not None and times[1] < times[0]:
-            return replace(step, source=source, kernel=enlarged)
-        by_column = columns.permute(1, 2, 0).reshape(wide, -1)  # (W, w * kW)
-        by_row = rows.transpose(0, 1).reshape(high, -1)  # (H, kH * h)
-        by_row, by_column = (matrix.to(self.device, self.dtype).contiguous() for matrix in (by_row, by_column))
-        return replace(step, source=source, kernel=ResizedConvolution(made.weight, by_row=by_row, by_column=by_column))
+        return None if "resize" in self.without else replace(step, source=source, kernel=best)
 
-    def _enlarged(self, made: Convolution, rows: torch.Tensor, columns: torch.Tensor) -> EnlargedConvolution | None:
+    def _enlarged(self, made: Convolution, rows: torch.Tensor, columns: torch.Tensor) -> list[EnlargedConvolution]:
         """The convolution and what enlarges a map before it by these matrices as one, if that is what they do."""
         geometry = (tuple(made.weight.shape[2:]), made.padding, made.stride, made.dilation)
         if not self._float32_on_cpu or geometry != ((3, 3), (1, 1), (1, 1), (1, 1)):
-            return None
-        axes = Axis.of(rows), Axis.of(columns)
-        if axes[0] is None or axes[1] is None:
-            return None
-        return EnlargedConvolution(made.weight, padding=made.padding, rows=axes[0], columns=axes[1])
+            return []
+        high, wide = Axis.of(rows), Axis.of(columns)
+        return [EnlargedConvolution(made.weight, rows=high, columns=wide)] if high and wide else []
 
     def _is_separable(self, resize: Call, source: str, rows: torch.Tensor, columns: torch.Tensor) -> bool:
         shape = self.outline[source].shape
