@@ -103,13 +103,16 @@ class Program:
 
     def outline(self, image: torch.Tensor) -> dict[str, Any]:
         """Every value for this image ``[N, C, H, W]``, tensors without their contents (on torch's ``meta`` device)."""
+        return self.outlined(image)[1]
+
+    def outlined(self, image: torch.Tensor) -> tuple[Any, dict[str, Any]]:
+        """The output for this image, and its `outline`."""
         found: dict[str, Any] = {self.image: image.to("meta")}
 
         def watch(name: str, value: Any) -> None:
             found[name] = pytree.tree_map_only(torch.Tensor, lambda tensor: tensor.to("meta"), value)
 
-        self.record(()).run({self.image: image}, watch)
-        return found
+        return self.record(()).run({self.image: image}, watch)[self.output], found
 
     def _fold(self, steps: dict[str, Step], changed: Mapping[str, Step]) -> dict[str, Step]:
         """Make one step of each convolution and what follows it unchanged, if nothing else needs its value."""

@@ -294,8 +294,9 @@ class _Rewriter:
     def _conv(self, kernel: _Kernel, source: str, first: int, last: int) -> Step:
         """The convolution of a part of the input channels."""
         weight = kernel.weight.detach().to(self.dtype)[:, first:last]
+        weight = weight.contiguous(memory_format=layout_of(weight.ndim))
         made = Convolution(weight, None, kernel.stride, kernel.padding, kernel.dilation, kernel.groups)
-        step = Conv(source, kernel.path, made.of(weight), first, last)
+        step = Conv(source, kernel.path, made, first, last)
         return self._before_resizing(step) or self._transformed(step)
 
     def _sum(self, name: str, call: Call) -> tuple[str, Sum] | None:
